@@ -1,0 +1,2 @@
+"""minilora."""
+__version__ = "0.1.0"

@@ -1,0 +1,107 @@
+"""Files that are there whole or not at all.
+
+Every file that minilora writes goes through `write_atomically`: a crash, a full disk or a `kill -9` leaves
+either the old file or the new one, never half of one. Tensors are kept in safetensors, settings in JSON;
+nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+READABLE_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8}
+
+
+def write_atomically(path: str | Path, content: bytes | str) -> Path:
+    """Write `content` to `path` by way of a temporary file in the same folder, fsync and rename.
+
+    Parent folders are made. Raises OSError when the folder cannot be written; what was at `path` stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def write_json(path: str | Path, value: Any) -> Path:
+    """Write `value` as indented JSON with sorted keys, atomically."""
+    return write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object; ValueError says which file is missing or is not one."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} should hold a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write named arrays as one safetensors file, atomically."""
+    from safetensors.numpy import save
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    return write_atomically(path, save(contiguous, metadata=dict(metadata or {"format": "pt"})))
+
+
+def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Read every tensor of a safetensors file; bfloat16 comes back as the equal float32.
+
+    Raises ValueError when the file is missing, cut short, or holds a type that NumPy does not have.
+    """
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        entries = deserialize(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+    return {name: _as_array(name, entry, path) for name, entry in entries}
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text metadata in a safetensors file's header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
+
+
+def _as_array(name: str, entry: Mapping[str, Any], path: str | Path) -> np.ndarray:
+    kind, shape, data = entry["dtype"], entry["shape"], entry["data"]
+    if kind == "BF16":  # the upper half of a float32's bits
+        upper = np.frombuffer(data, dtype="<u2").astype(np.uint32)
+        return (upper << 16).view(np.float32).reshape(shape)
+    if kind not in READABLE_DTYPES:
+        readable = ", ".join([*READABLE_DTYPES, "BF16"])
+        raise ValueError(f"{path}: tensor {name} has type {kind}; minilora reads {readable}")
+    return np.frombuffer(data, dtype=READABLE_DTYPES[kind]).reshape(shape).copy()
