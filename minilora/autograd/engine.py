@@ -1,0 +1,128 @@
+"""The engine: reverse-mode differentiation as one loop.
+
+The chain rule for y = f(x): a gradient arriving at y, pulled back through f, is a gradient arriving at x. The loop
+visits tensors from the youngest to the oldest. A tensor is always younger than what it was made from, so by the
+time it is visited, every gradient that will ever arrive at it has arrived.
+
+The engine alone knows about summing over broadcast axes, accumulating and releasing; an op's rules know nothing
+of these. What to read next: `ops/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from minilora.autograd.tensor import Array, Tensor
+
+
+def gradients(output: Tensor, wrt: Sequence[Tensor], cotangent: Array | None = None) -> list[Array]:
+    """d(output)/d(x) for each x in `wrt`, as arrays of x's shape and dtype; zeros where nothing connects them.
+
+    Pure: it stores nothing and frees nothing, so threads may call it over shared parameters.
+
+    Parameters
+    ----------
+    output : the Tensor to differentiate; a scalar unless `cotangent` is given
+    wrt : leaves or intermediate tensors
+    cotangent : the gradient arriving at `output`, of its shape; 1 for a scalar
+    """
+    arrived = _run(output, _ancestors(output), cotangent, keep={id(x) for x in wrt})
+    # One array can stand for several gradients (x + y hands the same one to both); a copy is safe to change.
+    return [arrived[id(x)].copy() if id(x) in arrived else np.zeros_like(x.data) for x in wrt]
+
+
+def backward(output: Tensor, cotangent: Array | None = None) -> None:
+    """Add the gradient of `output` to `.grad` of every leaf it depends on, and free the graph on the way.
+
+    Raises RuntimeError when part of the graph was freed by an earlier `backward`.
+    """
+    order = _ancestors(output)
+    leaves = [x for x in order if not x.edges]
+    arrived = _run(output, order, cotangent, keep={id(x) for x in leaves}, release=True)
+    for leaf in leaves:
+        if leaf.grad is None:
+            leaf.grad = arrived[id(leaf)].copy()
+        else:
+            leaf.grad += arrived[id(leaf)]
+
+
+def _run(
+    output: Tensor, order: list[Tensor], cotangent: Any, keep: set[int], release: bool = False
+) -> dict[int, Array]:
+    """The loop. Returns the gradients that arrived at the tensors whose ids are in `keep`; empties `order`."""
+    arrived = {id(output): _seed(output, cotangent)}
+    owned: set[int] = set()  # sums that the engine made itself and may therefore add to in place
+    while order:
+        tensor = order.pop()
+        key = id(tensor)
+        g = arrived[key] if key in keep else arrived.pop(key)
+        for x, gx in _pull_back(tensor, g):
+            gx = _conform(gx, x.data)
+            if id(x) not in arrived:
+                arrived[id(x)] = gx
+            elif id(x) in owned:
+                arrived[id(x)] += gx
+            else:
+                arrived[id(x)] = arrived[id(x)] + gx
+                owned.add(id(x))
+        owned.discard(key)
+        if release and tensor.edges:
+            tensor.edges, tensor.rules, tensor.released = (), (), True
+    return arrived
+
+
+def _pull_back(tensor: Tensor, g: Array) -> list[tuple[Tensor, Array]]:
+    """Each input of `tensor` that needs a gradient, with what arrives there."""
+    if callable(tensor.rules):
+        pulled = tensor.rules(g)
+        return [(x, pulled[i]) for i, x in tensor.edges]
+    return [(x, tensor.rules[i](g)) for i, x in tensor.edges]  # type: ignore[misc]
+
+
+def _ancestors(output: Tensor) -> list[Tensor]:
+    """Every tensor that a gradient of `output` reaches, oldest first. A loop, so depth is no limit."""
+    if not output.requires_grad and not output.released:
+        raise ValueError("expected a tensor that depends on something with requires_grad=True; this one does not")
+    found = {id(output): output}
+    todo = [output]
+    while todo:
+        tensor = todo.pop()
+        if tensor.released:
+            raise RuntimeError(
+                "this graph was freed by an earlier backward(); compute the loss again, or use gradients(loss, ...), "
+                "which keeps the graph"
+            )
+        for _, x in tensor.edges:
+            if id(x) not in found:
+                found[id(x)] = x
+                todo.append(x)
+    return sorted(found.values(), key=lambda x: x.birth)
+
+
+def _seed(output: Tensor, cotangent: Any) -> Array:
+    """The gradient that the loop starts with."""
+    if cotangent is None:
+        if output.size != 1:
+            raise ValueError(f"expected a scalar to differentiate, got shape {output.shape}; pass a cotangent of that shape")
+        return np.ones_like(output.data)
+    if getattr(cotangent, "requires_grad", False):
+        raise ValueError("gradients of gradients are not offered: the fused ops have no second derivative")
+    cotangent = getattr(cotangent, "data", cotangent) if hasattr(cotangent, "edges") else np.asarray(cotangent)
+    if cotangent.shape != output.shape:
+        raise ValueError(f"expected a cotangent of shape {output.shape}, the output's, got {cotangent.shape}")
+    return cotangent.astype(output.dtype, copy=False)
+
+
+def _conform(g: Array, like: Array) -> Array:
+    """Sum `g` over the axes along which `like` was broadcast, and give it `like`'s dtype."""
+    if g.shape != like.shape:
+        front = g.ndim - like.ndim  # broadcasting puts missing axes in front ...
+        stretched = [front + i for i, n in enumerate(like.shape) if n == 1]  # ... and repeats those of length 1
+        g = g.sum(axis=(*range(front), *stretched)).reshape(like.shape)
+    if isinstance(g, np.generic):  # NumPy turns 0-d results into scalars
+        g = np.asarray(g)
+    return g if g.dtype == like.dtype else g.astype(like.dtype)

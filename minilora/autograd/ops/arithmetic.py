@@ -1,0 +1,114 @@
+"""Elementwise ops. Each states its value and, for each input, the derivative times the arriving gradient g."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd.tensor import Array, op
+
+
+@op
+def add(x: Array, y: Array) -> Any:
+    """x + y, with broadcasting."""
+    return x + y, (lambda g: g, lambda g: g)
+
+
+@op
+def sub(x: Array, y: Array) -> Any:
+    """x - y, with broadcasting."""
+    return x - y, (lambda g: g, lambda g: -g)
+
+
+@op
+def mul(x: Array, y: Array) -> Any:
+    """x * y, with broadcasting."""
+    return x * y, (lambda g: g * y, lambda g: g * x)
+
+
+@op
+def div(x: Array, y: Array) -> Any:
+    """x / y, with broadcasting."""
+    quotient = x / y
+    return quotient, (lambda g: g / y, lambda g: -g * quotient / y)
+
+
+@op
+def neg(x: Array) -> Any:
+    """-x."""
+    return -x, (lambda g: -g,)
+
+
+@op
+def power(x: Array, exponent: float) -> Any:
+    """x ** p for a number p. For an exponent that is a tensor write exp(p * log(x))."""
+    if not isinstance(exponent, int | float):
+        raise TypeError(f"power takes a number as exponent, got {type(exponent).__name__}; write exp(p * log(x))")
+    return x**exponent, (lambda g: g * (exponent * x ** (exponent - 1)),)
+
+
+@op
+def exp(x: Array) -> Any:
+    """e ** x."""
+    y = np.exp(x)
+    return y, (lambda g: g * y,)
+
+
+@op
+def log(x: Array) -> Any:
+    """Natural logarithm."""
+    return np.log(x), (lambda g: g / x,)
+
+
+@op
+def sqrt(x: Array) -> Any:
+    """Square root."""
+    y = np.sqrt(x)
+    return y, (lambda g: g / (2 * y),)
+
+
+@op
+def tanh(x: Array) -> Any:
+    """Hyperbolic tangent; its derivative is 1 - tanh(x)**2."""
+    y = np.tanh(x)
+    return y, (lambda g: g * (1 - y * y),)
+
+
+@op
+def relu(x: Array) -> Any:
+    """max(x, 0); the derivative at 0 is taken as 0."""
+    return np.maximum(x, 0), (lambda g: g * (x > 0),)
+
+
+@op
+def sigmoid(x: Array) -> Any:
+    """1 / (1 + e**-x); its derivative is s(1 - s)."""
+    s = logistic(x)
+    return s, (lambda g: g * (s * (1 - s)),)
+
+
+@op
+def silu(x: Array) -> Any:
+    """x * sigmoid(x); its derivative is s(1 + x(1 - s))."""
+    s = logistic(x)
+    return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
+
+
+@op
+def where(condition: Any, x: Array, y: Array) -> Any:
+    """x where the condition holds, else y. The condition is a plain boolean array."""
+    condition = np.asarray(condition) if isinstance(condition, bool) else condition
+    return np.where(condition, x, y), (
+        None,
+        lambda g: np.where(condition, g, 0),
+        lambda g: np.where(condition, 0, g),
+    )
+
+
+def logistic(x: Array) -> Array:
+    """sigmoid on a plain array, in one buffer. By tanh, it cannot overflow: s(x) = (1 + tanh(x/2)) / 2."""
+    s = np.tanh(0.5 * x)
+    s *= 0.5
+    s += 0.5
+    return s

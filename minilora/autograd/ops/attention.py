@@ -1,0 +1,78 @@
+"""Causal attention with grouped heads, by blocks of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd.ops.fused import softmax_in_place
+from minilora.autograd.tensor import Array, op
+
+BLOCK = 64
+"""Rows of queries worked on at a time: large enough for the matrix products, small enough to skip the future."""
+
+
+@op
+def causal_attention(q: Array, k: Array, v: Array) -> Any:
+    """softmax(q kᵀ / √D + mask) v, where a query sees no key after its own place (Vaswani et al. 2017, eq. 1).
+
+    q is (B, H, T, D); k and v are (B, G, S, D) with S ≥ T and H a multiple of G: each of the G key heads serves H/G query
+    heads (Ainslie et al. 2023). The queries are the last T of the S places, so keys may come from a cache.
+    Returns (B, H, T, D).
+
+    A block of query rows needs only the keys up to its last row: nearly half of the scores are never computed, and
+    the mask (-inf, so that the future weighs exactly 0) is needed on the block's own square alone.
+
+    With P the weights and g the arriving gradient: dV = Pᵀ g, dP = g Vᵀ, dS = P (dP - Σ dP P), dQ = dS K / √D,
+    dK = dSᵀ Q / √D. The row sum Σ dP P is g · output.
+    """
+    B, H, T, D = q.shape
+    G, S = k.shape[1], k.shape[2]
+    if k.shape != v.shape or (B, D) != (k.shape[0], k.shape[3]) or H % G or S < T:
+        raise ValueError(f"attention expects q (B, H, T, D) and k, v (B, G, S, D), got {q.shape}, {k.shape}, {v.shape}")
+    scale = 1 / float(D) ** 0.5
+    group = (B, G, H // G)
+    qs = q.reshape(*group, T, D)  # (B, H, T, D) -> (B, G, H/G, T, D)
+    ks, vs = k[:, :, None], v[:, :, None]  # (B, G, 1, S, D), broadcast over the group
+    # The output lies in memory as (B, T, H, D): joining the heads afterwards is then a view.
+    out = np.empty_like(q, shape=(B, T, H, D)).transpose(0, 2, 1, 3)
+    outs = out.reshape(*group, T, D)
+    blocks = [(start, min(start + BLOCK, T), S - T) for start in range(0, T, BLOCK)]
+    weights = []
+    for start, stop, past in blocks:
+        seen = past + stop
+        scores = (qs[..., start:stop, :] * scale) @ np.swapaxes(ks[..., :seen, :], -1, -2)
+        scores[..., past + start :] += _future(stop - start, q)
+        weights.append(softmax_in_place(scores))
+        np.matmul(scores, vs[..., :seen, :], out=outs[..., start:stop, :])
+
+    def pull(g: Array) -> tuple[Array, Array, Array]:
+        gs = g.reshape(*group, T, D)
+        dots = np.einsum("...d,...d->...", gs, outs)[..., None]
+        dq = np.empty_like(g, shape=(B, T, H, D)).transpose(0, 2, 1, 3)
+        dqs = dq.reshape(*group, T, D)
+        dk, dv = np.zeros_like(k), np.zeros_like(v)
+        for (start, stop, past), p in zip(blocks, weights, strict=True):
+            seen = past + stop
+            rows = slice(start, stop)
+            dv[:, :, :seen] += _over_group(np.swapaxes(p, -1, -2) @ gs[..., rows, :])
+            ds = gs[..., rows, :] @ np.swapaxes(vs[..., :seen, :], -1, -2)
+            ds -= dots[..., rows, :]
+            ds *= p
+            ds *= scale
+            np.matmul(ds, ks[..., :seen, :], out=dqs[..., rows, :])
+            dk[:, :, :seen] += _over_group(np.swapaxes(ds, -1, -2) @ qs[..., rows, :])
+        return dq, dk, dv
+
+    return out, pull
+
+
+def _future(n: int, like: Array) -> Array:
+    """The (n, n) mask: -inf above the diagonal, 0 elsewhere."""
+    return np.triu(np.full_like(like, -np.inf, shape=(n, n)), k=1)
+
+
+def _over_group(x: Array) -> Array:
+    """Sum over the query heads that share a key head: (B, G, H/G, S, D) -> (B, G, S, D)."""
+    return x[:, :, 0] if x.shape[2] == 1 else x.sum(axis=2)

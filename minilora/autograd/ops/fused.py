@@ -1,0 +1,136 @@
+"""Ops that do several steps at once, with the derivative worked out by hand.
+
+Each equals a composition of the plain ops (the tests hold it to that, value and gradient), but touches memory
+fewer times: away from the matrix products, memory is what a training step waits for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd.ops.arithmetic import logistic
+from minilora.autograd.tensor import Array, op
+
+
+@op
+def softmax(x: Array) -> Any:
+    """p = e**x / Σ e**x over the last axis.
+
+    dpᵢ/dxⱼ = pᵢ(δᵢⱼ - pⱼ), so dx = p * (g - Σ g p).
+    """
+    p = softmax_in_place(x.copy())
+    return p, (lambda g: p * (g - np.sum(g * p, axis=-1, keepdims=True)),)
+
+
+@op
+def cross_entropy(logits: Array, targets: Array) -> Any:
+    """Mean of -log softmax(logits)[target], in nats. logits (..., V), targets (...) integers; a scalar.
+
+    With p = softmax(logits) and y the one-hot target: d loss / d logits = (p - y) / N for N targets.
+    """
+    n_classes = logits.shape[-1]
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(f"expected targets of shape {logits.shape[:-1]}, one per logit row, got {targets.shape}")
+    if targets.size == 0 or targets.min() < 0 or targets.max() >= n_classes:
+        raise ValueError(f"expected at least one target, each from 0 to {n_classes - 1}")
+    chosen = np.arange(targets.size), targets.reshape(-1)
+    p = logits.reshape(-1, n_classes) - logits.reshape(-1, n_classes).max(axis=-1, keepdims=True)  # (N, V)
+    at_target = p[chosen]
+    np.exp(p, out=p)
+    total = p.sum(axis=-1, keepdims=True)
+    loss = np.mean(np.log(total[:, 0]) - at_target)
+    p /= total
+
+    def pull(g: Array) -> Array:
+        step = g / targets.size
+        gx = p * step
+        gx[chosen] -= step
+        return gx.reshape(logits.shape)
+
+    return loss, (pull,)
+
+
+@op
+def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Any:
+    """y = w * x / √(mean(x²) + ε) over the last axis (Zhang & Sennrich 2019, eq. 4).
+
+    With r = 1/√(mean(x²) + ε), x̂ = r x and u = g w:  dx = r (u - x̂ mean(u x̂)),  dw = Σ over rows of g x̂.
+    """
+    width = x.shape[-1]
+    r = 1 / np.sqrt(_row_dots(x, x) / width + eps)
+    normed = x * r  # x̂
+
+    def pull_x(g: Array) -> Array:
+        u = g * weight
+        u -= normed * (_row_dots(u, normed) / width)
+        u *= r
+        return u
+
+    def pull_weight(g: Array) -> Array:
+        return np.einsum("nc,nc->c", g.reshape(-1, width), normed.reshape(-1, width))
+
+    return normed * weight, (pull_x, pull_weight)
+
+
+@op
+def silu_gate(gate: Array, up: Array) -> Any:
+    """silu(gate) * up, the middle of SwiGLU (Shazeer 2020). With s = sigmoid(gate):
+
+    d gate = g up s (1 + gate (1 - s)),  d up = g gate s.
+    """
+    s = logistic(gate)
+    activated = gate * s
+
+    def pull_gate(g: Array) -> Array:
+        slope = 1 - s  # becomes s + gate s (1 - s)
+        slope *= activated
+        slope += s
+        slope *= up
+        slope *= g
+        return slope
+
+    return activated * up, (pull_gate, lambda g: g * activated)
+
+
+@op
+def rotary(x: Array, cos: Array, sin: Array) -> Any:
+    """Turn each pair (xᵢ, xᵢ₊ₕ) of a head's 2h features by its position's angle (Su et al. 2021, eq. 34).
+
+    x is (..., 2h); cos and sin broadcast against (..., h). The pairs are the two halves, as in Hugging Face's
+    Llama. A rotation's transpose turns back, so the gradient is turned by the opposite angle.
+    """
+
+    def turn(v: Array, sine: Array) -> Array:
+        h = v.shape[-1] // 2
+        first, second = v[..., :h], v[..., h:]
+        out = np.empty_like(v, shape=v.shape)
+        np.multiply(first, cos, out=out[..., :h])
+        out[..., :h] -= second * sine
+        np.multiply(second, cos, out=out[..., h:])
+        out[..., h:] += first * sine
+        return out
+
+    return turn(x, sin), (lambda g: turn(g, -sin),)
+
+
+@op
+def dropout(x: Array, probability: float, rng: np.random.Generator) -> Any:
+    """Zero each entry with the given probability and divide the rest by 1 - p, so that the mean stays (Srivastava 2014)."""
+    keep = rng.random(x.shape, dtype=np.float32) >= probability
+    scale = keep.astype(x.dtype) / (1 - probability)
+    return x * scale, (lambda g: g * scale,)
+
+
+def softmax_in_place(x: Array) -> Array:
+    """Softmax over the last axis, written over its input. Entries of -inf become exactly 0."""
+    x -= x.max(axis=-1, keepdims=True)
+    np.exp(x, out=x)
+    x /= x.sum(axis=-1, keepdims=True)
+    return x
+
+
+def _row_dots(x: Array, y: Array) -> Array:
+    """Σ x y over the last axis, kept with length 1, without a temporary of x's size."""
+    return np.einsum("...c,...c->...", x, y)[..., None]

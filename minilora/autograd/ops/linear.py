@@ -1,0 +1,60 @@
+"""Products with matrices: matmul, linear, and embedding, which is a product with a one-hot matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd.tensor import Array, op
+
+
+@op
+def matmul(x: Array, y: Array) -> Any:
+    """x @ y over the last two axes, (..., n, k) @ (..., k, m) -> (..., n, m); leading axes broadcast.
+
+    With Z = XY: dX = G Yᵀ and dY = Xᵀ G. Vectors must be given as one-row or one-column matrices.
+    """
+    if x.ndim < 2 or y.ndim < 2:
+        raise ValueError(f"matmul expects matrices, got shapes {x.shape} and {y.shape}; reshape vectors to (1, n)")
+    return x @ y, (lambda g: g @ np.swapaxes(y, -1, -2), lambda g: np.swapaxes(x, -1, -2) @ g)
+
+
+@op
+def linear(x: Array, weight: Array) -> Any:
+    """y = x Wᵀ. x is (..., in), W is (out, in), y is (..., out).
+
+    All leading axes are tokens: flattened to rows X, dX = G W and dW = Gᵀ X = Σ over tokens of g xᵀ.
+    """
+    n_out, n_in = weight.shape
+    if x.shape[-1] != n_in:
+        raise ValueError(f"linear expects {n_in} features for a weight of shape {weight.shape}, got x of {x.shape}")
+    rows = x.reshape(-1, n_in)  # (..., in) -> (tokens, in)
+    y = (rows @ weight.T).reshape(*x.shape[:-1], n_out)
+    return y, (
+        lambda g: (g.reshape(-1, n_out) @ weight).reshape(x.shape),
+        lambda g: g.reshape(-1, n_out).T @ rows,
+    )
+
+
+@op
+def embedding(weight: Array, ids: Array) -> Any:
+    """Row ids[...] of a table: weight is (vocabulary, C), ids any shape of integers, the output (..., C).
+
+    A row's gradient is the sum over all places where its id stands. Sorting the places by id turns that into sums
+    over runs of equal ids, much faster than `np.add.at` and as right with repeated ids.
+    """
+    n_rows = weight.shape[0]
+    if ids.size and not (ids.min() >= 0 and ids.max() < n_rows):
+        raise ValueError(f"expected ids from 0 to {n_rows - 1}, got from {ids.min()} to {ids.max()}")
+
+    def pull(g: Array) -> Array:
+        gw = np.zeros_like(weight)
+        places = np.argsort(ids.reshape(-1), kind="stable")
+        in_order = ids.reshape(-1)[places]
+        starts = np.flatnonzero(np.diff(in_order, prepend=-1))  # where a new id begins
+        if starts.size:
+            gw[in_order[starts]] = np.add.reduceat(g.reshape(-1, g.shape[-1])[places], starts, axis=0)
+        return gw
+
+    return weight[ids], (pull,)

@@ -1,0 +1,48 @@
+"""Ops that make one number of many: sum, mean, max."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from minilora.autograd.tensor import Array, op
+
+Axis: TypeAlias = int | tuple[int, ...] | None
+
+
+@op
+def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Sum over `axis`. Every summand gets the sum's gradient."""
+    return np.sum(x, axis=axis, keepdims=keepdims), (
+        lambda g: np.broadcast_to(_restore(g, x, axis, keepdims), x.shape),
+    )
+
+
+@op
+def mean(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Mean over `axis`: the sum divided by how many there are."""
+    y = np.mean(x, axis=axis, keepdims=keepdims)
+    count = x.size // y.size
+    return y, (lambda g: np.broadcast_to(_restore(g, x, axis, keepdims) / count, x.shape),)
+
+
+@op
+def max(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
+    """Largest value over `axis`. Where several are largest, they share the gradient equally."""
+    y = np.max(x, axis=axis, keepdims=keepdims)
+
+    def pull(g: Array) -> Array:
+        winners = x == _restore(y, x, axis, keepdims)
+        shares = np.sum(winners, axis=axis, keepdims=True, dtype=x.dtype)
+        return winners * (_restore(g, x, axis, keepdims) / shares)
+
+    return y, (pull,)
+
+
+def _restore(y: Array, x: Array, axis: Axis, keepdims: bool) -> Array:
+    """Put back, with length 1, the axes of x that a reduction to y has removed."""
+    if keepdims:
+        return y
+    reduced = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis
+    return np.expand_dims(y, tuple(reduced))

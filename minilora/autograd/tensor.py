@@ -1,0 +1,206 @@
+"""A Tensor is an array that remembers how it was made. Read this file first, then `engine.py`.
+
+An *op* is a plain function on arrays that returns its output and, for each input, a rule that pulls a gradient
+back through it. The decorator `op` lets such a function take Tensors: it runs the function on their arrays and
+notes on the output which inputs it came from. That note is all the graph there is.
+
+An input that needs no gradient is not an edge of the graph: its rule is never called. This one fact is why LoRA
+never computes the gradient of a frozen weight.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from minilora.autograd import engine
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+Rule: TypeAlias = Callable[[Array], Array]
+JointRule: TypeAlias = Callable[[Array], tuple[Array, ...]]
+
+OPS: dict[str, Callable[..., Tensor]] = {}
+"""Every op by name. The tests walk it: an op without a test fails the suite."""
+
+_recording: ContextVar[bool] = ContextVar("recording", default=True)
+_births = itertools.count()
+
+
+class Tensor:
+    """An array with a gradient.
+
+    Parameters
+    ----------
+    data : array, number or nested list
+        Arrays keep their dtype; numbers and lists become float32, the type that training runs in.
+    requires_grad : bool
+        Whether gradients are wanted here.
+
+    Attributes
+    ----------
+    data : the array
+    grad : the gradient array that `backward` accumulated, or None
+    edges : for each input that needs a gradient, the pair (its position among the inputs, the input)
+    rules : the pull-back of each input, or one function that does all at once
+    """
+
+    __slots__ = ("__weakref__", "birth", "data", "edges", "grad", "released", "requires_grad", "rules")
+    __array_ufunc__ = None  # array + tensor comes to Tensor.__radd__
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        if isinstance(data, Tensor):
+            raise TypeError("expected an array to make a Tensor of, got a Tensor; use it as it is, or its .data")
+        self.data: Array = data if hasattr(data, "dtype") else np.asarray(data, dtype=np.float32)
+        if isinstance(self.data, np.generic):
+            self.data = np.asarray(self.data)
+        if requires_grad and self.data.dtype.kind != "f":
+            raise TypeError(f"only floating-point tensors have gradients, this one is {self.data.dtype}")
+        self.requires_grad = requires_grad
+        self.grad: Array | None = None
+        self.edges: tuple[tuple[int, Tensor], ...] = ()
+        self.rules: tuple[Rule | None, ...] | JointRule = ()
+        self.released = False
+        self.birth = next(_births)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.data.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self.data.ndim
+
+    @property
+    def size(self) -> int:
+        return self.data.size
+
+    def item(self) -> float:
+        """The value of a one-element tensor as a Python number."""
+        return self.data.item()
+
+    def detach(self) -> Tensor:
+        """The same array without its history."""
+        return Tensor(self.data)
+
+    def backward(self, cotangent: Array | None = None) -> None:
+        """Add d(self)/d(leaf) to `.grad` of every leaf, and free the graph. See `engine.backward`."""
+        engine.backward(self, cotangent)
+
+    def __repr__(self) -> str:
+        grad = ", requires_grad=True" if self.requires_grad else ""
+        return f"Tensor({np.array2string(self.data, separator=', ', prefix='Tensor(')}{grad})"
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[i] for i in range(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        raise TypeError("NumPy was given a Tensor, which would lose its gradient; use a minilora op, or .data")
+
+    # Each operator and method below is an op of `ops/`, found by its name.
+    def __add__(self, other: Any) -> Tensor:
+        return OPS["add"](self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return OPS["add"](other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return OPS["sub"](self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return OPS["sub"](other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return OPS["mul"](self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return OPS["mul"](other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return OPS["div"](self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return OPS["div"](other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return OPS["matmul"](self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return OPS["matmul"](other, self)
+
+    def __neg__(self) -> Tensor:
+        return OPS["neg"](self)
+
+    def __pow__(self, exponent: float) -> Tensor:
+        return OPS["power"](self, exponent)
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return OPS["index"](self, key)
+
+    @property
+    def T(self) -> Tensor:
+        return OPS["transpose"](self)
+
+    def sum(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+        return OPS["sum"](self, axis=axis, keepdims=keepdims)
+
+    def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+        return OPS["mean"](self, axis=axis, keepdims=keepdims)
+
+    def reshape(self, *shape: int) -> Tensor:
+        return OPS["reshape"](self, shape)
+
+    def transpose(self, *axes: int) -> Tensor:
+        return OPS["transpose"](self, axes or None)
+
+
+@contextmanager
+def no_grad() -> Iterator[None]:
+    """Inside this block nothing is recorded: `with no_grad(): ...`, or `@no_grad()` over a function."""
+    token = _recording.set(False)
+    try:
+        yield
+    finally:
+        _recording.reset(token)
+
+
+def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
+    """Let a function on arrays take Tensors, and register it in `OPS`.
+
+    `function(*inputs, **options)` returns `(output, rules)`. `rules` has one function per input, gradient of the
+    output in, gradient of that input out (in the broadcast shape: the engine sums it back); None for an input
+    without a gradient. Where the gradients share most of their work, `rules` is instead one function that
+    returns them all.
+    """
+
+    @functools.wraps(function)
+    def apply(*inputs: Any, **options: Any) -> Tensor:
+        output, rules = function(*[_array(x) for x in inputs], **options)
+        result = Tensor(output)
+        if _recording.get():
+            result.edges = tuple((i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
+            if result.edges:
+                result.rules, result.requires_grad = rules, True
+        return result
+
+    OPS[function.__name__] = apply
+    return apply
+
+
+def _array(x: Any) -> Any:
+    """What an op computes with. NumPy scalars become Python's, which never widen a float32 array."""
+    if isinstance(x, Tensor):
+        return x.data
+    return x.item() if isinstance(x, np.generic) else x

@@ -1,0 +1,140 @@
+"""LlamaConfig: the numbers that shape a model, under Hugging Face's names, and what of their options is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """The shape of a Llama. Defaults make a model of 2.7 million parameters on bytes.
+
+    Attributes
+    ----------
+    vocab_size : number of different tokens; 256 for bytes
+    hidden_size : C, the width of the residual stream
+    intermediate_size : the width inside the MLP
+    num_hidden_layers, num_attention_heads : as they say
+    num_key_value_heads : G; each serves num_attention_heads / G query heads. None: one for each
+    head_dim : D, the width of a head. None: hidden_size / num_attention_heads
+    max_position_embeddings : the context, in tokens
+    rms_norm_eps : added to the mean square
+    rope_theta : the base of the rotary wavelengths, which go from 2π to almost 2π rope_theta positions
+    tie_word_embeddings : whether the output head is the embedding's table
+    initializer_range : standard deviation of fresh weights
+    """
+
+    vocab_size: int = 256
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_hidden_layers: int = 6
+    num_attention_heads: int = 6
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    max_position_embeddings: int = 256
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 10000.0
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.num_key_value_heads is None:
+            object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name != "tie_word_embeddings" and value is not None and not value > 0:
+                raise ValueError(f"{field.name} should be positive, got {value}")
+        if self.num_attention_heads % self.kv_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) should be a multiple of num_key_value_heads "
+                f"({self.kv_heads})"
+            )
+        if self.head_dim is None:
+            if self.hidden_size % self.num_attention_heads:
+                raise ValueError(
+                    f"hidden_size ({self.hidden_size}) should be a multiple of num_attention_heads "
+                    f"({self.num_attention_heads}), or head_dim be given"
+                )
+            object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
+        if self.head_size % 2:
+            raise ValueError(f"head_dim should be even, so that features can be turned in pairs; got {self.head_size}")
+
+    @property
+    def kv_heads(self) -> int:
+        assert self.num_key_value_heads is not None
+        return self.num_key_value_heads
+
+    @property
+    def head_size(self) -> int:
+        assert self.head_dim is not None
+        return self.head_dim
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LlamaConfig:
+        """From the contents of a Hugging Face config.json.
+
+        Raises ValueError that names the first feature which the model would need and minilora does not have.
+        """
+        values = _flatten_rope(values)
+        for name, accepted in ACCEPTED.items():
+            if name in values and values[name] not in accepted:
+                raise ValueError(
+                    f"the model's config asks for {name} = {values[name]!r}, which minilora does not implement; "
+                    f"it reads models with {' or '.join(map(repr, accepted))}"
+                )
+        required = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
+        absent = [name for name in required if name not in values]
+        if absent:
+            raise ValueError(f"the model's config lacks {', '.join(absent)}")
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{**HUGGING_FACE_DEFAULTS, **{k: v for k, v in values.items() if k in known}})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of a config.json that transformers reads, its older versions and its newer ones."""
+        return {
+            **dataclasses.asdict(self),
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "bos_token_id": None,  # bytes have no special tokens
+            "eos_token_id": None,
+        }
+
+
+HUGGING_FACE_DEFAULTS: dict[str, Any] = {
+    "max_position_embeddings": 2048,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": False,
+}
+"""What transformers' LlamaConfig means where a config.json is silent and our own default differs."""
+
+ACCEPTED: dict[str, tuple[Any, ...]] = {
+    "model_type": ("llama", "mistral"),
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "attention_dropout": (0, 0.0),
+    "rope_type": ("default",),
+    "partial_rotary_factor": (1, 1.0, None),
+    "sliding_window": (None,),
+    "layer_types": (None,),
+    "pretraining_tp": (1,),
+    "quantization_config": (None,),
+    "num_local_experts": (None,),
+}
+"""Options of the Llama family that change the computation, with the values that minilora computes."""
+
+
+def _flatten_rope(values: dict[str, Any]) -> dict[str, Any]:
+    """Bring the three ways in which configs have stated rotary options into one: rope_theta and rope_type."""
+    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    flat = {key: rope[key] for key in ("rope_theta", "rope_type", "partial_rotary_factor") if key in rope}
+    if "type" in rope and "rope_type" not in rope:
+        flat["rope_type"] = rope["type"]
+    return {**values, **flat}

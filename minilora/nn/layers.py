@@ -1,0 +1,53 @@
+"""The layers that a Llama is made of, each a parameter or two around an op."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minilora.autograd import ops
+from minilora.autograd.tensor import Array, Tensor
+from minilora.nn.module import Module
+
+
+class Linear(Module):
+    """y = x Wᵀ, without a bias. `weight` is (out, in); x is (..., in), y is (..., out)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.linear(x, self.weight)
+
+
+class Embedding(Module):
+    """A row of `weight` (vocabulary, C) for each id: ids (B, T) -> (B, T, C)."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def forward(self, ids: Array) -> Tensor:
+        return ops.embedding(self.weight, ids)
+
+
+class RMSNorm(Module):
+    """x scaled to a root mean square of 1 over its last axis, times a learned gain `weight` (C,)."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        self.weight = Tensor(np.ones(size, dtype=np.float32), requires_grad=True)
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.rms_norm(x, self.weight, eps=self.eps)
+
+
+def random_weight(rng: np.random.Generator, n_out: int, n_in: int, std: float) -> Tensor:
+    """A trainable (out, in) float32 matrix of independent normal numbers with the given standard deviation."""
+    return Tensor(rng.standard_normal((n_out, n_in), dtype=np.float32) * np.float32(std), requires_grad=True)

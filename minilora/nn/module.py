@@ -1,0 +1,104 @@
+"""Module: something with parameters, and other modules inside it.
+
+A module's parameters are the Tensors among its attributes; a parameter's name is the path of attribute names that
+leads to it, as in PyTorch: `model.layers.0.self_attn.q_proj.weight`. Attributes that begin with an underscore are
+private and never parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd.tensor import Array, Tensor
+
+
+class Module:
+    """Base class: names, finds, saves and loads parameters.
+
+    `rng` is the source of randomness while training (dropout draws from it); None means evaluation.
+    """
+
+    rng: np.random.Generator | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.forward(*args, **kwargs)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(f"{type(self).__name__} defines no forward")
+
+    def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
+        """This module and all below it, each with its dotted path."""
+        yield path, self
+        for name, value in self._parts():
+            if isinstance(value, Module):
+                yield from value.named_modules(f"{path}.{name}" if path else name)
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter once, under the first name that leads to it."""
+        seen: set[int] = set()
+        for path, module in self.named_modules():
+            for name, value in module._parts():
+                if isinstance(value, Tensor) and id(value) not in seen:
+                    seen.add(id(value))
+                    yield (f"{path}.{name}" if path else name), value
+
+    def parameters(self, trainable: bool = False) -> list[Tensor]:
+        """All parameters, or only those that want a gradient."""
+        return [p for _, p in self.named_parameters() if p.requires_grad or not trainable]
+
+    def state_dict(self) -> dict[str, Array]:
+        """Name -> array, without copying."""
+        return {name: p.data for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state: Mapping[str, Array]) -> None:
+        """Copy arrays into the parameters of the same names.
+
+        Raises ValueError, before anything is changed, when a name is missing or unknown or a shape differs.
+        """
+        own = dict(self.named_parameters())
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(f"the tensors do not fit this model: {_listing('missing', missing, 'unknown', unknown)}")
+        for name, p in own.items():
+            if p.shape != state[name].shape:
+                raise ValueError(f"{name} should have shape {p.shape}, found {state[name].shape}")
+        for name, p in own.items():
+            p.data[...] = state[name]
+
+    def train(self, rng: np.random.Generator) -> None:
+        """Training mode: dropout acts, drawing from `rng`."""
+        for _, module in self.named_modules():
+            module.rng = rng
+
+    def eval(self) -> None:
+        """Evaluation mode: no randomness anywhere."""
+        for _, module in self.named_modules():
+            module.rng = None
+
+    def astype(self, dtype: Any) -> None:
+        """Turn every parameter into another floating-point type, in place; float64 is for checking."""
+        for p in self.parameters():
+            p.data, p.grad = p.data.astype(dtype), None
+
+    def _parts(self) -> Iterator[tuple[str, Tensor | Module]]:
+        """The parameters and modules directly in this one; lists and dicts of them are looked into."""
+        for name, value in vars(self).items():
+            if name.startswith("_"):
+                continue
+            items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+            for part_name, part in [(name, value)] if items is None else [(f"{name}.{k}", v) for k, v in items]:
+                if isinstance(part, Tensor | Module):
+                    yield part_name, part
+
+
+def _listing(*labelled: Any) -> str:
+    """'missing a, b, c and 4 more; unknown d': labels and their non-empty lists, shortened."""
+    words = []
+    for label, names in zip(labelled[::2], labelled[1::2], strict=True):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            words.append(f"{label} {', '.join(names[:3])}{more}")
+    return "; ".join(words)
