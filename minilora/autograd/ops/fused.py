@@ -98,21 +98,24 @@ def silu_gate(gate: Array, up: Array) -> Any:
 def rotary(x: Array, cos: Array, sin: Array) -> Any:
     """Turn each pair (xᵢ, xᵢ₊ₕ) of a head's 2h features by its position's angle (Su et al. 2021, eq. 34).
 
-    x is (..., 2h); cos and sin broadcast against (..., h). The pairs are the two halves, as in Hugging Face's
-    Llama. A rotation's transpose turns back, so the gradient is turned by the opposite angle.
+    x is (B, T, H, 2h); cos and sin are (T, 1, h), broadcast over batch and heads. The pairs are the two halves, as
+    in Hugging Face's Llama. A rotation's transpose turns back: the gradient is turned by the opposite angle.
+
+    Both halves in one stroke: [x₁ | x₂] * [cos | cos] + [x₂ | x₁] * [-sin | sin], over long runs of memory.
     """
+    h = cos.shape[-1]
+    if x.shape[-1] != 2 * h:
+        raise ValueError(f"rotary expects {2 * h} features for angles of shape {cos.shape}, got x of {x.shape}")
+    cosines = np.concatenate([cos, cos], axis=-1) + np.zeros_like(x[0])  # (T, 1, 2h) -> (T, H, 2h)
+    sines = np.concatenate([-sin, sin], axis=-1) + np.zeros_like(x[0])
 
-    def turn(v: Array, sine: Array) -> Array:
-        h = v.shape[-1] // 2
-        first, second = v[..., :h], v[..., h:]
-        out = np.empty_like(v, shape=v.shape)
-        np.multiply(first, cos, out=out[..., :h])
-        out[..., :h] -= second * sine
-        np.multiply(second, cos, out=out[..., h:])
-        out[..., h:] += first * sine
-        return out
+    def turn(v: Array, sines: Array) -> Array:
+        swapped = np.concatenate([v[..., h:], v[..., :h]], axis=-1)
+        swapped *= sines
+        swapped += v * cosines
+        return swapped
 
-    return turn(x, sin), (lambda g: turn(g, -sin),)
+    return turn(x, sines), (lambda g: turn(g, -sines),)
 
 
 @op

@@ -1,0 +1,85 @@
+"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one file.
+
+One safetensors file holds the parameters being trained, both moments of the optimizer, the losses so far, and, as
+text, the step, the random generator's state (which is also the position in the data) and the run's settings. It is
+replaced in one rename, so whatever moment a run is killed at, a whole checkpoint is there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilora.files import read_metadata, read_tensors, write_tensors
+from minilora.training.optimizer import AdamW
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, broken, or of another run."""
+
+
+@dataclass
+class History:
+    """Losses in nats per token: of every training step, and of each evaluation as (steps done, loss)."""
+
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+
+    @property
+    def val_loss(self) -> float:
+        """The latest validation loss."""
+        return self.evaluations[-1][1]
+
+
+def save(
+    path: Path, optimizer: AdamW, rng: np.random.Generator, history: History, settings: dict[str, Any]
+) -> None:
+    """Write the state after `optimizer.steps` steps."""
+    tensors = {
+        "parameters": optimizer.data,
+        "exp_avg": optimizer.m,
+        "exp_avg_sq": optimizer.v,
+        "losses": np.array(history.losses, dtype=np.float64),
+        "evaluations": np.array(history.evaluations, dtype=np.float64).reshape(-1, 2),
+    }
+    state = {
+        "step": optimizer.steps,
+        "generator": rng.bit_generator.state,
+        "layout": [[name, list(shape)] for name, shape in optimizer.layout],
+        "settings": settings,
+    }
+    write_tensors(path, tensors, {"minilora_checkpoint": json.dumps(state)})
+
+
+def load(
+    path: Path, optimizer: AdamW, rng: np.random.Generator, settings: dict[str, Any]
+) -> History:
+    """Put the saved state into `optimizer` and `rng`, in place; return the losses so far.
+
+    Raises CheckpointError when the file is missing or broken, or belongs to a run with other settings, data or
+    parameters; then nothing has been changed.
+    """
+    try:
+        tensors, text = read_tensors(path), read_metadata(path).get("minilora_checkpoint")
+    except ValueError as error:
+        raise CheckpointError(f"cannot resume: {error}") from None
+    if text is None:
+        raise CheckpointError(f"cannot resume: {path} is not a minilora checkpoint")
+    state = json.loads(text)
+    layout = [[name, list(shape)] for name, shape in optimizer.layout]
+    if state["layout"] != layout:
+        raise CheckpointError(f"cannot resume: {path} trains other parameters than this run")
+    for name, value in json.loads(json.dumps(settings)).items():
+        if state["settings"].get(name) != value:
+            raise CheckpointError(
+                f"cannot resume: {path} was made with {name} = {state['settings'].get(name)!r}, this run has {value!r}"
+            )
+    optimizer.data[...], optimizer.m[...] = tensors["parameters"], tensors["exp_avg"]
+    optimizer.v[...], optimizer.steps = tensors["exp_avg_sq"], state["step"]
+    rng.bit_generator.state = state["generator"]
+    evaluations = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]
+    return History([float(x) for x in tensors["losses"]], evaluations)

@@ -1,0 +1,191 @@
+"""The training loop, the same for pretraining, full fine-tuning and LoRA: it trains what wants a gradient."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+
+from minilora.backend import keep_freed_memory
+from minilora.data.batches import sample_batch
+from minilora.nn import Llama
+from minilora.training import checkpoint
+from minilora.training.checkpoint import History
+from minilora.training.evaluate import evaluate
+from minilora.training.optimizer import AdamW
+from minilora.training.progress import Progress
+from minilora.training.schedule import warmup_cosine
+
+
+class TrainingError(ValueError):
+    """Training cannot go on."""
+
+
+class Interrupted(Exception):
+    """The person pressed Ctrl-C; the state is saved."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train.
+
+    Attributes
+    ----------
+    iters : optimizer steps
+    batch, context : windows per step and tokens per window
+    accumulate : batches whose gradients are averaged into one step
+    lr, min_lr, warmup : the learning rate's peak, its end, and the steps until the peak
+    weight_decay, beta1, beta2 : AdamW's λ, β₁, β₂
+    grad_clip : the longest gradient allowed; 0 for no limit
+    eval_every, eval_windows : steps between evaluations; windows in each
+    checkpoint_every : steps between checkpoints
+    seed : of everything random in the run
+    """
+
+    iters: int = 1000
+    batch: int = 16
+    context: int = 128
+    accumulate: int = 1
+    lr: float = 1e-3
+    min_lr: float = 1e-4
+    warmup: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    eval_every: int = 250
+    eval_windows: int = 256
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr should be positive, got {self.lr}")
+
+
+def train(
+    model: Llama,
+    train_ids: np.ndarray,
+    val_ids: np.ndarray,
+    config: TrainingConfig,
+    *,
+    checkpoint_path: Path | None = None,
+    resume: bool = False,
+    sample: Callable[[], str] | None = None,
+    quiet: bool = False,
+) -> History:
+    """Train the parameters of `model` that want a gradient; return the losses.
+
+    Parameters
+    ----------
+    train_ids, val_ids : token ids, (n,)
+    checkpoint_path : where to keep the state; none is kept without it
+    resume : go on from that state; the result is bit-identical to a run that never stopped
+    sample : makes a text to show at each evaluation
+    quiet : show nothing
+
+    Raises
+    ------
+    TrainingError : the loss or gradient is not finite; names the step and the last good checkpoint
+    Interrupted : Ctrl-C was pressed; the state has been saved
+    CheckpointError : the state to resume from is missing, broken or of another run
+    """
+    keep_freed_memory()
+    rng = np.random.default_rng(config.seed)
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimizer = AdamW(trainable, config.weight_decay, (config.beta1, config.beta2))
+    settings = {**dataclasses.asdict(config), "data": hashlib.sha256(train_ids.tobytes()).hexdigest()}
+    history = History()
+    if resume and checkpoint_path:
+        history = checkpoint.load(checkpoint_path, optimizer, rng, settings)
+    shown = None if quiet else Progress(config.iters, optimizer.steps, config.batch * config.context * config.accumulate)
+
+    def save() -> None:
+        if checkpoint_path:
+            checkpoint.save(checkpoint_path, optimizer, rng, history, settings)
+
+    def look() -> None:
+        if not history.evaluations or history.evaluations[-1][0] < optimizer.steps:
+            loss = evaluate(model, val_ids, config.context, config.eval_windows)
+            history.evaluations.append((optimizer.steps, loss))
+            if shown:
+                recent = float(np.mean(history.losses[-config.eval_every :])) if history.losses else math.nan
+                shown.evaluation(optimizer.steps, recent, loss, sample() if sample else "")
+
+    model.train(rng)
+    if optimizer.steps == 0:
+        save()
+    with _ctrl_c() as pressed:
+        while optimizer.steps < config.iters:
+            if optimizer.steps % config.eval_every == 0:
+                look()
+            loss = _step(model, optimizer, train_ids, config, rng, checkpoint_path)
+            history.losses.append(loss)
+            if shown:
+                shown.step(optimizer.steps, loss)
+            if pressed.is_set() or optimizer.steps % config.checkpoint_every == 0 or optimizer.steps == config.iters:
+                save()
+            if pressed.is_set() and optimizer.steps < config.iters:
+                raise Interrupted(f"stopped after step {optimizer.steps} of {config.iters}")
+    model.eval()
+    look()
+    if shown:
+        shown.close()
+    return history
+
+
+def _step(
+    model: Llama,
+    optimizer: AdamW,
+    ids: np.ndarray,
+    config: TrainingConfig,
+    rng: np.random.Generator,
+    checkpoint_path: Path | None,
+) -> float:
+    """One optimizer step; returns the mean loss of its batches."""
+    total = 0.0
+    for _ in range(config.accumulate):
+        loss = model.loss(*sample_batch(ids, config.batch, config.context, rng))
+        loss.backward(np.asarray(1 / config.accumulate))
+        total += loss.item() / config.accumulate
+    norm = optimizer.clip(config.grad_clip)
+    if not (math.isfinite(total) and math.isfinite(norm)):
+        kept = f"the last good state is in {checkpoint_path}" if checkpoint_path else "no checkpoint was kept"
+        raise TrainingError(
+            f"the loss is {total} and the gradient's length {norm} at step {optimizer.steps + 1}; {kept}. "
+            f"A lower learning rate than {config.lr:g} usually helps"
+        )
+    optimizer.step(warmup_cosine(optimizer.steps, config.iters, config.warmup, config.lr, config.min_lr))
+    return total
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, so that a step is finished before the run stops. A second Ctrl-C stops at once."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield pressed
+        return
+
+    def handle(number: int, frame: FrameType | None) -> Any:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
