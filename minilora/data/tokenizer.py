@@ -82,7 +82,8 @@ class ByteTokenizer:
         """The tokenizer of a saved folder; ValueError unless it is this byte-level one."""
         path = Path(folder) / TOKENIZER_FILE
         found = read_json(path)
-        if (found.get("post_processor") or {}).get("special_tokens") == {}:
+        after = found.get("post_processor")
+        if isinstance(after, dict) and after.get("special_tokens") == {}:
             found["post_processor"] = None  # transformers saves a template that adds no token
         expected = _description()
         for key in DECISIVE:

@@ -1,0 +1,33 @@
+"""LoRA: low-rank adaptation of a frozen model. Start at `linear.py`, then `inject.py`, then `merge.py`.
+
+    from minilora import lora
+    lora.inject(model, lora.LoraConfig(r=8, lora_alpha=16), adapter="bard", rng=np.random.default_rng(0))
+"""
+
+from minilora.lora.config import AdapterError, LoraConfig
+from minilora.lora.count import Report, report
+from minilora.lora.files import load_adapter, read_adapter, save_adapter
+from minilora.lora.inject import active, adapters, disabled, inject, set_active, unload
+from minilora.lora.linear import LoraLinear
+from minilora.lora.merge import merge, merge_and_unload, merge_difference, unmerge
+
+__all__ = [
+    "AdapterError",
+    "LoraConfig",
+    "LoraLinear",
+    "Report",
+    "active",
+    "adapters",
+    "disabled",
+    "inject",
+    "load_adapter",
+    "merge",
+    "merge_and_unload",
+    "merge_difference",
+    "read_adapter",
+    "report",
+    "save_adapter",
+    "set_active",
+    "unload",
+    "unmerge",
+]

@@ -1,0 +1,100 @@
+"""Put adapters into a model, choose which act, and take them out again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+
+from minilora.lora.config import AdapterError, LoraConfig
+from minilora.lora.linear import LoraLinear
+from minilora.lora.select import select
+from minilora.nn import Linear, Module
+
+
+def inject(model: Module, config: LoraConfig, adapter: str = "default", *, rng: np.random.Generator) -> None:
+    """Freeze the model, attach a fresh adapter to the Linears that `config` means, and make it the active one.
+
+    No parameter of the model changes its name or value; the adapter's are `<path>.lora_A.<adapter>` and
+    `<path>.lora_B.<adapter>`. Raises AdapterError, before anything is changed, when a target matches nothing, the name
+    is taken or not usable, or adapters are merged.
+    """
+    refuse_if_merged(model, "attach another adapter")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
+        raise AdapterError(f"an adapter's name is made of letters, digits, - and _; got {adapter!r}")
+    if adapter in adapters(model):
+        raise AdapterError(f"the model already has an adapter {adapter!r}; choose another name, or lora.unload it first")
+    targets = select(model, config)
+    for p in model.parameters():
+        p.requires_grad = False
+    for path, linear in targets.items():
+        if not isinstance(linear, LoraLinear):
+            linear = LoraLinear(linear)
+            _replace(model, path, linear)
+        linear.attach(adapter, config, path, rng)
+    set_active(model, adapter)
+
+
+def adapters(model: Module) -> list[str]:
+    """The names of the attached adapters, in the order in which they came."""
+    return list(dict.fromkeys(name for _, module in lora_modules(model) for name in module.config))
+
+
+def lora_modules(model: Module) -> list[tuple[str, LoraLinear]]:
+    """The adapted Linears, each with its path."""
+    return [(path, module) for path, module in model.named_modules() if isinstance(module, LoraLinear)]
+
+
+def set_active(model: Module, choice: str | Mapping[str, float] | None) -> None:
+    """Choose the adapters that act and train: one by name, several with strengths, or none.
+
+    A strength multiplies an adapter's update: 0 is off, 1 is as trained, and anything else is allowed.
+    """
+    refuse_if_merged(model, "choose other adapters")
+    strengths = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
+    known = adapters(model)
+    for name in strengths:
+        if name not in known:
+            raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
+    for _, module in lora_modules(model):
+        module.active = {name: float(s) for name, s in strengths.items() if name in module.config}
+        for name in module.config:
+            module.lora_A[name].requires_grad = module.lora_B[name].requires_grad = name in strengths
+
+
+def active(model: Module) -> dict[str, float]:
+    """The acting adapters and their strengths."""
+    return {name: s for _, module in lora_modules(model) for name, s in module.active.items()}
+
+
+@contextmanager
+def disabled(model: Module) -> Iterator[None]:
+    """Inside this block the model is the base: `with lora.disabled(model): ...`."""
+    before = active(model)
+    set_active(model, None)
+    try:
+        yield
+    finally:
+        set_active(model, before)
+
+
+def unload(model: Module) -> None:
+    """Take all adapters out: every Linear is plain again, with its original weight, and the model is trainable."""
+    for path, module in lora_modules(model):
+        module.unmerge()
+        _replace(model, path, Linear(module.weight))
+    for p in model.parameters():
+        p.requires_grad = True
+
+
+def refuse_if_merged(model: Module, wish: str) -> None:
+    """Raise AdapterError when adapters are merged: what acts is then fixed in the weights."""
+    if any(module.merged for _, module in lora_modules(model)):
+        raise AdapterError(f"cannot {wish} while adapters are merged into the weights; call lora.unmerge(model) first")
+
+
+def _replace(model: Module, path: str, module: Linear) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(dict(model.named_modules())[parent], name, module)

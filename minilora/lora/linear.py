@@ -1,0 +1,88 @@
+"""LoRA: a Linear that stays as it is, and a small detour that learns. This is the file that minilora is about.
+
+        h = W x  +  s · B A x            W (out, in) frozen;  A (r, in) and B (out, r) trained;  s = α/r
+
+Fine-tuning changes W by some ΔW. LoRA's bet (Hu et al. 2021, section 4.1) is that a ΔW of low rank r is enough, so
+it trains the two thin factors of ΔW = s · B A: r (in + out) numbers instead of in · out. B begins at zero, so
+the adapted model begins as the model it was. Read `inject.py` next, then `merge.py`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minilora.autograd import ops
+from minilora.autograd.tensor import Array, Tensor
+from minilora.lora.config import LoraConfig
+from minilora.nn import Linear
+
+
+class LoraLinear(Linear):
+    """A frozen Linear with adapters. Several can be attached; those in `active` act, each with its strength."""
+
+    def __init__(self, base: Linear) -> None:
+        super().__init__(base.weight)
+        self.lora_A: dict[str, Tensor] = {}  # adapter -> (r, in)
+        self.lora_B: dict[str, Tensor] = {}  # adapter -> (out, r)
+        self.scaling: dict[str, float] = {}  # adapter -> s
+        self.config: dict[str, LoraConfig] = {}
+        self.active: dict[str, float] = {}  # adapter -> strength
+        self._original: Tensor | None = None  # W, kept while a merged weight stands in its place
+
+    def attach(self, adapter: str, config: LoraConfig, path: str, rng: np.random.Generator) -> None:
+        """Add fresh A and B of the rank and scale that `config` gives the module at `path`."""
+        r, like = config.rank(path), self.weight.data
+        self.lora_A[adapter] = Tensor(_draw_A(rng, r, self.in_features, config).astype(like.dtype))
+        self.lora_B[adapter] = Tensor(_draw_B(rng, self.out_features, r, config).astype(like.dtype))
+        self.scaling[adapter] = config.scaling(path)
+        self.config[adapter] = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in) -> h (..., out). Through r numbers a token: ΔW itself is never formed."""
+        h = super().forward(x)
+        if not self.merged:
+            for adapter, strength in self.active.items():
+                h = h + self._detour(x, adapter, strength)
+        return h
+
+    def _detour(self, x: Tensor, adapter: str, strength: float) -> Tensor:
+        """strength · s · B A dropout(x). The factor goes to the r numbers in the middle, where it is cheapest."""
+        p = self.config[adapter].lora_dropout
+        if p > 0 and self.rng is not None:
+            x = ops.dropout(x, p, self.rng)
+        low = ops.linear(x, self.lora_A[adapter])  # (..., in) -> (..., r)
+        return ops.linear(low * (strength * self.scaling[adapter]), self.lora_B[adapter])  # (..., r) -> (..., out)
+
+    def delta(self, adapter: str) -> Array:
+        """ΔW = s · B A, (out, in), of rank at most r."""
+        return self.scaling[adapter] * (self.lora_B[adapter].data @ self.lora_A[adapter].data)
+
+    @property
+    def merged(self) -> bool:
+        """Whether the active adapters are part of the weight at the moment."""
+        return self._original is not None
+
+    def merge(self) -> None:
+        """W ← W + Σ strength · ΔW of the active adapters. W itself is kept, so nothing is lost to rounding."""
+        original = self._original or self.weight
+        merged = original.data.copy()
+        for adapter, strength in self.active.items():
+            merged += strength * self.delta(adapter)
+        self._original, self.weight = original, Tensor(merged)
+
+    def unmerge(self) -> None:
+        """Put the kept W back: the same array, bit for bit."""
+        if self._original is not None:
+            self.weight, self._original = self._original, None
+
+
+def _draw_A(rng: np.random.Generator, r: int, n_in: int, config: LoraConfig) -> Array:
+    if config.init_lora_weights == "gaussian":
+        return rng.standard_normal((r, n_in)) / r
+    return rng.uniform(-1, 1, (r, n_in)) / n_in**0.5
+
+
+def _draw_B(rng: np.random.Generator, n_out: int, r: int, config: LoraConfig) -> Array:
+    if config.init_lora_weights is False:
+        return rng.uniform(-1, 1, (n_out, r)) / r**0.5
+    return np.zeros((n_out, r))

@@ -1,0 +1,50 @@
+"""Merging: fold the active adapters into the weights, so that inference costs nothing extra; and take them out again.
+
+W + s·BA is one matrix like W. Merging changes what is stored, not what is computed (beyond rounding), and since the
+original W is kept, unmerging restores it bit for bit, however often adapters are swapped.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from minilora.autograd.tensor import Array, no_grad
+from minilora.lora.config import AdapterError
+from minilora.lora.inject import lora_modules, unload
+from minilora.nn import Llama, Module
+
+
+def merge(model: Module) -> None:
+    """Fold the active adapters, at their strengths, into the weights. Merging a merged model changes nothing."""
+    if not lora_modules(model):
+        raise AdapterError("there is nothing to merge: the model has no adapters")
+    for _, module in lora_modules(model):
+        module.merge()
+
+
+def unmerge(model: Module) -> None:
+    """Put back the original weights, the same bits as before merging."""
+    for _, module in lora_modules(model):
+        module.unmerge()
+
+
+def merge_and_unload(model: Module) -> None:
+    """Make the active adapters part of the model for good: plain Linears, with the merged weights."""
+    merge(model)
+    for _, module in lora_modules(model):
+        module._original = None  # the merged weight is now the only one
+    unload(model)
+
+
+@no_grad()
+def merge_difference(model: Llama, ids: Array, dtype: Any = np.float32) -> float:
+    """max |logit merged - logit unmerged| on `ids` (B, T): how exact merging is, computed in `dtype` on a copy."""
+    twin = copy.deepcopy(model)
+    unmerge(twin)
+    twin.astype(dtype)
+    apart = twin(ids).data
+    merge(twin)
+    return float(np.max(np.abs(twin(ids).data - apart)))
