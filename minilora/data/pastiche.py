@@ -28,7 +28,7 @@ VOICES: tuple[str, ...] = ("prose", "verse", "recipe", "log")
 
 SLOT = re.compile(r"\{(?:(?P<name>\w+)=)?(?P<rule>\w+)\}")
 ARTICLE = re.compile(r"\b([Aa]) (?=(?:[aeio]|hour|hono|hones|heir|u(?!ni|s[eu]))(?!one\b|once\b|eu|ewe))", re.I)
-SENTENCE_START = re.compile(r"(?:^|[.?!] )[a-z]", re.M)
+SENTENCE_START = re.compile(r"(?:^|[.?!] )'?[a-z]", re.M)
 
 
 def write(voice: str, characters: int, seed: int = 0) -> str:

@@ -1,0 +1,39 @@
+"""The command line: `minilora COMMAND`. Thin: each command calls the rooms of the package and prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from minilora import __version__
+from minilora.cli import corpora, demo, generate, inspect, merge, train
+from minilora.training import Interrupted
+
+COMMANDS = (demo, train, generate, merge, inspect, corpora)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; 0 when it went well, 2 after an error (one line, no traceback), 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="minilora",
+        description="LoRA from scratch: pretrain a small Llama, adapt it, look at what happened.",
+        epilog="Start with: minilora demo",
+    )
+    parser.add_argument("--version", action="version", version=f"minilora {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for module in COMMANDS:
+        module.add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"minilora: error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        print(f"minilora: {stop}", file=sys.stderr)
+        return 130
+    except KeyboardInterrupt:
+        print("minilora: stopped", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,65 @@
+"""Flags that several commands share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+from argparse import ArgumentParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from minilora import lora
+from minilora.data.tokenizer import ByteTokenizer
+from minilora.nn import Llama
+
+BASE = Path(str(resources.files("minilora"))) / "assets" / "base"
+
+
+def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser:
+    """A new command with a help text that ends in an example."""
+    return commands.add_parser(
+        name,
+        help=help,
+        description=help[0].upper() + help[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_model(parser: ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="FOLDER", help="a model folder (default: the packaged base model)")
+
+
+def add_adapters(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--adapter",
+        metavar="FOLDER[:STRENGTH]",
+        action="append",
+        default=[],
+        help="an adapter to attach, with a strength (1 if not given); repeat it for several",
+    )
+
+
+def open_model(folder: str | None, adapters: list[str] | None = None) -> Llama:
+    """The model of a folder, or the packaged one, with adapters attached and acting."""
+    model = Llama.from_pretrained(folder or BASE)
+    ByteTokenizer.load(folder or BASE)  # a model of another tokenizer could be opened, but not given text
+    strengths = {}
+    for i, argument in enumerate(adapters or []):
+        path, strength = split_strength(argument)
+        name = f"adapter{i + 1}"
+        lora.load_adapter(model, path, name)
+        strengths[name] = strength
+    if strengths:
+        lora.set_active(model, strengths)
+    model.eval()
+    return model
+
+
+def split_strength(argument: str) -> tuple[str, float]:
+    """`runs/bard:0.7` -> ("runs/bard", 0.7); without a number after the last colon, the strength is 1."""
+    path, colon, number = argument.rpartition(":")
+    try:
+        return (path, float(number)) if colon and path else (argument, 1.0)
+    except ValueError:
+        return argument, 1.0

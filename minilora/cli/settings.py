@@ -1,0 +1,130 @@
+"""The settings of a training run: a preset in TOML, overridden by flags, written down beside the result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from argparse import Namespace
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from minilora.files import write_atomically
+from minilora.lora import LoraConfig
+from minilora.nn import LlamaConfig
+from minilora.training import TrainingConfig
+
+PRESETS = resources.files("minilora") / "presets"
+TABLES: dict[str, Any] = {"model": LlamaConfig, "lora": LoraConfig, "training": TrainingConfig}
+
+FLAGS = {  # a flag that is set overrides this entry
+    "corpus": ("", "corpus"),
+    "model": ("", "base"),
+    "method": ("", "method"),
+    "rank": ("lora", "r"),
+    "alpha": ("lora", "lora_alpha"),
+    "dropout": ("lora", "lora_dropout"),
+    "targets": ("lora", "target_modules"),
+    "layers": ("model", "num_hidden_layers"),
+    "hidden": ("model", "hidden_size"),
+    "intermediate": ("model", "intermediate_size"),
+    "heads": ("model", "num_attention_heads"),
+    "kv_heads": ("model", "num_key_value_heads"),
+    "iters": ("training", "iters"),
+    "batch": ("training", "batch"),
+    "context": ("training", "context"),
+    "lr": ("training", "lr"),
+    "seed": ("training", "seed"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides what a run does.
+
+    Attributes
+    ----------
+    corpus : names or paths of the texts to learn from
+    base : folder of the model to start from (fine-tuning), "" for the packaged one
+    method : "lora" or "full"
+    model, lora, training : the three configurations
+    """
+
+    corpus: list[str]
+    base: str
+    method: str
+    model: LlamaConfig
+    lora: LoraConfig
+    training: TrainingConfig
+
+
+def presets() -> list[str]:
+    """The names of the packaged presets."""
+    return sorted(entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))
+
+
+def settings(preset: str, flags: Namespace | None = None) -> Settings:
+    """The settings of a preset, by name or as a path to a TOML file, with the flags that were given.
+
+    Raises ValueError for an unknown preset, an entry that means nothing, or values that do not go together.
+    """
+    table = _read(preset)
+    for flag, (section, entry) in FLAGS.items():
+        value = getattr(flags, flag, None)
+        if value is not None:
+            (table.setdefault(section, {}) if section else table)[entry] = value
+    if getattr(flags, "rank", None) is not None and getattr(flags, "alpha", None) is None:
+        table["lora"]["lora_alpha"] = 2 * table["lora"]["r"]  # so that another rank keeps the scale α/r
+    if "context" in table.get("training", {}):
+        table.setdefault("model", {}).setdefault("max_position_embeddings", table["training"]["context"])
+    if getattr(flags, "context", None) is not None:
+        table["model"]["max_position_embeddings"] = flags.context
+    return _check(preset, table)
+
+
+def write(folder: Path, values: Settings) -> Path:
+    """Write the effective settings as `run.toml`, which is a preset again."""
+    flat = dataclasses.asdict(values)
+    tables = {name: flat.pop(name) for name in TABLES}
+    lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
+    return write_atomically(folder / "run.toml", "\n".join(lines) + "\n")
+
+
+def _read(preset: str) -> dict[str, Any]:
+    packaged, path = PRESETS / f"{preset}.toml", Path(preset)
+    if preset in presets():
+        text = packaged.read_text(encoding="utf-8")
+    elif path.is_file():
+        text = path.read_text(encoding="utf-8")
+    else:
+        raise ValueError(f"there is no preset {preset!r}: expected one of {', '.join(presets())}, or a TOML file")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{preset} is not valid TOML ({error})") from None
+
+
+def _check(preset: str, table: dict[str, Any]) -> Settings:
+    values: dict[str, Any] = {"corpus": [], "base": "", "method": "lora", **table}
+    for name, kind in TABLES.items():
+        try:
+            values[name] = kind(**values.get(name, {}))
+        except TypeError:
+            known = {field.name for field in dataclasses.fields(kind)}
+            unknown = ", ".join(sorted(values[name].keys() - known))
+            raise ValueError(f"preset {preset}: [{name}] has no entry {unknown}; it has {', '.join(known)}") from None
+    unknown = ", ".join(values.keys() - {field.name for field in dataclasses.fields(Settings)})
+    if unknown:
+        raise ValueError(f"preset {preset} has no entry {unknown}")
+    return Settings(**values)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML. JSON's notation is TOML's for text, numbers, truth values and lists."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)

@@ -1,0 +1,153 @@
+"""`minilora pretrain` and `minilora finetune`."""
+
+from __future__ import annotations
+
+import dataclasses
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilora import lora
+from minilora.cli import options, settings
+from minilora.cli.settings import Settings
+from minilora.data.corpora import load_corpus, split
+from minilora.data.tokenizer import ByteTokenizer
+from minilora.files import write_json
+from minilora.generation import write
+from minilora.nn import Llama
+from minilora.training import History, Interrupted, train
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def add(commands: Any) -> None:
+    pretrain = options.command(
+        commands,
+        "pretrain",
+        "train a model from nothing",
+        "minilora pretrain --preset nanogpt-cpu --out runs/nano",
+    )
+    _add_run(pretrain, "base")
+    for flag, what in {
+        "layers": "decoder layers",
+        "hidden": "width of the model",
+        "intermediate": "width inside the MLP",
+        "heads": "attention heads",
+        "kv-heads": "key/value heads",
+    }.items():
+        pretrain.add_argument(f"--{flag}", type=int, metavar="N", help=what)
+    pretrain.set_defaults(run=run_pretrain, method="full")
+
+    finetune = options.command(
+        commands,
+        "finetune",
+        "adapt a model to a text, with LoRA or in full",
+        "minilora finetune --corpus tinyshakespeare --rank 8 --out runs/bard",
+    )
+    options.add_model(finetune)
+    _add_run(finetune, "demo")
+    finetune.add_argument("--method", choices=["lora", "full"], help="train an adapter, or all weights")
+    finetune.add_argument("--rank", type=int, metavar="R", help="LoRA's r")
+    finetune.add_argument("--alpha", type=float, metavar="A", help="LoRA's α; 2r if not given")
+    finetune.add_argument("--dropout", type=float, metavar="P", help="dropout before A")
+    finetune.add_argument(
+        "--targets",
+        type=_targets,
+        metavar="NAMES",
+        help="which Linears: names with commas between, a regular expression, or all-linear",
+    )
+    finetune.set_defaults(run=run_finetune)
+
+
+def _add_run(parser: ArgumentParser, preset: str) -> None:
+    parser.add_argument(
+        "--preset",
+        default=preset,
+        metavar="NAME",
+        help=f"settings to start from: {', '.join(settings.presets())}, or a TOML file (default: {preset})",
+    )
+    parser.add_argument("--corpus", nargs="+", metavar="NAME", help="corpora to learn from: names or text files")
+    parser.add_argument("--iters", type=int, metavar="N", help="training steps")
+    parser.add_argument("--batch", type=int, metavar="N", help="windows per step")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens per window")
+    parser.add_argument("--lr", type=float, help="peak learning rate")
+    parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the result and its checkpoint go")
+    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
+
+
+def _targets(text: str) -> list[str] | str:
+    """Names with commas between, or, if it looks like one, a regular expression."""
+    return text if text == "all-linear" or set(text) & set(r"\*()[]|+?^$") else text.split(",")
+
+
+def run_pretrain(flags: Namespace) -> None:
+    chosen = _settings(flags)
+    model = Llama(chosen.model, np.random.default_rng(chosen.training.seed))
+    _run(model, chosen, flags)
+
+
+def run_finetune(flags: Namespace) -> None:
+    chosen = _settings(flags)
+    model = options.open_model(chosen.base)
+    if chosen.method == "lora":
+        lora.inject(model, chosen.lora, rng=np.random.default_rng(chosen.training.seed))
+    print(lora.report(model))
+    _run(model, chosen, flags)
+
+
+def load_texts(corpora: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation ids of the corpora, each split on its own and then joined."""
+    if not corpora:
+        raise ValueError("expected a corpus to learn from; name one with --corpus")
+    parts = [split(load_corpus(name)) for name in corpora]
+    encode = ByteTokenizer().encode
+    return encode("\n\n".join(train for train, _ in parts)), encode("\n\n".join(val for _, val in parts))
+
+
+def _settings(flags: Namespace) -> Settings:
+    """The run's settings: of the interrupted run when resuming, else of the preset and the flags."""
+    recorded = Path(flags.out) / "run.toml"
+    if flags.resume and recorded.is_file():
+        given = [f"--{flag}" for flag in settings.FLAGS if flag != "method" and getattr(flags, flag, None) is not None]
+        if given:
+            raise ValueError(f"--resume goes on with the settings in {recorded}; leave out {', '.join(given)}")
+        return settings.settings(str(recorded))
+    if flags.resume:
+        raise ValueError(f"there is no run to resume in {flags.out}: expected {recorded}")
+    if (recorded.parent / CHECKPOINT).exists():
+        raise ValueError(f"{flags.out} already holds a run; go on with it by --resume, or choose another --out")
+    return settings.settings(flags.preset, flags)
+
+
+def _run(model: Llama, chosen: Settings, flags: Namespace) -> None:
+    out = Path(flags.out)
+    train_ids, val_ids = load_texts(chosen.corpus)
+    print(f"learning from {' and '.join(chosen.corpus)}: {len(train_ids):,} characters, {len(val_ids):,} held out")
+    settings.write(out, chosen)
+    try:
+        history = train(
+            model,
+            train_ids,
+            val_ids,
+            chosen.training,
+            checkpoint_path=out / CHECKPOINT,
+            resume=flags.resume and (out / CHECKPOINT).exists(),
+            sample=lambda: write(model, "\n", 120, seed=chosen.training.seed),
+        )
+    except Interrupted as stop:
+        command = "pretrain" if flags.run is run_pretrain else "finetune"
+        raise Interrupted(f"{stop}; go on with: minilora {command} --resume --out {out}") from None
+    _save(model, chosen, out, history)
+    print(f"validation loss {history.val_loss:.4f} nats per character; saved in {out}")
+
+
+def _save(model: Llama, chosen: Settings, out: Path, history: History) -> None:
+    if lora.adapters(model):
+        lora.save_adapter(model, out, base=chosen.base)
+    else:
+        model.save_pretrained(out)
+        ByteTokenizer().save(out)
+    write_json(out / "history.json", dataclasses.asdict(history))

@@ -1,0 +1,96 @@
+"""Generation: token after token, each from a cache of the past, for one text or several side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from minilora.autograd.tensor import Array, no_grad
+from minilora.data.tokenizer import ByteTokenizer
+from minilora.generation.sampling import Sampler
+from minilora.nn import Cache, Llama
+
+
+def generate(
+    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler | None = None, seed: int = 0
+) -> list[Array]:
+    """`tokens` new ids for each prompt; prompts may differ in length.
+
+    Row i draws from its own generator, seeded with (seed, i), and only for its own new tokens: what it writes does
+    not depend on its neighbours.
+    """
+    written: list[list[int]] = [[] for _ in prompts]
+    for column in stream(model, prompts, tokens, sampler, seed):
+        for row, token in enumerate(column):
+            if token is not None:
+                written[row].append(token)
+    return [np.array(row, dtype=np.int64) for row in written]
+
+
+def stream(
+    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler | None = None, seed: int = 0
+) -> Iterator[list[int | None]]:
+    """As `generate`, but yields each step's new ids as they come: one for each row, None where a row has none.
+
+    Rows advance together. Where a longer prompt still has tokens to read, its row reads while others write, so
+    nothing is padded and nothing masked. When the context is full, the older half of it is forgotten.
+    """
+    sampler = sampler or Sampler()
+    _check(model, prompts, tokens)
+    rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
+    lengths = [len(prompt) for prompt in prompts]
+    ids = np.stack([prompt[: min(lengths)] for prompt in prompts]).astype(np.int64)  # (B, time so far)
+    cache, unread = model.new_cache(len(prompts)), ids
+    while any(ids.shape[1] < length + tokens for length in lengths):
+        cache, logits = _read(model, cache, unread, ids)
+        time = ids.shape[1]
+        writes = [length <= time < length + tokens for length in lengths]
+        draws = np.array([rng.random() if w else 0.0 for rng, w in zip(rngs, writes, strict=True)])
+        column = sampler.choose(logits, draws)
+        for row, prompt in enumerate(prompts):
+            if time < lengths[row]:
+                column[row] = prompt[time]
+        yield [int(token) if w else None for token, w in zip(column, writes, strict=True)]
+        unread = column[:, None]  # (B,) -> (B, 1)
+        ids = np.concatenate([ids, unread], axis=1)
+
+
+def write(
+    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0
+) -> str:
+    """The text that the model continues `prompt` with, `tokens` bytes long."""
+    return "".join(write_stream(model, prompt, tokens, sampler, seed))
+
+
+def write_stream(
+    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0
+) -> Iterator[str]:
+    """As `write`, piece by piece; a character of several bytes comes when its last byte has."""
+    tokenizer = ByteTokenizer()
+    decoder = tokenizer.stream()
+    for (token,) in stream(model, [tokenizer.encode(prompt)], tokens, sampler, seed):
+        assert token is not None  # a single row writes at every step
+        yield decoder.decode(bytes([token]))
+    yield decoder.decode(b"", final=True)
+
+
+@no_grad()
+def _read(model: Llama, cache: Cache, unread: Array, ids: Array) -> tuple[Cache, Array]:
+    """The cache after reading, and the logits (B, V) for what comes next."""
+    context = model.config.max_position_embeddings
+    if cache.length + unread.shape[1] > context:
+        cache, unread = model.new_cache(len(ids)), ids[:, -(context // 2 or 1) :]
+    return cache, model(unread, cache).data[:, -1]
+
+
+def _check(model: Llama, prompts: Sequence[Array], tokens: int) -> None:
+    context = model.config.max_position_embeddings
+    if not prompts or tokens < 1:
+        raise ValueError(f"expected at least one prompt and at least one token to write, got {len(prompts)} and {tokens}")
+    for prompt in prompts:
+        if not 1 <= len(prompt) <= context:
+            raise ValueError(
+                f"a prompt should have 1 to {context} tokens, the model's context; this one has {len(prompt)}. "
+                "In a byte-level model a token is a byte"
+            )
