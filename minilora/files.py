@@ -41,9 +41,9 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
     return path
 
 
-def write_json(path: str | Path, value: Any) -> Path:
-    """Write `value` as indented JSON with sorted keys, atomically."""
-    return write_atomically(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+def write_json(path: str | Path, value: Mapping[str, Any]) -> Path:
+    """Write a JSON object atomically, its keys sorted. Inside its values the order stays: it can carry meaning."""
+    return write_atomically(path, json.dumps(dict(sorted(value.items())), indent=2) + "\n")
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

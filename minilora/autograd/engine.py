@@ -107,7 +107,9 @@ def _seed(output: Tensor, cotangent: Any) -> Array:
     """The gradient that the loop starts with."""
     if cotangent is None:
         if output.size != 1:
-            raise ValueError(f"expected a scalar to differentiate, got shape {output.shape}; pass a cotangent of that shape")
+            raise ValueError(
+                f"expected a scalar to differentiate, got shape {output.shape}; pass a cotangent of that shape"
+            )
         return np.ones_like(output.data)
     if getattr(cotangent, "requires_grad", False):
         raise ValueError("gradients of gradients are not offered: the fused ops have no second derivative")

@@ -41,12 +41,12 @@ def gradcheck(
             raise TypeError(f"gradcheck expects float64 inputs, got {x.dtype}: rounding would drown the comparison")
     leaves = [Tensor(x.copy(), requires_grad=True) for x in inputs]
     output = function(*leaves)
-    cotangent = rng.standard_normal(output.shape)
+    cotangent = np.asarray(rng.standard_normal(output.shape))
     claimed = gradients(output, leaves, cotangent)
     worst = 0.0
     for i, g in enumerate(claimed):
         for _ in range(directions):
-            direction = rng.standard_normal(g.shape)
+            direction = np.asarray(rng.standard_normal(g.shape))
             slope = _measured_slope(function, inputs, i, direction, cotangent)
             error = abs(float(np.sum(g * direction)) - slope)
             worst = max(worst, error / max(abs(slope), float(np.linalg.norm(g)), 1e-8))

@@ -18,7 +18,9 @@ def add(commands: Any) -> None:
     fetch = actions.add_parser("fetch", help="download corpora into the cache folder")
     fetch.add_argument("names", nargs="+", choices=list(corpora.SOURCES), metavar="NAME", help="which ones")
     fetch.set_defaults(run=run_fetch)
-    actions.add_parser("verify", help="check size and SHA-256 of the files on this machine").set_defaults(run=run_verify)
+    actions.add_parser("verify", help="check size and SHA-256 of the files on this machine").set_defaults(
+        run=run_verify
+    )
 
 
 def run_list(flags: Namespace) -> None:

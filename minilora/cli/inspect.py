@@ -32,7 +32,9 @@ def add(commands: Any) -> None:
     evaluation.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     evaluation.set_defaults(run=run_eval)
 
-    info = options.command(commands, "info", "show what a folder holds: a model or an adapter", "minilora info runs/bard")
+    info = options.command(
+        commands, "info", "show what a folder holds: a model or an adapter", "minilora info runs/bard"
+    )
     info.add_argument("folder", nargs="?", help="a model or adapter folder (default: the packaged base model)")
     info.set_defaults(run=run_info)
 
@@ -87,7 +89,9 @@ def _adapter_info(folder: Path) -> None:
             norm = np.linalg.norm(config.scaling(path) * (b.astype(np.float64) @ a.astype(np.float64)))
             sizes = ["×".join(map(str, m.shape)) for m in (a, b)]
             print(f"{path:45}  {sizes[0]:>9}  {sizes[1]:>9}  {a.size + b.size:>10,}  {norm:>8.3f}")
-    print(f"{sum(t.size for t in tensors.values()):,} parameters, {_bytes(folder, 'adapter_model.safetensors')} on disk")
+    print(
+        f"{sum(t.size for t in tensors.values()):,} parameters, {_bytes(folder, 'adapter_model.safetensors')} on disk"
+    )
 
 
 def _bytes(folder: Path, pattern: str) -> str:

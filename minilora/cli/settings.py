@@ -77,10 +77,8 @@ def settings(preset: str, flags: Namespace | None = None) -> Settings:
             (table.setdefault(section, {}) if section else table)[entry] = value
     if getattr(flags, "rank", None) is not None and getattr(flags, "alpha", None) is None:
         table["lora"]["lora_alpha"] = 2 * table["lora"]["r"]  # so that another rank keeps the scale α/r
-    if "context" in table.get("training", {}):
-        table.setdefault("model", {}).setdefault("max_position_embeddings", table["training"]["context"])
     if getattr(flags, "context", None) is not None:
-        table["model"]["max_position_embeddings"] = flags.context
+        table.setdefault("model", {})["max_position_embeddings"] = table["training"]["context"]
     return _check(preset, table)
 
 

@@ -98,11 +98,11 @@ def run_finetune(flags: Namespace) -> None:
     _run(model, chosen, flags)
 
 
-def load_texts(corpora: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def load_texts(corpora: list[str], download: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation ids of the corpora, each split on its own and then joined."""
     if not corpora:
         raise ValueError("expected a corpus to learn from; name one with --corpus")
-    parts = [split(load_corpus(name)) for name in corpora]
+    parts = [split(load_corpus(name, download=download)) for name in corpora]
     encode = ByteTokenizer().encode
     return encode("\n\n".join(train for train, _ in parts)), encode("\n\n".join(val for _, val in parts))
 

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 
-def sample_batch(
-    ids: np.ndarray, batch: int, context: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def sample_batch(ids: np.ndarray, batch: int, context: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """`batch` windows from random places: inputs and next-token targets, each (batch, context).
 
     The generator's state is the whole of the data position: the same state draws the same windows.
@@ -19,9 +17,7 @@ def sample_batch(
     return _windows(ids, starts, context)
 
 
-def fixed_windows(
-    ids: np.ndarray, count: int, context: int, batch: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def fixed_windows(ids: np.ndarray, count: int, context: int, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """`count` windows spread evenly over `ids`, always the same ones, in batches of at most `batch`."""
     _check_length(ids, context)
     starts = np.linspace(0, len(ids) - context - 1, count).astype(np.int64)
@@ -38,5 +34,6 @@ def _windows(ids: np.ndarray, starts: np.ndarray, context: int) -> tuple[np.ndar
 def _check_length(ids: np.ndarray, context: int) -> None:
     if len(ids) < context + 1:
         raise ValueError(
-            f"the text has {len(ids)} tokens, but one window needs {context + 1}; give a longer text or a shorter context"
+            f"the text has {len(ids)} tokens, but one window needs {context + 1}; "
+            "give a longer text or a shorter context"
         )

@@ -264,8 +264,7 @@ def _difference(data: bytes, source: Source) -> str:
     if (len(data), found) == (source.bytes, source.sha256):
         return ""
     return (
-        f"expected {source.bytes:,} bytes with SHA-256 {source.sha256}, "
-        f"found {len(data):,} bytes with SHA-256 {found}"
+        f"expected {source.bytes:,} bytes with SHA-256 {source.sha256}, found {len(data):,} bytes with SHA-256 {found}"
     )
 
 

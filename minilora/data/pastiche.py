@@ -27,7 +27,7 @@ from importlib import resources
 VOICES: tuple[str, ...] = ("prose", "verse", "recipe", "log")
 
 SLOT = re.compile(r"\{(?:(?P<name>\w+)=)?(?P<rule>\w+)\}")
-ARTICLE = re.compile(r"\b([Aa]) (?=(?:[aeio]|hour|hono|hones|heir|u(?!ni|s[eu]))(?!one\b|once\b|eu|ewe))", re.I)
+ARTICLE = re.compile(r"\b(a) (?=(?!one\b|once\b|eu|uni|use|usu)(?:[aeiou]|hour|honest|honou?r|heir))", re.I)
 SENTENCE_START = re.compile(r"(?:^|[.?!] )'?[a-z]", re.M)
 
 
@@ -47,8 +47,9 @@ def write(voice: str, characters: int, seed: int = 0) -> str:
     ValueError : for an unknown voice, or a length below 1.
     """
     if characters < 1:
-        raise ValueError(f"characters should be at least 1, found {characters}; ask for 300_000, for instance")
-    written, length = [], 0
+        raise ValueError(f"characters should be at least 1, found {characters}; ask for 300_000, say")
+    written: list[str] = []
+    length = 0
     for paragraph in paragraphs(voice, seed):
         written.append(paragraph if not written else "\n" + paragraph)
         length += len(written[-1])

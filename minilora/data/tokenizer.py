@@ -57,8 +57,7 @@ class ByteTokenizer:
             raise ValueError(f"expected integer ids, found {array.dtype}; convert them before decoding")
         if array.min() < 0 or array.max() >= self.vocab_size:
             raise ValueError(
-                f"expected ids from 0 to 255, found {array.min()} to {array.max()}; "
-                "these come from another tokenizer"
+                f"expected ids from 0 to 255, found {array.min()} to {array.max()}; these come from another tokenizer"
             )
         return array.astype(np.uint8).tobytes().decode("utf-8", errors)
 
@@ -72,9 +71,8 @@ class ByteTokenizer:
     def save(self, folder: str | Path) -> Path:
         """Write the two files from which `transformers.AutoTokenizer` makes this tokenizer."""
         write_json(Path(folder) / TOKENIZER_FILE, _description())
-        # Without its own class named here, a folder with a Llama's config.json would get Llama's tokenizer.
-        settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-        write_json(Path(folder) / CONFIG_FILE, settings)
+        # Next to a Llama's config.json, transformers 4 would take Llama's own class and its special tokens.
+        write_json(Path(folder) / CONFIG_FILE, {"tokenizer_class": "PreTrainedTokenizerFast"})
         return Path(folder)
 
     @classmethod

@@ -56,9 +56,7 @@ def stream(
         ids = np.concatenate([ids, unread], axis=1)
 
 
-def write(
-    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0
-) -> str:
+def write(model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0) -> str:
     """The text that the model continues `prompt` with, `tokens` bytes long."""
     return "".join(write_stream(model, prompt, tokens, sampler, seed))
 
@@ -87,7 +85,9 @@ def _read(model: Llama, cache: Cache, unread: Array, ids: Array) -> tuple[Cache,
 def _check(model: Llama, prompts: Sequence[Array], tokens: int) -> None:
     context = model.config.max_position_embeddings
     if not prompts or tokens < 1:
-        raise ValueError(f"expected at least one prompt and at least one token to write, got {len(prompts)} and {tokens}")
+        raise ValueError(
+            f"expected at least one prompt and at least one token to write, got {len(prompts)} and {tokens}"
+        )
     for prompt in prompts:
         if not 1 <= len(prompt) <= context:
             raise ValueError(

@@ -1,7 +1,7 @@
 """LoRA: low-rank adaptation of a frozen model. Start at `linear.py`, then `inject.py`, then `merge.py`.
 
-    from minilora import lora
-    lora.inject(model, lora.LoraConfig(r=8, lora_alpha=16), adapter="bard", rng=np.random.default_rng(0))
+from minilora import lora
+lora.inject(model, lora.LoraConfig(r=8, lora_alpha=16), adapter="bard", rng=np.random.default_rng(0))
 """
 
 from minilora.lora.config import AdapterError, LoraConfig

@@ -14,7 +14,7 @@ import numpy as np
 from minilora.autograd.tensor import Array, Tensor
 from minilora.files import read_json, read_tensors, write_json, write_tensors
 from minilora.lora.config import AdapterError, LoraConfig
-from minilora.lora.inject import adapters, inject, lora_modules
+from minilora.lora.inject import adapters, inject, lora_modules, refuse_if_merged
 from minilora.lora.select import leaf, select
 from minilora.nn import Linear, Module
 
@@ -66,12 +66,14 @@ def read_adapter(folder: str | Path) -> tuple[LoraConfig, dict[str, Array]]:
 def load_adapter(model: Module, folder: str | Path, adapter: str = "default") -> None:
     """Attach an adapter from a folder, minilora's or PEFT's, and make it the active one.
 
-    Raises AdapterError, before the model is changed, when the folder is not a LoRA adapter that minilora implements, its
+    Raises AdapterError, before the model is changed, when the folder is no LoRA adapter that minilora implements, its
     tensors are missing, extra, of other shapes or not finite, or its targets do not exist in this model.
     """
     config, tensors = read_adapter(folder)
-    expected = _expected_shapes(select(model, config), config)
-    _refuse_misfits(Path(folder) / WEIGHTS, tensors, expected)
+    refuse_if_merged(model, "load an adapter")
+    targets = select(model, config)
+    _set_aside_base_copies(Path(folder) / WEIGHTS, tensors, targets)
+    _refuse_misfits(Path(folder) / WEIGHTS, tensors, _expected_shapes(targets, config))
     inject(model, config, adapter, rng=np.random.default_rng(0))
     for path, module in lora_modules(model):
         if adapter in module.config:
@@ -81,6 +83,14 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
 
 def _parts(a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
     return [("lora_A", a), ("lora_B", b)]
+
+
+def _set_aside_base_copies(file: Path, tensors: dict[str, Array], targets: dict[str, Linear]) -> None:
+    """With an adapted output head, PEFT writes down the frozen weight as well: it must be this model's."""
+    for path, linear in targets.items():
+        copy = tensors.pop(f"{path}.base_layer.weight", None)
+        if copy is not None and not np.array_equal(copy, linear.weight.data):
+            raise AdapterError(f"{file} is for another base: its copy of {path}.weight differs from this model's")
 
 
 def _expected_shapes(targets: dict[str, Linear], config: LoraConfig) -> dict[str, tuple[int, int]]:
@@ -95,11 +105,16 @@ def _expected_shapes(targets: dict[str, Linear], config: LoraConfig) -> dict[str
 def _refuse_misfits(file: Path, tensors: dict[str, Array], expected: dict[str, tuple[int, int]]) -> None:
     missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     if missing:
-        raise AdapterError(f"{file} lacks {missing[0]} and {len(missing) - 1} other tensors that its config asks for")
+        raise AdapterError(f"{file} lacks {_some(missing)}, which its config asks for")
     if extra:
-        raise AdapterError(f"{file} holds {extra[0]} and {len(extra) - 1} other tensors that its config does not ask for")
+        raise AdapterError(f"{file} holds {_some(extra)}, which its config does not ask for")
     for name, array in tensors.items():
         if array.shape != expected[name]:
             raise AdapterError(f"{file}: {name} should have shape {expected[name]} on this model, found {array.shape}")
         if not np.isfinite(array).all():
             raise AdapterError(f"{file}: {name} holds numbers that are not finite")
+
+
+def _some(names: list[str]) -> str:
+    """The first of the names, and how many more there are."""
+    return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")

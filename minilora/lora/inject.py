@@ -25,7 +25,9 @@ def inject(model: Module, config: LoraConfig, adapter: str = "default", *, rng: 
     if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
         raise AdapterError(f"an adapter's name is made of letters, digits, - and _; got {adapter!r}")
     if adapter in adapters(model):
-        raise AdapterError(f"the model already has an adapter {adapter!r}; choose another name, or lora.unload it first")
+        raise AdapterError(
+            f"the model already has an adapter {adapter!r}; choose another name, or lora.unload it first"
+        )
     targets = select(model, config)
     for p in model.parameters():
         p.requires_grad = False

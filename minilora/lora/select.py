@@ -14,13 +14,10 @@ def select(model: Module, config: LoraConfig) -> dict[str, Linear]:
     Raises AdapterError, listing what there is, when a target, a layer or a pattern matches nothing.
     """
     linears = {path: module for path, module in model.named_modules() if isinstance(module, Linear)}
-    layers = config.layers
     chosen = {
         path: module
         for path, module in linears.items()
-        if _is_target(path, config)
-        and not _named(path, config.exclude_modules)
-        and (layers is None or layer_of(path) in layers)
+        if _is_target(path, config) and not _named(path, config.exclude_modules) and _in_layers(path, config)
     }
     _refuse_what_matches_nothing(config, list(linears), list(chosen))
     return chosen
@@ -41,6 +38,12 @@ def _is_target(path: str, config: LoraConfig) -> bool:
     if config.target_modules == "all-linear":
         return leaf(path) != "lm_head"
     return _named(path, config.target_modules)
+
+
+def _in_layers(path: str, config: LoraConfig) -> bool:
+    """Whether `layers_to_transform` lets `path` through. Naming its whole path, such as `lm_head`, always does."""
+    by_path = not isinstance(config.target_modules, str) and path in config.target_modules
+    return config.layers is None or by_path or layer_of(path) in config.layers
 
 
 def _named(path: str, names: list[str] | str | None) -> bool:

@@ -78,6 +78,8 @@ class LlamaConfig:
         Raises ValueError that names the first feature which the model would need and minilora does not have.
         """
         values = _flatten_rope(values)
+        if values.get("model_type") == "mistral":
+            values = {**MISTRAL_DEFAULTS, **values}
         for name, accepted in ACCEPTED.items():
             if name in values and values[name] not in accepted:
                 raise ValueError(
@@ -113,6 +115,13 @@ HUGGING_FACE_DEFAULTS: dict[str, Any] = {
     "tie_word_embeddings": False,
 }
 """What transformers' LlamaConfig means where a config.json is silent and our own default differs."""
+
+MISTRAL_DEFAULTS: dict[str, Any] = {
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+    "max_position_embeddings": 131072,
+}
+"""What transformers' MistralConfig means where a config.json is silent and Llama's default differs."""
 
 ACCEPTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("llama", "mistral"),

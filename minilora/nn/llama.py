@@ -81,7 +81,7 @@ class Llama(Module):
         if config.tie_word_embeddings:
             self.lm_head = Linear(embedding)
         else:
-            self.lm_head = Linear(random_weight(rng, *embedding.shape, config.initializer_range))
+            self.lm_head = Linear(random_weight(rng, config.vocab_size, config.hidden_size, config.initializer_range))
 
     def forward(self, ids: Array, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) for integer ids (B, T). With a cache, the ids continue what it has seen."""

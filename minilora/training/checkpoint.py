@@ -35,9 +35,7 @@ class History:
         return self.evaluations[-1][1]
 
 
-def save(
-    path: Path, optimizer: AdamW, rng: np.random.Generator, history: History, settings: dict[str, Any]
-) -> None:
+def save(path: Path, optimizer: AdamW, rng: np.random.Generator, history: History, settings: dict[str, Any]) -> None:
     """Write the state after `optimizer.steps` steps."""
     tensors = {
         "parameters": optimizer.data,
@@ -55,10 +53,8 @@ def save(
     write_tensors(path, tensors, {"minilora_checkpoint": json.dumps(state)})
 
 
-def load(
-    path: Path, optimizer: AdamW, rng: np.random.Generator, settings: dict[str, Any]
-) -> History:
-    """Put the saved state into `optimizer` and `rng`, in place; return the losses so far.
+def load(path: Path, optimizer: AdamW, rng: np.random.Generator, history: History, settings: dict[str, Any]) -> None:
+    """Put the saved state into `optimizer`, `rng` and `history`, in place.
 
     Raises CheckpointError when the file is missing or broken, or belongs to a run with other settings, data or
     parameters; then nothing has been changed.
@@ -81,5 +77,5 @@ def load(
     optimizer.data[...], optimizer.m[...] = tensors["parameters"], tensors["exp_avg"]
     optimizer.v[...], optimizer.steps = tensors["exp_avg_sq"], state["step"]
     rng.bit_generator.state = state["generator"]
-    evaluations = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]
-    return History([float(x) for x in tensors["losses"]], evaluations)
+    history.losses[:] = tensors["losses"].tolist()
+    history.evaluations[:] = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]

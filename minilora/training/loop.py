@@ -104,72 +104,98 @@ def train(
     CheckpointError : the state to resume from is missing, broken or of another run
     """
     keep_freed_memory()
-    rng = np.random.default_rng(config.seed)
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    optimizer = AdamW(trainable, config.weight_decay, (config.beta1, config.beta2))
-    settings = {**dataclasses.asdict(config), "data": hashlib.sha256(train_ids.tobytes()).hexdigest()}
-    history = History()
-    if resume and checkpoint_path:
-        history = checkpoint.load(checkpoint_path, optimizer, rng, settings)
-    shown = None if quiet else Progress(config.iters, optimizer.steps, config.batch * config.context * config.accumulate)
-
-    def save() -> None:
-        if checkpoint_path:
-            checkpoint.save(checkpoint_path, optimizer, rng, history, settings)
+    run = _Run(model, train_ids, config, checkpoint_path)
+    if resume:
+        run.load()
+    else:
+        run.save()
+    optimizer, history = run.optimizer, run.history
+    shown = (
+        None if quiet else Progress(config.iters, optimizer.steps, config.batch * config.context * config.accumulate)
+    )
 
     def look() -> None:
-        if not history.evaluations or history.evaluations[-1][0] < optimizer.steps:
-            loss = evaluate(model, val_ids, config.context, config.eval_windows)
-            history.evaluations.append((optimizer.steps, loss))
-            if shown:
-                recent = float(np.mean(history.losses[-config.eval_every :])) if history.losses else math.nan
-                shown.evaluation(optimizer.steps, recent, loss, sample() if sample else "")
+        """Evaluate, unless a resumed run already has."""
+        if history.evaluations and history.evaluations[-1][0] == optimizer.steps:
+            return
+        model.eval()
+        loss = evaluate(model, val_ids, config.context, config.eval_windows)
+        history.evaluations.append((optimizer.steps, loss))
+        if shown:
+            recent = float(np.mean(history.losses[-config.eval_every :])) if history.losses else math.nan
+            shown.evaluation(optimizer.steps, recent, loss, sample() if sample else "")
 
-    model.train(rng)
-    if optimizer.steps == 0:
-        save()
     with _ctrl_c() as pressed:
         while optimizer.steps < config.iters:
             if optimizer.steps % config.eval_every == 0:
                 look()
-            loss = _step(model, optimizer, train_ids, config, rng, checkpoint_path)
-            history.losses.append(loss)
+            run.step()
             if shown:
-                shown.step(optimizer.steps, loss)
-            if pressed.is_set() or optimizer.steps % config.checkpoint_every == 0 or optimizer.steps == config.iters:
-                save()
-            if pressed.is_set() and optimizer.steps < config.iters:
+                shown.step(optimizer.steps, history.losses[-1])
+            if optimizer.steps % config.checkpoint_every == 0 or pressed.is_set():
+                run.save()
+            if pressed.is_set():
                 raise Interrupted(f"stopped after step {optimizer.steps} of {config.iters}")
+        look()
+        run.save()
     model.eval()
-    look()
     if shown:
         shown.close()
     return history
 
 
-def _step(
-    model: Llama,
-    optimizer: AdamW,
-    ids: np.ndarray,
-    config: TrainingConfig,
-    rng: np.random.Generator,
-    checkpoint_path: Path | None,
-) -> float:
-    """One optimizer step; returns the mean loss of its batches."""
-    total = 0.0
-    for _ in range(config.accumulate):
-        loss = model.loss(*sample_batch(ids, config.batch, config.context, rng))
-        loss.backward(np.asarray(1 / config.accumulate))
-        total += loss.item() / config.accumulate
-    norm = optimizer.clip(config.grad_clip)
-    if not (math.isfinite(total) and math.isfinite(norm)):
-        kept = f"the last good state is in {checkpoint_path}" if checkpoint_path else "no checkpoint was kept"
-        raise TrainingError(
-            f"the loss is {total} and the gradient's length {norm} at step {optimizer.steps + 1}; {kept}. "
-            f"A lower learning rate than {config.lr:g} usually helps"
+class _Run:
+    """What changes while a run goes: the parameters and moments, the generator, the losses; and how to save it."""
+
+    def __init__(self, model: Llama, ids: np.ndarray, config: TrainingConfig, path: Path | None) -> None:
+        named = list(model.named_parameters())
+        self.model, self.ids, self.config, self.path = model, ids, config, path
+        self.rng = np.random.default_rng(config.seed)
+        self.optimizer = AdamW(
+            [(name, p) for name, p in named if p.requires_grad], config.weight_decay, (config.beta1, config.beta2)
         )
-    optimizer.step(warmup_cosine(optimizer.steps, config.iters, config.warmup, config.lr, config.min_lr))
-    return total
+        self.history = History()
+        # What a resumed run must agree on.
+        self.settings = {
+            **dataclasses.asdict(config),
+            "data": _digest([ids]),
+            "frozen parameters": _digest([p.data for _, p in named if not p.requires_grad]),
+        }
+
+    def save(self) -> None:
+        if self.path:
+            checkpoint.save(self.path, self.optimizer, self.rng, self.history, self.settings)
+
+    def load(self) -> None:
+        if not self.path:
+            raise checkpoint.CheckpointError("cannot resume without a checkpoint_path")
+        checkpoint.load(self.path, self.optimizer, self.rng, self.history, self.settings)
+
+    def step(self) -> None:
+        """One update from `accumulate` batches."""
+        c, total = self.config, 0.0
+        self.model.train(self.rng)
+        for _ in range(c.accumulate):
+            loss = self.model.loss(*sample_batch(self.ids, c.batch, c.context, self.rng))
+            loss.backward(np.asarray(1 / c.accumulate))
+            total += loss.item() / c.accumulate
+        norm = self.optimizer.clip(c.grad_clip)
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            kept = f"the last good state is in {self.path}" if self.path else "no checkpoint was kept"
+            raise TrainingError(
+                f"the loss is {total} and the gradient's length {norm} at step {self.optimizer.steps + 1}; {kept}. "
+                f"A lower learning rate than {c.lr:g} usually helps"
+            )
+        self.optimizer.step(warmup_cosine(self.optimizer.steps, c.iters, c.warmup, c.lr, c.min_lr))
+        self.history.losses.append(total)
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    """A fingerprint of arrays: SHA-256 of their bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -17,9 +17,9 @@ BLOCK = 64
 def causal_attention(q: Array, k: Array, v: Array) -> Any:
     """softmax(q kᵀ / √D + mask) v, where a query sees no key after its own place (Vaswani et al. 2017, eq. 1).
 
-    q is (B, H, T, D); k and v are (B, G, S, D) with S ≥ T and H a multiple of G: each of the G key heads serves H/G query
-    heads (Ainslie et al. 2023). The queries are the last T of the S places, so keys may come from a cache.
-    Returns (B, H, T, D).
+    q is (B, H, T, D); k and v are (B, G, S, D) with S ≥ T and H a multiple of G: each of the G key heads serves
+    H/G query heads (Ainslie et al. 2023). The queries are the last T of the S places, so keys may come from a
+    cache. Returns (B, H, T, D).
 
     A block of query rows needs only the keys up to its last row: nearly half of the scores are never computed, and
     the mask (-inf, so that the future weighs exactly 0) is needed on the block's own square alone.
@@ -29,7 +29,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     """
     B, H, T, D = q.shape
     G, S = k.shape[1], k.shape[2]
-    if k.shape != v.shape or (B, D) != (k.shape[0], k.shape[3]) or H % G or S < T:
+    if k.shape != v.shape or k.shape[0] != B or k.shape[3] != D or H % G or S < T:
         raise ValueError(f"attention expects q (B, H, T, D) and k, v (B, G, S, D), got {q.shape}, {k.shape}, {v.shape}")
     scale = 1 / float(D) ** 0.5
     group = (B, G, H // G)
