@@ -159,6 +159,9 @@ class Tensor:
     def mean(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
         return OPS["mean"](self, axis=axis, keepdims=keepdims)
 
+    def max(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
+        return OPS["max"](self, axis=axis, keepdims=keepdims)
+
     def reshape(self, *shape: int) -> Tensor:
         return OPS["reshape"](self, shape)
 

@@ -165,7 +165,7 @@ def _picture(file: Path, history: History, counts: lora.Report, corpus: str) -> 
     try:
         draw(file, history, counts, corpus)
     except ImportError:
-        print("no picture: matplotlib is not installed")
+        print("no picture: matplotlib is not installed (pip install matplotlib)")
     else:
         print(f"a picture of the losses and the parameters: {file}")
 

@@ -31,6 +31,7 @@ class LoraConfig:
     use_rslora : scale by α/√r instead, which keeps large ranks learning (Kalajdzievski 2023)
     init_lora_weights : True: A uniform in ±1/√in, B zero. "gaussian": A normal with deviation 1/r, B zero.
         False: B uniform in ±1/√r as well, so that the adapter acts at once; for tests
+    bias, modules_to_save : PEFT's names for training more than A and B; only "none" and None are implemented
     """
 
     r: int = 8
@@ -43,6 +44,8 @@ class LoraConfig:
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     use_rslora: bool = False
     init_lora_weights: bool | str = True
+    bias: str = "none"
+    modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
         for rank in (self.r, *self.rank_pattern.values()):
@@ -55,6 +58,10 @@ class LoraConfig:
             raise AdapterError(f"lora_dropout should be at least 0 and below 1, got {self.lora_dropout!r}")
         if self.init_lora_weights not in (True, False, "gaussian"):
             raise AdapterError(f"init_lora_weights should be True, False or 'gaussian', got {self.init_lora_weights!r}")
+        if self.bias != "none":
+            raise AdapterError(f"bias = {self.bias!r} is not implemented: minilora's Linears have no biases; use 'none'")
+        if self.modules_to_save:
+            raise AdapterError(f"modules_to_save = {self.modules_to_save!r} is not implemented; use None")
         if not self.target_modules:
             raise AdapterError("target_modules names nothing to adapt; give a list of names, or 'all-linear'")
         if self.layers_to_transform is not None and self.is_regex:
@@ -109,10 +116,8 @@ class LoraConfig:
             "target_modules": targets if isinstance(targets, str) else sorted(targets),
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
-            "bias": "none",
             "fan_in_fan_out": False,
             "inference_mode": True,
-            "modules_to_save": None,
             "use_dora": False,
         }
 
