@@ -20,7 +20,7 @@ from minilora.cli import options
 from minilora.cli.picture import draw
 from minilora.cli.settings import Settings, settings
 from minilora.cli.train import load_texts
-from minilora.data.corpora import CorpusError
+from minilora.data.sources import CorpusError
 from minilora.files import write_json
 from minilora.generation import write
 from minilora.nn import Llama

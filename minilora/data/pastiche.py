@@ -91,9 +91,7 @@ class Pen:
         # Of all generators, random.Random.random is the one whose sequence the documentation promises to keep
         # (NumPy reserves the right to change Generator's streams), so chance enters through it alone.
         self.chance = random.Random(seed).random
-        self.queues = {
-            rule: sorted(alternatives, key=lambda _: self.chance()) for rule, alternatives in rules.items()
-        }
+        self.queues = {rule: sorted(alternatives, key=lambda _: self.chance()) for rule, alternatives in rules.items()}
 
     def deal(self, rule: str) -> str:
         """Take an alternative from the front half of the queue to its end: none returns too soon."""

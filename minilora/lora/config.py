@@ -59,7 +59,9 @@ class LoraConfig:
         if self.init_lora_weights not in (True, False, "gaussian"):
             raise AdapterError(f"init_lora_weights should be True, False or 'gaussian', got {self.init_lora_weights!r}")
         if self.bias != "none":
-            raise AdapterError(f"bias = {self.bias!r} is not implemented: minilora's Linears have no biases; use 'none'")
+            raise AdapterError(
+                f"bias = {self.bias!r} is not implemented: there are no biases here; use 'none'"
+            )
         if self.modules_to_save:
             raise AdapterError(f"modules_to_save = {self.modules_to_save!r} is not implemented; use None")
         if not self.target_modules:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import numbers
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,9 +45,8 @@ class LlamaConfig:
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "tie_word_embeddings" and value is not None and not value > 0:
-                raise ValueError(f"{field.name} should be positive, got {value}")
+            if field.name != "tie_word_embeddings":
+                _check_positive(field, getattr(self, field.name))
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) should be a multiple of num_key_value_heads "
@@ -138,6 +139,16 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "num_local_experts": (None,),
 }
 """Options of the Llama family that change the computation, with the values that minilora computes."""
+
+
+def _check_positive(field: dataclasses.Field[Any], value: Any) -> None:
+    """Refuse what is no positive number, or no whole one where the field counts something."""
+    if value is None and field.name == "head_dim":
+        return
+    real = isinstance(field.default, float)
+    fits = isinstance(value, numbers.Real if real else numbers.Integral) and not isinstance(value, bool)
+    if not fits or not 0 < value < math.inf:
+        raise ValueError(f"{field.name} should be a positive {'' if real else 'whole '}number, got {value!r}")
 
 
 def _flatten_rope(values: dict[str, Any]) -> dict[str, Any]:

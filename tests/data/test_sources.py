@@ -1,0 +1,218 @@
+"""Sources: looked for in order, never used when damaged, downloaded with patience but not too much of it."""
+
+import dataclasses
+import hashlib
+import io
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from minilora.data import corpora, sources
+from minilora.data.corpora import load_corpus
+from minilora.data.sources import SOURCES
+from tests.data.surroundings import GOOD, TEXT, WRONG, assert_says_how_to_go_on, message, put
+
+# -------------------------------------------------------------------------------- find, in order
+
+
+def test_nothing_is_found_in_empty_folders(source, data):
+    assert sources.find(source("good")) is None
+
+
+def test_the_cache_is_used_without_asking_the_network(source, server, cache):
+    play, path = source("good"), put(cache)
+    assert sources.find(play) == sources.fetch(play) == path
+    assert load_corpus("play", ascii=False).text == TEXT
+    assert server.agents == []
+
+
+def test_the_chosen_folder_goes_before_the_cache(source, data, cache):
+    put(cache)
+    path = put(data)
+    assert sources.find(source("good")) == path
+
+
+def test_the_cache_serves_what_the_chosen_folder_lacks(source, data, cache):
+    path = put(cache)
+    assert sources.find(source("good")) == path
+
+
+@pytest.mark.parametrize("value", ["", "/there/is/no/such/folder"])
+def test_a_chosen_folder_that_is_none_is_passed_over(source, cache, monkeypatch, value):
+    monkeypatch.setenv("MINILORA_DATA", value)
+    monkeypatch.chdir(put(cache.parent / "here", WRONG).parent)
+    put(cache)
+    assert sources.find(source("good")) == cache / "play.txt"
+
+
+def test_the_chosen_folder_may_be_in_the_home_folder(source, data, monkeypatch):
+    monkeypatch.setenv("HOME", str(data.parent))
+    monkeypatch.setenv("USERPROFILE", str(data.parent))
+    monkeypatch.setenv("MINILORA_DATA", "~/data")
+    assert sources.find(source("good")) is None
+    put(data)
+    assert sources.find(source("good")) == data / "play.txt"
+
+
+@pytest.mark.parametrize("content", [WRONG, GOOD[:-1], b"", GOOD * 2])
+@pytest.mark.parametrize("place", ["data", "cache"])
+def test_a_damaged_file_is_neither_used_nor_deleted(source, server, data, cache, content, place):
+    play, path = source("good"), put({"data": data, "cache": cache}[place], content)
+    if place == "data":
+        put(cache)  # a good copy further down does not hide the damaged one
+    for call in (sources.find, sources.fetch, lambda play: load_corpus("play")):
+        text = message(call, play)
+        found = f"found {len(content):,} bytes with SHA-256 {hashlib.sha256(content).hexdigest()}"
+        for part in (str(path), f"{play.bytes:,} bytes", play.sha256, found, "delete or replace"):
+            assert part in text
+    assert path.read_bytes() == content
+    assert server.agents == []
+
+
+def test_a_file_that_cannot_be_read_is_an_error(source, cache, monkeypatch):
+    play, path = source("good"), put(cache)
+    monkeypatch.setattr(Path, "read_bytes", lambda _: (_ for _ in ()).throw(PermissionError("no entry")))
+    text = message(sources.find, play)
+    assert str(path) in text
+    assert "no entry" in text
+
+
+def test_the_cache_is_the_users_own(monkeypatch):
+    platformdirs = pytest.importorskip("platformdirs")
+    assert sources.cache_folder() == Path(platformdirs.user_cache_dir("minilora"))
+
+
+def test_verify_reports_each_corpus(source, data, cache):
+    play = source("good")
+    for name in ("missing", "damaged"):
+        SOURCES[name] = dataclasses.replace(play, name=name, file=f"{name}.txt")
+    put(data)
+    damaged = put(cache, WRONG, "damaged.txt")
+    try:
+        checks = {check.source.name: check for check in sources.verify()}
+    finally:
+        del SOURCES["missing"], SOURCES["damaged"]
+    assert set(checks) == {*SOURCES, "missing", "damaged"}
+    assert (checks["play"].ok, checks["play"].path, checks["play"].problem) == (True, data / "play.txt", "")
+    assert (checks["missing"].ok, checks["missing"].path) == (False, None)
+    assert "not on this machine" in checks["missing"].problem
+    assert (checks["damaged"].ok, checks["damaged"].path) == (False, damaged)
+    assert play.sha256 in checks["damaged"].problem
+
+
+# -------------------------------------------------------------------------------- downloads
+
+
+def test_a_download_is_checked_and_kept(source, server, cache, capsys):
+    play = source("good")
+    assert sources.fetch(play) == cache / "play.txt"
+    assert [path.name for path in cache.iterdir()] == ["play.txt"]
+    assert (cache / "play.txt").read_bytes() == GOOD
+    assert sources.fetch(play) == cache / "play.txt"
+    assert server.agents == ["minilora"]
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == f"downloading play: 4,800 bytes from {play.url}\n"
+
+
+def test_a_terminal_sees_a_progress_bar(source, monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    sources.fetch(source("good"))
+    assert "play: 100%" in terminal.getvalue()
+    assert "4.80k/4.80k" in terminal.getvalue()
+
+
+def test_load_downloads_unless_told_not_to(source, server, cache):
+    play = source("good")
+    text = message(load_corpus, "play", download=False)
+    assert_says_how_to_go_on(text, play, cache)
+    assert server.agents == []
+    assert load_corpus("play", ascii=False).documents == (TEXT,)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("wrong", hashlib.sha256(WRONG).hexdigest()),
+        ("truncated", "found 1,000 bytes"),
+        ("too_long", "arrived damaged"),
+        ("missing", "404"),
+        ("silent", "timed out"),
+        ("stalled", "timed out"),
+        ("trickling", "after 1 s"),
+        ("garbage", "BadStatusLine"),
+        ("bad_chunk", "broken answer"),
+    ],
+)
+def test_a_failed_download_says_why_and_leaves_nothing(source, cache, path, reason):
+    play = source(path)
+    began = time.monotonic()
+    text = message(sources.fetch, play)
+    assert time.monotonic() - began < 4
+    assert reason in text
+    assert_says_how_to_go_on(text, play, cache)
+    assert not list(cache.parent.glob("**/*.*"))
+
+
+def test_too_long_an_answer_is_not_read_to_its_end(source):
+    assert f"found {len(GOOD) * 1000:,} bytes" not in message(sources.fetch, source("too_long"))
+
+
+def test_nobody_listens(source, cache):
+    play = dataclasses.replace(source("good"), url="http://127.0.0.1:9/play.txt")
+    assert_says_how_to_go_on(message(sources.fetch, play), play, cache)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_name_look_up_that_hangs_is_not_waited_for(source, cache, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: gate.wait(20) and [])
+    play = dataclasses.replace(source("good"), url="http://play.invalid/play.txt")
+    began = time.monotonic()
+    text = message(sources.fetch, play)
+    gate.set()
+    assert time.monotonic() - began < 4
+    assert "no answer within 1 s" in text
+    assert_says_how_to_go_on(text, play, cache)
+
+
+def test_a_cache_folder_that_cannot_be_written(source, cache):
+    play = source("good")
+    cache.write_text("a file where the folder should be")
+    text = message(sources.fetch, play)
+    assert "cannot be kept in" in text
+    assert_says_how_to_go_on(text, play, cache)
+
+
+def test_the_message_shows_which_folder_was_chosen(source, data):
+    assert f"(now {data})" in message(sources.fetch, source("missing"))
+
+
+def test_importing_is_light_and_quiet():
+    heavy = {"tqdm", "platformdirs", "urllib.request", "safetensors", "tokenizers", "minilora.data.pastiche"}
+    script = f"import sys, minilora.data.corpora, minilora.data.tokenizer; print({heavy} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+# -------------------------------------------------------------------------------- known corpora
+
+
+def test_sources_are_pinned():
+    for name, source in SOURCES.items():
+        assert name == source.name
+        assert len(source.sha256) == 64
+        assert source.url.startswith("https://raw.githubusercontent.com/")
+        commit = source.url.split("/")[5]
+        assert len(commit) == 40
+        assert set(commit) <= set("0123456789abcdef")
+        assert source.terms
+        assert source.description
+    assert corpora.names() == ["tinyshakespeare", "state_union", "inaugural", "genesis", "grimm", "pastiche"]
