@@ -65,7 +65,7 @@ def write_tensors(
     """Write named arrays as one safetensors file, atomically."""
     from safetensors.numpy import save
 
-    contiguous = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
     return write_atomically(path, save(contiguous, metadata=dict(metadata or {"format": "pt"})))
 
 

@@ -190,7 +190,7 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def apply(*inputs: Any, **options: Any) -> Tensor:
-        output, rules = function(*[_array(x) for x in inputs], **options)
+        output, rules = function(*map(_array, inputs), **{name: _plain(x) for name, x in options.items()})
         result = Tensor(output)
         if _recording.get():
             result.edges = tuple((i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
@@ -203,7 +203,10 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
 
 
 def _array(x: Any) -> Any:
-    """What an op computes with. NumPy scalars become Python's, which never widen a float32 array."""
-    if isinstance(x, Tensor):
-        return x.data
+    """What an op computes with."""
+    return x.data if isinstance(x, Tensor) else _plain(x)
+
+
+def _plain(x: Any) -> Any:
+    """NumPy scalars become Python's, which never widen a float32 array."""
     return x.item() if isinstance(x, np.generic) else x

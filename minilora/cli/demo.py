@@ -21,6 +21,7 @@ from minilora.cli.picture import draw
 from minilora.cli.settings import Settings, settings
 from minilora.cli.train import load_texts
 from minilora.data.sources import CorpusError
+from minilora.data.tokenizer import visible
 from minilora.files import write_json
 from minilora.generation import write
 from minilora.nn import Llama
@@ -64,7 +65,7 @@ def run(flags: Namespace) -> None:
     before_text, before_loss = sample(), evaluate(model, val_ids, context, windows)
     home_off = evaluate(model, home_ids, context, windows)
     _title("It writes")
-    print(textwrap.indent(flags.prompt + before_text, "    "))
+    print(textwrap.indent(visible(flags.prompt + before_text), "    "))
 
     _title(f"Attach LoRA: r = {chosen.lora.r}, alpha = {chosen.lora.lora_alpha:g}, on every linear layer")
     lora.inject(model, chosen.lora, adapter=ADAPTER, rng=np.random.default_rng(flags.seed))
@@ -76,7 +77,7 @@ def run(flags: Namespace) -> None:
     after_loss, home_on = (evaluate(model, ids, context, windows) for ids in (val_ids, home_ids))
 
     _title("Same prompt, same dice: before and after")
-    print(_side_by_side(flags.prompt + before_text, flags.prompt + sample()))
+    print(_side_by_side(visible(flags.prompt + before_text), visible(flags.prompt + sample())))
     print(f"\nvalidation loss on {corpus}: {before_loss:.3f} before, {after_loss:.3f} after (nats per character)")
     print(f"validation loss on {home}: {home_off:.3f} with the adapter off, {home_on:.3f} with it on")
 

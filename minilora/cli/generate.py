@@ -7,6 +7,7 @@ from argparse import Namespace
 from typing import Any
 
 from minilora.cli import options
+from minilora.data.tokenizer import visible
 from minilora.generation import Sampler, write_stream
 
 
@@ -31,8 +32,8 @@ def add(commands: Any) -> None:
 def run(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter)
     sampler = Sampler(flags.temperature, flags.top_k, flags.top_p)
-    sys.stdout.write(flags.prompt)
+    sys.stdout.write(visible(flags.prompt))
     for piece in write_stream(model, flags.prompt, flags.tokens, sampler, flags.seed):
-        sys.stdout.write(piece)
+        sys.stdout.write(visible(piece))
         sys.stdout.flush()
     sys.stdout.write("\n")

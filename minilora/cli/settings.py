@@ -23,6 +23,7 @@ FLAGS = {  # a flag that is set overrides this entry
     "corpus": ("", "corpus"),
     "model": ("", "base"),
     "method": ("", "method"),
+    "dtype": ("", "dtype"),
     "rank": ("lora", "r"),
     "alpha": ("lora", "lora_alpha"),
     "dropout": ("lora", "lora_dropout"),
@@ -49,12 +50,14 @@ class Settings:
     corpus : names or paths of the texts to learn from
     base : folder of the model to start from (fine-tuning), "" for the packaged one
     method : "lora" or "full"
+    dtype : of the result on disk, "float32" or "float16"; training is in float32
     model, lora, training : the three configurations
     """
 
     corpus: list[str]
     base: str
     method: str
+    dtype: str
     model: LlamaConfig
     lora: LoraConfig
     training: TrainingConfig
@@ -107,7 +110,7 @@ def _read(preset: str) -> dict[str, Any]:
 
 
 def _check(preset: str, table: dict[str, Any]) -> Settings:
-    values: dict[str, Any] = {"corpus": [], "base": "", "method": "lora", **table}
+    values: dict[str, Any] = {"corpus": [], "base": "", "method": "lora", "dtype": "float32", **table}
     for name, kind in TABLES.items():
         try:
             values[name] = kind(**values.get(name, {}))

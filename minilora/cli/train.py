@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from minilora.cli import options, settings
 from minilora.cli.settings import Settings
 from minilora.data.corpora import load_corpus, split
 from minilora.data.tokenizer import ByteTokenizer
-from minilora.files import write_json
+from minilora.files import write_atomically
 from minilora.generation import write
 from minilora.nn import Llama
 from minilora.training import History, Interrupted, train
@@ -74,6 +74,7 @@ def _add_run(parser: ArgumentParser, preset: str) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window")
     parser.add_argument("--lr", type=float, help="peak learning rate")
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
+    parser.add_argument("--dtype", choices=["float32", "float16"], help="of the result on disk (default: float32)")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where the result and its checkpoint go")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
 
@@ -146,8 +147,9 @@ def _run(model: Llama, chosen: Settings, flags: Namespace) -> None:
 
 def _save(model: Llama, chosen: Settings, out: Path, history: History) -> None:
     if lora.adapters(model):
-        lora.save_adapter(model, out, base=chosen.base)
+        lora.save_adapter(model, out, base=chosen.base, dtype=chosen.dtype)
     else:
-        model.save_pretrained(out)
+        model.save_pretrained(out, chosen.dtype)
         ByteTokenizer().save(out)
-    write_json(out / "history.json", dataclasses.asdict(history))
+    losses = {"losses": [round(x, 5) for x in history.losses], "evaluations": history.evaluations}
+    write_atomically(out / "history.json", json.dumps(losses) + "\n")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from minilora.backend import keep_freed_memory
-from minilora.data.batches import sample_batch
+from minilora.data.batches import check_length, sample_batch
 from minilora.nn import Llama
 from minilora.training import checkpoint
 from minilora.training.checkpoint import History
@@ -99,12 +99,14 @@ def train(
 
     Raises
     ------
-    TrainingError : the loss or gradient is not finite; names the step and the last good checkpoint
+    TrainingError : a loss, gradient or parameter is not finite; names the step and the last good checkpoint
     Interrupted : Ctrl-C was pressed; the state has been saved
     CheckpointError : the state to resume from is missing, broken or of another run
+    ValueError : a text is too short for the context, or the context longer than the model's; nothing is written
     """
     keep_freed_memory()
-    run = _Run(model, train_ids, config, checkpoint_path)
+    _check(model, train_ids, val_ids, config.context)
+    run = _Run(model, train_ids, val_ids, config, checkpoint_path)
     if resume:
         run.load()
     else:
@@ -120,6 +122,7 @@ def train(
             return
         model.eval()
         loss = evaluate(model, val_ids, config.context, config.eval_windows)
+        run.refuse_unless(math.isfinite(loss), f"the validation loss is {loss} after step {optimizer.steps}")
         history.evaluations.append((optimizer.steps, loss))
         if shown:
             recent = float(np.mean(history.losses[-config.eval_every :])) if history.losses else math.nan
@@ -147,7 +150,9 @@ def train(
 class _Run:
     """What changes while a run goes: the parameters and moments, the generator, the losses; and how to save it."""
 
-    def __init__(self, model: Llama, ids: np.ndarray, config: TrainingConfig, path: Path | None) -> None:
+    def __init__(
+        self, model: Llama, ids: np.ndarray, val_ids: np.ndarray, config: TrainingConfig, path: Path | None
+    ) -> None:
         named = list(model.named_parameters())
         self.model, self.ids, self.config, self.path = model, ids, config, path
         self.rng = np.random.default_rng(config.seed)
@@ -159,10 +164,13 @@ class _Run:
         self.settings = {
             **dataclasses.asdict(config),
             "data": _digest([ids]),
+            "validation data": _digest([val_ids]),
             "frozen parameters": _digest([p.data for _, p in named if not p.requires_grad]),
         }
 
     def save(self) -> None:
+        steps = self.optimizer.steps
+        self.refuse_unless(np.isfinite(self.optimizer.data).all(), f"a parameter is not finite after step {steps}")
         if self.path:
             checkpoint.save(self.path, self.optimizer, self.rng, self.history, self.settings)
 
@@ -180,14 +188,27 @@ class _Run:
             loss.backward(np.asarray(1 / c.accumulate))
             total += loss.item() / c.accumulate
         norm = self.optimizer.clip(c.grad_clip)
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            kept = f"the last good state is in {self.path}" if self.path else "no checkpoint was kept"
-            raise TrainingError(
-                f"the loss is {total} and the gradient's length {norm} at step {self.optimizer.steps + 1}; {kept}. "
-                f"A lower learning rate than {c.lr:g} usually helps"
-            )
+        self.refuse_unless(
+            math.isfinite(total) and math.isfinite(norm),
+            f"the loss is {total} and the gradient's length {norm} at step {self.optimizer.steps + 1}",
+        )
         self.optimizer.step(warmup_cosine(self.optimizer.steps, c.iters, c.warmup, c.lr, c.min_lr))
         self.history.losses.append(total)
+
+    def refuse_unless(self, good: bool, problem: str) -> None:
+        """Raise TrainingError with `problem`, before anything that is not good is saved."""
+        if not good:
+            kept = f"the last good state is in {self.path}" if self.path else "no checkpoint was kept"
+            raise TrainingError(f"{problem}; {kept}. A lower learning rate than {self.config.lr:g} usually helps")
+
+
+def _check(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray, context: int) -> None:
+    """Raise ValueError now rather than in the middle of a run."""
+    longest = model.config.max_position_embeddings
+    if context > longest:
+        raise ValueError(f"a context of {context} tokens is more than the model's, which is {longest}")
+    for ids in (train_ids, val_ids):
+        check_length(ids, context)
 
 
 def _digest(arrays: list[np.ndarray]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from minilora.data.tokenizer import visible
+
 
 class Progress:
     """Shows loss, validation loss, speed and the time left.
@@ -41,7 +43,7 @@ class Progress:
         self._validation = validation
         trained = f"loss {loss:.3f}  " if step else ""
         self._say(self._line(step, f"{trained}val {validation:.3f}"))
-        for line in sample.splitlines():
+        for line in visible(sample).splitlines():
             self._say(f"    {line}")
 
     def close(self) -> None:

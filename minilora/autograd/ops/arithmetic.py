@@ -45,7 +45,8 @@ def power(x: Array, exponent: float) -> Any:
     """x ** p for a number p. For an exponent that is a tensor write exp(p * log(x))."""
     if not isinstance(exponent, int | float):
         raise TypeError(f"power takes a number as exponent, got {type(exponent).__name__}; write exp(p * log(x))")
-    return x**exponent, (lambda g: g * (exponent * x ** (exponent - 1)),)
+    # For p = 0 the formula would be 0 * x**-1, which is not a number at x = 0.
+    return x**exponent, (lambda g: g * (exponent * x ** (exponent - 1) if exponent else 0),)
 
 
 @op

@@ -80,6 +80,8 @@ def silu_gate(gate: Array, up: Array) -> Any:
 
     d gate = g up s (1 + gate (1 - s)),  d up = g gate s.
     """
+    if gate.shape != up.shape:
+        raise ValueError(f"silu_gate expects gate and up of one shape, got {gate.shape} and {up.shape}")
     s = logistic(gate)
     activated = gate * s
 

@@ -23,7 +23,7 @@ def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
 def mean(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
     """Mean over `axis`: the sum divided by how many there are."""
     y = np.mean(x, axis=axis, keepdims=keepdims)
-    count = x.size // y.size
+    count = x.size // (y.size or 1)
     return y, (lambda g: np.broadcast_to(_restore(g, x, axis, keepdims) / count, x.shape),)
 
 
