@@ -7,7 +7,7 @@ import shutil
 import textwrap
 import time
 from argparse import Namespace
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -48,74 +48,131 @@ def add(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+@dataclass
+class Stage:
+    """What the acts of the demo share."""
+
+    flags: Namespace
+    settings: Settings
+    model: Llama
+    out: Path
+    corpus: str
+    train_ids: Array
+    val_ids: Array
+    home: str  # what the base's own kind of text is called
+    home_ids: Array
+    before: str = ""
+    history: History = field(default_factory=History)
+
+    def write(self, tokens: int) -> str:
+        """The prompt, and what the model makes of it; always with the same dice."""
+        return visible(self.flags.prompt + write(self.model, self.flags.prompt, tokens, seed=self.flags.seed))
+
+    def loss(self, ids: Array) -> float:
+        c = self.settings.training
+        return evaluate(self.model, ids, c.context, c.eval_windows)
+
+
 def run(flags: Namespace) -> None:
-    began, out = time.monotonic(), Path(flags.out)
-    out.mkdir(parents=True, exist_ok=True)
-    chosen = _settings(flags)
-    model = options.open_model(None)
-    base_parameters = lora.report(model).total
-    print(f"The base: a Llama of {base_parameters:,} parameters that read US presidents' addresses, byte by byte.")
-    corpus, train_ids, val_ids = _style()
-    home, home_ids = _home(corpus)
-    context, windows = chosen.training.context, chosen.training.eval_windows
-
-    def sample() -> str:
-        return write(model, flags.prompt, 240 if flags.quick else 400, seed=flags.seed)
-
-    before_text, before_loss = sample(), evaluate(model, val_ids, context, windows)
-    home_off = evaluate(model, home_ids, context, windows)
-    _title("It writes")
-    print(textwrap.indent(visible(flags.prompt + before_text), "    "))
-
-    _title(f"Attach LoRA: r = {chosen.lora.r}, alpha = {chosen.lora.lora_alpha:g}, on every linear layer")
-    lora.inject(model, chosen.lora, adapter=ADAPTER, rng=np.random.default_rng(flags.seed))
-    counts = lora.report(model)
-    print(counts)
-
-    _title(f"Train the {counts.trainable:,} new numbers on {corpus}; the base stays frozen")
-    history = train(model, train_ids, val_ids, chosen.training, sample=lambda: _glimpse(model, flags))
-    after_loss, home_on = (evaluate(model, ids, context, windows) for ids in (val_ids, home_ids))
-
-    _title("Same prompt, same dice: before and after")
-    print(_side_by_side(visible(flags.prompt + before_text), visible(flags.prompt + sample())))
-    print(f"\nvalidation loss on {corpus}: {before_loss:.3f} before, {after_loss:.3f} after (nats per character)")
-    print(f"validation loss on {home}: {home_off:.3f} with the adapter off, {home_on:.3f} with it on")
-
-    _title("Merge: W + s·BA is one matrix like W")
-    single, double, exact = _merge_check(model, val_ids, context)
-    print(f"max |Δlogit|, merged against attached: {single:.1e} in float32, {double:.1e} in float64")
-    print(f"unmerged, every weight is {'bit for bit what it was' if exact else 'NOT what it was'}")
-
-    _title("Save")
-    lora.save_adapter(model, out / "adapter", ADAPTER, base="minilora/assets/base")
-    adapter_bytes, base_bytes = (
-        file.stat().st_size
-        for file in (out / "adapter" / "adapter_model.safetensors", options.BASE / "model.safetensors")
-    )
-    print(f"the adapter: {adapter_bytes:,} bytes in {out / 'adapter'}; the base: {base_bytes:,} bytes")
-    _picture(out / "demo.png", history, counts, corpus)
-    seconds = time.monotonic() - began
+    began, figures = time.monotonic(), {}
+    stage = _prepare(flags)
+    for act in (_introduce, _attach, _learn, _compare, _merge, _save):
+        figures.update(act(stage))
+    figures["seconds"] = round(time.monotonic() - began, 1)
     if flags.json:
-        figures = {
-            "corpus": corpus,
-            "base_parameters": base_parameters,
-            "trainable_parameters": counts.trainable,
-            "val_loss_before": before_loss,
-            "val_loss_after": after_loss,
-            "base_val_loss_adapter_on": home_on,
-            "base_val_loss_adapter_off": home_off,
-            "merge_max_abs_logit_diff": single,
-            "merge_max_abs_logit_diff_float64": double,
-            "unmerge_bit_exact": exact,
-            "adapter_bytes": adapter_bytes,
-            "base_bytes": base_bytes,
-            "seconds": round(seconds, 1),
-        }
         write_json(flags.json, figures)
-    print(f"\n{seconds:.0f} seconds. Three things to try next:")
+    out = stage.out
+    print(f"\n{figures['seconds']:.0f} seconds. Three things to try next:")
     print(f'  minilora generate --adapter {out / "adapter"}:0.5 --prompt "{flags.prompt}"')
     print(f"  minilora merge --adapter {out / 'adapter'} --out {out / 'merged'}")
     print(f"  minilora finetune --corpus pastiche:recipe --iters 100 --out {out / 'recipe'}")
+
+
+def _prepare(flags: Namespace) -> Stage:
+    out = Path(flags.out)
+    out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be written costs no waiting
+    chosen, model = _settings(flags), options.open_model(None)
+    corpus, train_ids, val_ids = _style()
+    return Stage(flags, chosen, model, out, corpus, train_ids, val_ids, *_home(corpus))
+
+
+def _introduce(stage: Stage) -> dict[str, Any]:
+    total = lora.report(stage.model).total
+    print(f"The base: a Llama of {total:,} parameters that read US presidents' addresses, byte by byte.")
+    stage.before = stage.write(_length(stage))
+    _title("It writes")
+    print(textwrap.indent(stage.before, "    "))
+    return {"corpus": stage.corpus, "base_parameters": total}
+
+
+def _attach(stage: Stage) -> dict[str, Any]:
+    config = stage.settings.lora
+    _title(f"Attach LoRA: r = {config.r}, alpha = {config.lora_alpha:g}, on every linear layer")
+    lora.inject(stage.model, config, adapter=ADAPTER, rng=np.random.default_rng(stage.flags.seed))
+    counts = lora.report(stage.model)
+    print(counts)
+    return {"trainable_parameters": counts.trainable}
+
+
+def _learn(stage: Stage) -> dict[str, Any]:
+    trainable = lora.report(stage.model).trainable
+    _title(f"Train the {trainable:,} new numbers on {stage.corpus}; the base stays frozen")
+    stage.history = train(
+        stage.model, stage.train_ids, stage.val_ids, stage.settings.training, sample=lambda: stage.write(60)
+    )
+    losses = [loss for _, loss in stage.history.evaluations]
+    return {"val_loss_before": losses[0], "val_loss_after": losses[-1]}
+
+
+def _compare(stage: Stage) -> dict[str, Any]:
+    _title("Same prompt, same dice: before and after")
+    print(_side_by_side(stage.before, stage.write(_length(stage))))
+    on = stage.loss(stage.home_ids)
+    with lora.disabled(stage.model):
+        off = stage.loss(stage.home_ids)
+    before, after = (stage.history.evaluations[i][1] for i in (0, -1))
+    print(f"\nvalidation loss on {stage.corpus}: {before:.3f} before, {after:.3f} after (nats per character)")
+    print(f"validation loss on {stage.home}: {off:.3f} with the adapter off, {on:.3f} with it on")
+    return {"base_val_loss_adapter_on": on, "base_val_loss_adapter_off": off}
+
+
+def _merge(stage: Stage) -> dict[str, Any]:
+    _title("Merge: W + s·BA is one matrix like W")
+    context = stage.settings.training.context
+    ids = stage.val_ids[: 4 * context].reshape(4, context)
+    single, double = (lora.merge_difference(stage.model, ids, dtype) for dtype in (np.float32, np.float64))
+    before = copy.deepcopy(stage.model.state_dict())
+    lora.merge(stage.model)
+    lora.unmerge(stage.model)
+    exact = all(np.array_equal(array, before[name]) for name, array in stage.model.state_dict().items())
+    print(f"max |Δlogit|, merged against attached: {single:.1e} in float32, {double:.1e} in float64")
+    print(f"unmerged, every weight is {'bit for bit what it was' if exact else 'NOT what it was'}")
+    return {
+        "merge_max_abs_logit_diff": single,
+        "merge_max_abs_logit_diff_float64": double,
+        "unmerge_bit_exact": exact,
+    }
+
+
+def _save(stage: Stage) -> dict[str, Any]:
+    _title("Save")
+    folder = stage.out / "adapter"
+    lora.save_adapter(stage.model, folder, ADAPTER, base="minilora/assets/base")
+    adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
+    base_bytes = (options.BASE / "model.safetensors").stat().st_size
+    print(f"the adapter: {adapter_bytes:,} bytes in {folder}; the base: {base_bytes:,} bytes")
+    try:
+        draw(stage.out / "demo.png", stage.history, lora.report(stage.model), stage.corpus)
+    except ImportError:
+        print("no picture: matplotlib is not installed (pip install matplotlib)")
+    else:
+        print(f"a picture of the losses and the parameters: {stage.out / 'demo.png'}")
+    return {"adapter_bytes": adapter_bytes, "base_bytes": base_bytes}
+
+
+def _length(stage: Stage) -> int:
+    """How many characters the samples have."""
+    return 240 if stage.flags.quick else 400
 
 
 def _settings(flags: Namespace) -> Settings:
@@ -144,31 +201,6 @@ def _home(style: str) -> tuple[str, Array]:
     except CorpusError:
         print("The presidents' addresses are not here: what the base forgets is measured on pastiche's plain prose.")
         return "plain prose (pastiche)", load_texts(["pastiche:prose"])[1]
-
-
-def _glimpse(model: Llama, flags: Namespace) -> str:
-    """A few words of what the model writes now."""
-    return flags.prompt + write(model, flags.prompt, 60, seed=flags.seed)
-
-
-def _merge_check(model: Llama, val_ids: Array, context: int) -> tuple[float, float, bool]:
-    """The largest difference that merging makes to a logit, in two precisions; and whether unmerging undoes it."""
-    ids = val_ids[: 4 * context].reshape(4, context)
-    single, double = (lora.merge_difference(model, ids, dtype) for dtype in (np.float32, np.float64))
-    before = copy.deepcopy(model.state_dict())
-    lora.merge(model)
-    lora.unmerge(model)
-    exact = all(np.array_equal(array, before[name]) for name, array in model.state_dict().items())
-    return single, double, exact
-
-
-def _picture(file: Path, history: History, counts: lora.Report, corpus: str) -> None:
-    try:
-        draw(file, history, counts, corpus)
-    except ImportError:
-        print("no picture: matplotlib is not installed (pip install matplotlib)")
-    else:
-        print(f"a picture of the losses and the parameters: {file}")
 
 
 def _title(text: str) -> None:
