@@ -67,7 +67,7 @@ def _run(
             elif id(x) in owned:
                 arrived[id(x)] += gx
             else:
-                arrived[id(x)] = arrived[id(x)] + gx
+                arrived[id(x)] = _conform(arrived[id(x)] + gx, x.data)
                 owned.add(id(x))
         owned.discard(key)
         if release and tensor.edges:
@@ -113,7 +113,10 @@ def _seed(output: Tensor, cotangent: Any) -> Array:
         return np.ones_like(output.data)
     if getattr(cotangent, "requires_grad", False):
         raise ValueError("gradients of gradients are not offered: the fused ops have no second derivative")
-    cotangent = getattr(cotangent, "data", cotangent) if hasattr(cotangent, "edges") else np.asarray(cotangent)
+    if hasattr(cotangent, "edges"):  # a Tensor
+        cotangent = cotangent.data
+    elif isinstance(cotangent, np.generic) or not hasattr(cotangent, "dtype"):
+        cotangent = np.asarray(cotangent)
     if cotangent.shape != output.shape:
         raise ValueError(f"expected a cotangent of shape {output.shape}, the output's, got {cotangent.shape}")
     return cotangent.astype(output.dtype, copy=False)
@@ -124,7 +127,10 @@ def _conform(g: Array, like: Array) -> Array:
     if g.shape != like.shape:
         front = g.ndim - like.ndim  # broadcasting puts missing axes in front ...
         stretched = [front + i for i, n in enumerate(like.shape) if n == 1]  # ... and repeats those of length 1
-        g = g.sum(axis=(*range(front), *stretched)).reshape(like.shape)
+        total = g.sum(axis=(*range(front), *stretched), keepdims=True)
+        if total.shape[front:] != like.shape:  # a reshape would take a transposed gradient without a word
+            raise ValueError(f"a rule returned a gradient of shape {g.shape} for an input of shape {like.shape}")
+        g = total.reshape(like.shape)
     if isinstance(g, np.generic):  # NumPy turns 0-d results into scalars
         g = np.asarray(g)
     return g if g.dtype == like.dtype else g.astype(like.dtype)

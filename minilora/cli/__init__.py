@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from minilora import __version__
 from minilora.cli import corpora, demo, generate, inspect, merge, train
@@ -13,9 +14,18 @@ from minilora.training import Interrupted
 COMMANDS = (demo, train, generate, merge, inspect, corpora)
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        command = self.prog.removeprefix("minilora").strip()
+        hint = f"minilora {command} --help" if command else "minilora --help"
+        self.exit(2, f"minilora: error: {message}; see {hint}\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it went well, 2 after an error (one line, no traceback), 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="minilora",
         description="LoRA from scratch: pretrain a small Llama, adapt it, look at what happened.",
         epilog="Start with: minilora demo",
@@ -28,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError) as error:
-        print(f"minilora: error: {error}", file=sys.stderr)
+        print(f"minilora: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"minilora: {stop}", file=sys.stderr)

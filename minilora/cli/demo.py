@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from minilora import lora
+from minilora.assets import BASE
 from minilora.autograd.tensor import Array
 from minilora.cli import options
 from minilora.cli.picture import draw
 from minilora.cli.settings import Settings, settings
-from minilora.cli.train import load_texts
-from minilora.data.sources import CorpusError
+from minilora.data import CorpusError, load_ids
 from minilora.data.tokenizer import visible
 from minilora.files import write_json
 from minilora.generation import write
@@ -159,7 +159,7 @@ def _save(stage: Stage) -> dict[str, Any]:
     folder = stage.out / "adapter"
     lora.save_adapter(stage.model, folder, ADAPTER, base="minilora/assets/base")
     adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
-    base_bytes = (options.BASE / "model.safetensors").stat().st_size
+    base_bytes = (BASE / "model.safetensors").stat().st_size
     print(f"the adapter: {adapter_bytes:,} bytes in {folder}; the base: {base_bytes:,} bytes")
     try:
         draw(stage.out / "demo.png", stage.history, lora.report(stage.model), stage.corpus)
@@ -188,19 +188,19 @@ def _style() -> tuple[str, Array, Array]:
     """What to learn from: Tiny Shakespeare, or without it the verse that minilora writes itself."""
     corpus = "tinyshakespeare"
     try:
-        return corpus, *load_texts([corpus])
+        return corpus, *load_ids([corpus])
     except CorpusError:
         print("Tiny Shakespeare is not here and could not be downloaded: learning from minilora's own pastiche of it.")
-        return "pastiche:verse", *load_texts(["pastiche:verse"])
+        return "pastiche:verse", *load_ids(["pastiche:verse"])
 
 
 def _home(style: str) -> tuple[str, Array]:
     """Held-out text of the kind that the base knows, to measure what it forgets."""
     try:
-        return "the base's own held-out addresses", load_texts(HOME, download=not style.startswith("pastiche"))[1]
+        return "the base's own held-out addresses", load_ids(HOME, download=not style.startswith("pastiche"))[1]
     except CorpusError:
         print("The presidents' addresses are not here: what the base forgets is measured on pastiche's plain prose.")
-        return "plain prose (pastiche)", load_texts(["pastiche:prose"])[1]
+        return "plain prose (pastiche)", load_ids(["pastiche:prose"])[1]
 
 
 def _title(text: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from minilora import lora
+from minilora.assets import BASE
 from minilora.cli import options
-from minilora.cli.train import load_texts
+from minilora.data import load_ids
 from minilora.files import write_json
 from minilora.nn import Llama
 from minilora.training import evaluate
@@ -41,7 +42,7 @@ def add(commands: Any) -> None:
 
 def run_eval(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter)
-    _, val_ids = load_texts(flags.corpus)
+    _, val_ids = load_ids(flags.corpus)
     context = flags.context or model.config.max_position_embeddings
     loss = evaluate(model, val_ids, context, flags.windows)
     print(
@@ -54,7 +55,7 @@ def run_eval(flags: Namespace) -> None:
 
 
 def run_info(flags: Namespace) -> None:
-    folder = Path(flags.folder or options.BASE)
+    folder = Path(flags.folder or BASE)
     if (folder / "adapter_config.json").exists():
         _adapter_info(folder)
     else:
@@ -85,7 +86,9 @@ def _adapter_info(folder: Path) -> None:
     for name in sorted(tensors):
         path, found, _ = name.partition(".lora_A.weight")
         if found:
-            a, b = tensors[name], tensors[f"{path}.lora_B.weight"]
+            a, b = tensors[name], tensors.get(f"{path}.lora_B.weight", np.empty((0, 0)))
+            if a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
+                raise ValueError(f"{folder}: {path} needs A (r, in) and B (out, r), found {a.shape} and {b.shape}")
             norm = np.linalg.norm(config.scaling(path) * (b.astype(np.float64) @ a.astype(np.float64)))
             sizes = ["×".join(map(str, m.shape)) for m in (a, b)]
             print(f"{path:45}  {sizes[0]:>9}  {sizes[1]:>9}  {a.size + b.size:>10,}  {norm:>8.3f}")

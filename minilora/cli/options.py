@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 from argparse import ArgumentParser
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from minilora import lora
+from minilora.assets import BASE
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.nn import Llama
-
-BASE = Path(str(resources.files("minilora"))) / "assets" / "base"
 
 
 def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser:
@@ -57,9 +56,17 @@ def open_model(folder: str | None, adapters: list[str] | None = None) -> Llama:
 
 
 def split_strength(argument: str) -> tuple[str, float]:
-    """`runs/bard:0.7` -> ("runs/bard", 0.7); without a number after the last colon, the strength is 1."""
+    """`runs/bard:0.7` -> ("runs/bard", 0.7); without a colon, or if there is such a folder, the strength is 1.
+
+    Raises ValueError when what follows the last colon is no finite number.
+    """
     path, colon, number = argument.rpartition(":")
-    try:
-        return (path, float(number)) if colon and path else (argument, 1.0)
-    except ValueError:
+    if not (colon and path) or Path(argument).is_dir():
         return argument, 1.0
+    try:
+        strength = float(number)
+    except ValueError:
+        strength = math.nan
+    if not math.isfinite(strength):
+        raise ValueError(f"expected an adapter as FOLDER or FOLDER:STRENGTH, such as {path}:0.5, got {argument!r}")
+    return path, strength

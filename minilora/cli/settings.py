@@ -18,6 +18,7 @@ from minilora.training import TrainingConfig
 
 PRESETS = resources.files("minilora") / "presets"
 TABLES: dict[str, Any] = {"model": LlamaConfig, "lora": LoraConfig, "training": TrainingConfig}
+CHOICES = {"method": ("lora", "full"), "dtype": ("float32", "float16")}
 
 FLAGS = {  # a flag that is set overrides this entry
     "corpus": ("", "corpus"),
@@ -112,15 +113,22 @@ def _read(preset: str) -> dict[str, Any]:
 def _check(preset: str, table: dict[str, Any]) -> Settings:
     values: dict[str, Any] = {"corpus": [], "base": "", "method": "lora", "dtype": "float32", **table}
     for name, kind in TABLES.items():
+        entries, known = values.get(name, {}), [field.name for field in dataclasses.fields(kind)]
+        if not isinstance(entries, dict):
+            raise ValueError(f"preset {preset}: {name} should be a table, got {entries!r}")
+        if unknown := ", ".join(sorted(entries.keys() - set(known))):
+            raise ValueError(f"preset {preset}: [{name}] has no entry {unknown}; it has {', '.join(known)}")
         try:
-            values[name] = kind(**values.get(name, {}))
-        except TypeError:
-            known = {field.name for field in dataclasses.fields(kind)}
-            unknown = ", ".join(sorted(values[name].keys() - known))
-            raise ValueError(f"preset {preset}: [{name}] has no entry {unknown}; it has {', '.join(known)}") from None
-    unknown = ", ".join(values.keys() - {field.name for field in dataclasses.fields(Settings)})
-    if unknown:
+            values[name] = kind(**entries)
+        except TypeError as error:
+            raise ValueError(f"preset {preset}: [{name}]: {error}") from None
+    if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):
         raise ValueError(f"preset {preset} has no entry {unknown}")
+    for name, choices in CHOICES.items():
+        if values[name] not in choices:
+            raise ValueError(f"preset {preset}: {name} should be one of {', '.join(choices)}, got {values[name]!r}")
+    if not isinstance(values["corpus"], list):
+        raise ValueError(f"preset {preset}: corpus should be a list of names, got {values['corpus']!r}")
     return Settings(**values)
 
 
@@ -128,4 +136,4 @@ def _toml(value: Any) -> str:
     """A value as TOML. JSON's notation is TOML's for text, numbers, truth values and lists."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    return json.dumps(value)
+    return json.dumps(value, ensure_ascii=False)

@@ -12,8 +12,7 @@ import numpy as np
 from minilora import lora
 from minilora.cli import options, settings
 from minilora.cli.settings import Settings
-from minilora.data.corpora import load_corpus, split
-from minilora.data.tokenizer import ByteTokenizer
+from minilora.data import ByteTokenizer, load_ids
 from minilora.files import write_atomically
 from minilora.generation import write
 from minilora.nn import Llama
@@ -64,10 +63,10 @@ def add(commands: Any) -> None:
 def _add_run(parser: ArgumentParser, preset: str) -> None:
     parser.add_argument(
         "--preset",
-        default=preset,
         metavar="NAME",
         help=f"settings to start from: {', '.join(settings.presets())}, or a TOML file (default: {preset})",
     )
+    parser.set_defaults(first_preset=preset)
     parser.add_argument("--corpus", nargs="+", metavar="NAME", help="corpora to learn from: names or text files")
     parser.add_argument("--iters", type=int, metavar="N", help="training steps")
     parser.add_argument("--batch", type=int, metavar="N", help="windows per step")
@@ -99,20 +98,16 @@ def run_finetune(flags: Namespace) -> None:
     _run(model, chosen, flags)
 
 
-def load_texts(corpora: list[str], download: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation ids of the corpora, each split on its own and then joined."""
-    if not corpora:
-        raise ValueError("expected a corpus to learn from; name one with --corpus")
-    parts = [split(load_corpus(name, download=download)) for name in corpora]
-    encode = ByteTokenizer().encode
-    return encode("\n\n".join(train for train, _ in parts)), encode("\n\n".join(val for _, val in parts))
-
-
 def _settings(flags: Namespace) -> Settings:
     """The run's settings: of the interrupted run when resuming, else of the preset and the flags."""
     recorded = Path(flags.out) / "run.toml"
     if flags.resume and recorded.is_file():
-        given = [f"--{flag}" for flag in settings.FLAGS if flag != "method" and getattr(flags, flag, None) is not None]
+        fixed = {"method"} if flags.run is run_pretrain else set()
+        given = [
+            f"--{flag.replace('_', '-')}"
+            for flag in ("preset", *settings.FLAGS)
+            if flag not in fixed and getattr(flags, flag, None) is not None
+        ]
         if given:
             raise ValueError(f"--resume goes on with the settings in {recorded}; leave out {', '.join(given)}")
         return settings.settings(str(recorded))
@@ -120,12 +115,15 @@ def _settings(flags: Namespace) -> Settings:
         raise ValueError(f"there is no run to resume in {flags.out}: expected {recorded}")
     if (recorded.parent / CHECKPOINT).exists():
         raise ValueError(f"{flags.out} already holds a run; go on with it by --resume, or choose another --out")
-    return settings.settings(flags.preset, flags)
+    for name in ("config.json", "adapter_config.json"):
+        if (recorded.parent / name).exists():
+            raise ValueError(f"{flags.out} already holds a model or an adapter; choose another --out")
+    return settings.settings(flags.preset or flags.first_preset, flags)
 
 
 def _run(model: Llama, chosen: Settings, flags: Namespace) -> None:
     out = Path(flags.out)
-    train_ids, val_ids = load_texts(chosen.corpus)
+    train_ids, val_ids = load_ids(chosen.corpus)
     print(f"learning from {' and '.join(chosen.corpus)}: {len(train_ids):,} characters, {len(val_ids):,} held out")
     settings.write(out, chosen)
     try:

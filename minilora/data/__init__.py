@@ -1,7 +1,7 @@
 """Text to learn from. Reading order: `sources.py`, `corpora.py`, `tokenizer.py`, `batches.py`; `pastiche.py` writes."""
 
-from minilora.data.corpora import Corpus, load_corpus, split
+from minilora.data.corpora import Corpus, load_corpus, load_ids, split
 from minilora.data.sources import CorpusError
 from minilora.data.tokenizer import ByteTokenizer
 
-__all__ = ["ByteTokenizer", "Corpus", "CorpusError", "load_corpus", "split"]
+__all__ = ["ByteTokenizer", "Corpus", "CorpusError", "load_corpus", "load_ids", "split"]

@@ -16,7 +16,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from minilora.data.sources import SOURCES, CorpusError, fetch
+from minilora.data.tokenizer import ByteTokenizer
 
 PASTICHE_VOICE, PASTICHE_CHARACTERS = "prose", 300_000
 
@@ -86,6 +89,15 @@ def split(corpus: Corpus) -> tuple[str, str]:
             f"found {len(train)} for training and {len(validation)} for validation; use a longer text"
         )
     return train, validation
+
+
+def load_ids(names: list[str], *, download: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation token ids of corpora, by name or path: each split on its own, then joined."""
+    if not names:
+        raise CorpusError("expected a corpus to learn from, got none; name one, or the path of a text file")
+    parts = [split(load_corpus(name, download=download)) for name in names]
+    train, validation = ("\n\n".join(texts) for texts in zip(*parts, strict=True))
+    return ByteTokenizer().encode(train), ByteTokenizer().encode(validation)
 
 
 def to_ascii(text: str) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 
@@ -48,6 +49,10 @@ class LoraConfig:
     modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
+        for name, kinds in KINDS.items():
+            if not isinstance(value := getattr(self, name), kinds):
+                raise AdapterError(f"{name} should be a {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
+        self._check_expressions()
         for rank in (self.r, *self.rank_pattern.values()):
             if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
                 raise AdapterError(f"the rank r should be a whole number of at least 1, got {rank!r}")
@@ -59,9 +64,7 @@ class LoraConfig:
         if self.init_lora_weights not in (True, False, "gaussian"):
             raise AdapterError(f"init_lora_weights should be True, False or 'gaussian', got {self.init_lora_weights!r}")
         if self.bias != "none":
-            raise AdapterError(
-                f"bias = {self.bias!r} is not implemented: there are no biases here; use 'none'"
-            )
+            raise AdapterError(f"bias = {self.bias!r} is not implemented: there are no biases here; use 'none'")
         if self.modules_to_save:
             raise AdapterError(f"modules_to_save = {self.modules_to_save!r} is not implemented; use None")
         if not self.target_modules:
@@ -70,6 +73,15 @@ class LoraConfig:
             raise AdapterError(
                 "layers_to_transform goes with a list of names; with a regular expression, select the layers in it"
             )
+
+    def _check_expressions(self) -> None:
+        """Refuse what should be a regular expression and is none."""
+        wholes = [names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str)]
+        for expression in (*wholes, *self.rank_pattern, *self.alpha_pattern):
+            try:
+                re.compile(expression)
+            except re.error as error:
+                raise AdapterError(f"{expression!r} is not a valid regular expression ({error})") from None
 
     @property
     def is_regex(self) -> bool:
@@ -123,6 +135,16 @@ class LoraConfig:
             "use_dora": False,
         }
 
+
+KINDS: dict[str, tuple[type, ...]] = {
+    "target_modules": (list, tuple, set, str),
+    "exclude_modules": (list, tuple, str, NoneType),
+    "layers_to_transform": (list, tuple, int, NoneType),
+    "rank_pattern": (dict,),
+    "alpha_pattern": (dict,),
+    "use_rslora": (bool,),
+}
+"""What an option can be, said before anything is done with it: configs also come from files."""
 
 IGNORED = {
     "peft_type",

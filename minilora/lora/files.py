@@ -108,9 +108,10 @@ def _refuse_misfits(file: Path, tensors: dict[str, Array], expected: dict[str, t
         raise AdapterError(f"{file} lacks {_some(missing)}, which its config asks for")
     if extra:
         raise AdapterError(f"{file} holds {_some(extra)}, which its config does not ask for")
-    for name, array in tensors.items():
-        if array.shape != expected[name]:
-            raise AdapterError(f"{file}: {name} should have shape {expected[name]} on this model, found {array.shape}")
+    for name, shape in expected.items():
+        array = tensors[name]
+        if array.shape != shape:
+            raise AdapterError(f"{file}: {name} should have shape {shape} on this model, found {array.shape}")
         if not np.isfinite(array).all():
             raise AdapterError(f"{file}: {name} holds numbers that are not finite")
 

@@ -99,4 +99,6 @@ def refuse_if_merged(model: Module, wish: str) -> None:
 
 def _replace(model: Module, path: str, module: Linear) -> None:
     parent, _, name = path.rpartition(".")
-    setattr(dict(model.named_modules())[parent], name, module)
+    holder = dict(model.named_modules())[parent]
+    module.rng = holder.rng  # in training or not, as all around it
+    setattr(holder, name, module)

@@ -51,10 +51,7 @@ def _named(path: str, names: list[str] | str | None) -> bool:
     if not names:
         return False
     if isinstance(names, str):
-        try:
-            return re.fullmatch(names, path) is not None
-        except re.error as error:
-            raise AdapterError(f"{names!r} is not a valid regular expression ({error})") from None
+        return re.fullmatch(names, path) is not None
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 

@@ -70,10 +70,11 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         for name in ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr should be positive, got {self.lr}")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} should be a whole number of at least 1, got {value!r}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr should be positive and finite, got {self.lr}")
 
 
 def train(
@@ -128,7 +129,8 @@ def train(
             recent = float(np.mean(history.losses[-config.eval_every :])) if history.losses else math.nan
             shown.evaluation(optimizer.steps, recent, loss, sample() if sample else "")
 
-    with _ctrl_c() as pressed:
+    # NumPy need not warn of overflow: what is not finite is found below, and said once.
+    with _ctrl_c() as pressed, np.errstate(all="ignore"):
         while optimizer.steps < config.iters:
             if optimizer.steps % config.eval_every == 0:
                 look()
@@ -169,8 +171,8 @@ class _Run:
         }
 
     def save(self) -> None:
-        steps = self.optimizer.steps
-        self.refuse_unless(np.isfinite(self.optimizer.data).all(), f"a parameter is not finite after step {steps}")
+        finite = bool(np.isfinite(self.optimizer.data).all())
+        self.refuse_unless(finite, f"a parameter is not finite after step {self.optimizer.steps}")
         if self.path:
             checkpoint.save(self.path, self.optimizer, self.rng, self.history, self.settings)
 
@@ -198,7 +200,8 @@ class _Run:
     def refuse_unless(self, good: bool, problem: str) -> None:
         """Raise TrainingError with `problem`, before anything that is not good is saved."""
         if not good:
-            kept = f"the last good state is in {self.path}" if self.path else "no checkpoint was kept"
+            there = self.path and self.path.exists()
+            kept = f"the last good state is in {self.path}" if there else "no checkpoint was kept"
             raise TrainingError(f"{problem}; {kept}. A lower learning rate than {self.config.lr:g} usually helps")
 
 
