@@ -25,6 +25,9 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; 0 when it went well, 2 after an error (one line, no traceback), 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without Greek letters shows ? rather than an error
     parser = Parser(
         prog="minilora",
         description="LoRA from scratch: pretrain a small Llama, adapt it, look at what happened.",

@@ -7,6 +7,8 @@ replaced in one rename, so whatever moment a run is killed at, a whole checkpoin
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,8 @@ from typing import Any
 import numpy as np
 
 from minilora.files import read_metadata, read_tensors, write_tensors
+from minilora.lora.inject import lora_modules
+from minilora.nn import Llama
 from minilora.training.optimizer import AdamW
 
 
@@ -79,3 +83,26 @@ def load(path: Path, optimizer: AdamW, rng: np.random.Generator, history: Histor
     rng.bit_generator.state = state["generator"]
     history.losses[:] = tensors["losses"].tolist()
     history.evaluations[:] = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]
+
+
+def fingerprints(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray) -> dict[str, Any]:
+    """What a resumed run must agree on besides its settings: the texts, the frozen weights, the acting adapters."""
+    found: dict[str, Any] = {
+        "data": _digest([train_ids]),
+        "validation data": _digest([val_ids]),
+        "frozen parameters": _digest([p.data for p in model.parameters() if not p.requires_grad]),
+    }
+    for _, module in lora_modules(model):
+        for adapter, strength in module.active.items():
+            for name, value in dataclasses.asdict(module.config[adapter]).items():
+                found[f"{adapter}.{name}"] = value
+            found[f"{adapter}.strength"] = strength
+    return found
+
+
+def _digest(arrays: list[np.ndarray]) -> str:
+    """SHA-256 of the arrays' bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

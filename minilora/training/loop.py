@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import signal
 import threading
@@ -162,13 +161,7 @@ class _Run:
             [(name, p) for name, p in named if p.requires_grad], config.weight_decay, (config.beta1, config.beta2)
         )
         self.history = History()
-        # What a resumed run must agree on.
-        self.settings = {
-            **dataclasses.asdict(config),
-            "data": _digest([ids]),
-            "validation data": _digest([val_ids]),
-            "frozen parameters": _digest([p.data for _, p in named if not p.requires_grad]),
-        }
+        self.settings = {**dataclasses.asdict(config), **checkpoint.fingerprints(model, ids, val_ids)}
 
     def save(self) -> None:
         finite = bool(np.isfinite(self.optimizer.data).all())
@@ -212,14 +205,6 @@ def _check(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray, context: in
         raise ValueError(f"a context of {context} tokens is more than the model's, which is {longest}")
     for ids in (train_ids, val_ids):
         check_length(ids, context)
-
-
-def _digest(arrays: list[np.ndarray]) -> str:
-    """A fingerprint of arrays: SHA-256 of their bytes."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 @contextmanager
