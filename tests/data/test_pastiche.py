@@ -13,11 +13,13 @@ from functools import cache
 from importlib import resources
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from minilora.data.pastiche import VOICES, Pen, grammar, paragraphs, polish, write
 
+# A smaller seed is no simpler text, so a failure is reported as it was found.
+anywhere = settings(max_examples=60, deadline=None, phases=[Phase.generate])
 every_voice = pytest.mark.parametrize("voice", VOICES)
 SLOT = re.compile(r"\{(?:(\w+)=)?(\w+)\}")  # the notation, stated a second time
 
@@ -39,9 +41,9 @@ def verse_lines() -> list[str]:
 # Reproducible --------------------------------------------------------------------------------------------
 
 PINNED = {
-    "prose": "9dc46994ca23e01298917bb4c67c9ebcff6e365f2d2cc87bda436a4b5a48885a",
-    "verse": "844765663b68fc5e63541817bedc97a1bda86c5964d1dbb576284d4b18243c0c",
-    "recipe": "499cd51967e0d662cca000c3a89d1144bcad2f81c68f8f126b039e7ad5b9a24e",
+    "prose": "60e03486f838da4b347927c18a063b16d1c10459f09892e9235071f2c76bbfd2",
+    "verse": "cee0ff4b2914c04dc88d22a17e20e9889b73b4e5c7bfc11324660901eb7bcc9b",
+    "recipe": "88705da550feaa73fc6b231115799a0b6f6da2caba289d0cbd4ee6962bcc366c",
     "log": "eece4e87a778dac4d752d9b3949f863221b798ca95db4153442ad9bda2d3a2ff",
 }
 
@@ -52,30 +54,32 @@ def test_the_bytes_never_change(voice):
 
 
 @given(voice=st.sampled_from(VOICES), seed=st.integers(), characters=st.integers(1, 3_000))
-@settings(max_examples=40, deadline=None)
+@anywhere
 def test_same_arguments_same_text(voice, seed, characters):
     assert write(voice, characters, seed) == write(voice, characters, seed)
 
 
 @given(voice=st.sampled_from(VOICES), seeds=st.lists(st.integers(), min_size=2, max_size=2, unique=True))
-@settings(max_examples=40, deadline=None)
+@anywhere
 def test_different_seeds_different_text(voice, seeds):
     one, other = (write(voice, 500, seed) for seed in seeds)
     assert one != other
 
 
 @given(voice=st.sampled_from(VOICES), seed=st.integers(0, 99), lengths=st.tuples(*[st.integers(1, 6_000)] * 2))
-@settings(max_examples=60, deadline=None)
+@anywhere
 def test_a_longer_text_begins_with_the_shorter(voice, seed, lengths):
     assert write(voice, max(lengths), seed).startswith(write(voice, min(lengths), seed))
 
 
 @given(voice=st.sampled_from(VOICES), seed=st.integers(0, 99), characters=st.integers(1, 6_000))
-@settings(max_examples=60, deadline=None)
+@anywhere
 def test_ends_with_the_paragraph_that_reaches_the_length(voice, seed, characters):
     text = write(voice, characters, seed)
-    all_but_the_last = text.rpartition("\n\n")[0]
-    assert len(text) >= characters > len(all_but_the_last) + (1 if all_but_the_last else 0)
+    all_but_the_last = text[: text.rstrip().rfind("\n\n") + 1]
+    assert len(text) >= characters > len(all_but_the_last)
+    assert write(voice, len(text), seed) == text
+    assert len(write(voice, len(text) + 1, seed)) > len(text) + 1
 
 
 @every_voice
@@ -145,6 +149,8 @@ def test_recipes_list_what_they_use():
         assert [step[0] for step in steps] == [str(n + 1) for n in range(len(steps))]
         assert len(steps) >= 3
         assert len(ingredients) + len(steps) + 3 == len(lines)  # the title, whom it serves, the note
+        staples = set(re.findall(r"\bthe (flour|sugar|egg)s?\b", " ".join(steps)))
+        assert all(staple in " ".join(ingredients) for staple in staples)
 
 
 def test_log_days_follow_one_another():
@@ -177,15 +183,15 @@ def test_verse_lines_begin_with_a_capital():
 
 
 def test_verse_lines_have_about_ten_syllables():
-    def syllables(line: str) -> int:  # vowel groups, less the silent e: right within one or two
-        return sum(
-            max(1, len(re.findall(r"[aeiouy]+", re.sub(r"(?<=[a-z]{2})e?('?s|d)?$", "", word))))
-            for word in re.findall(r"[a-z']+", line.lower())
-        )
+    def syllables(word: str) -> int:  # vowel groups, less the endings that are silent: seldom wrong by more than one
+        spoken = re.sub(r"'s$|(?<=[^l])e$|(?<=[^td])ed$|(?<=[^sxc])es$", "", word)
+        return max(1, len(re.findall(r"[aeiouy]+", spoken)))
 
-    counts = [syllables(line) for line in verse_lines() if len(line) > 25]
-    assert sum(9 <= n <= 11 for n in counts) > 0.85 * len(counts)
-    assert abs(sum(counts) / len(counts) - 10) < 0.5
+    lines = [re.findall(r"[a-z']+", line.lower()) for line in verse_lines() if len(line) > 25]
+    counts = [sum(map(syllables, line)) for line in lines]
+    assert sum(9 <= n <= 11 for n in counts) > 0.98 * len(counts)
+    assert abs(sum(counts) / len(counts) - 10) < 0.3
+    assert max(counts) <= 13
 
 
 def test_thou_speaks_its_own_grammar():
@@ -200,7 +206,7 @@ def test_thou_speaks_its_own_grammar():
 def test_verse_mixes_short_and_long_speeches():
     lengths = Counter(len(speech) - 1 for speech in speeches())
     assert lengths[1] > 0.15 * lengths.total()
-    assert sum(count for lines, count in lengths.items() if lines >= 6) > 0.08 * lengths.total()
+    assert sum(count for lines, count in lengths.items() if lines >= 6) > 0.05 * lengths.total()
 
 
 # Different, and rich ---------------------------------------------------------------------------------------

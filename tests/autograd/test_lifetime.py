@@ -1,0 +1,190 @@
+"""How long things live and who may work at the same time: no_grad, deep graphs, memory, threads."""
+
+import gc
+import threading
+import tracemalloc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from minilora.autograd import Tensor, gradients, no_grad, ops
+
+DEPTH = 20_000
+
+
+@pytest.fixture
+def without_collector():
+    """Only reference counts free memory here."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def leaf(*values):
+    return Tensor(np.array(values, dtype=np.float64), requires_grad=True)
+
+
+def test_no_grad_records_nothing_inside_and_everything_after():
+    x = leaf(2.0)
+    with no_grad():
+        y = x * x
+    assert (y.requires_grad, y.edges, y.rules) == (False, (), ())
+    assert (x * x).requires_grad
+    assert x.requires_grad
+
+
+def test_no_grad_as_a_decorator_works_at_every_call():
+    @no_grad()
+    def square(x):
+        return x * x
+
+    x = leaf(2.0)
+    for _ in range(3):
+        assert not square(x).requires_grad
+        assert (x * x).requires_grad
+
+
+def test_no_grad_nests():
+    x = leaf(2.0)
+    with no_grad():
+        with no_grad():
+            assert not (x * x).requires_grad
+        assert not (x * x).requires_grad
+    assert (x * x).requires_grad
+
+
+def test_no_grad_ends_with_an_exception():
+    x = leaf(2.0)
+    with pytest.raises(KeyError), no_grad():
+        raise KeyError
+    assert (x * x).requires_grad
+
+
+def test_no_grad_leaves_a_running_thread_alone():
+    x, inside, found = leaf(2.0), threading.Event(), []
+
+    def work():
+        assert inside.wait(10)
+        found.append((x * x).requires_grad)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    with no_grad():
+        inside.set()
+        thread.join(10)
+        assert not (x * x).requires_grad
+    assert found == [True]
+
+
+def test_backward_works_inside_no_grad():
+    x = leaf(3.0)
+    loss = x * x
+    with no_grad():
+        loss.backward()
+    assert x.grad.tolist() == [6]
+
+
+def test_a_very_deep_graph_works_forward_backward_and_when_dropped(without_collector):
+    x = leaf(2.0)
+    y = x
+    for _ in range(DEPTH):
+        y = -y
+    bottom = weakref.ref(y.edges[0][1])
+    assert gradients(y, [x])[0].tolist() == [1]
+    y.backward()
+    assert x.grad.tolist() == [1]
+    assert bottom() is None
+    z = x
+    for _ in range(DEPTH):
+        z = 1 - z  # never pulled back: the whole chain goes at once
+    middle = weakref.ref(z.edges[0][1])
+    del z
+    assert middle() is None
+
+
+def test_a_dropped_graph_is_freed_without_the_collector(without_collector):
+    x = leaf(*range(6))
+    middle = ops.softmax(ops.exp(x.reshape(2, 3)) @ np.ones((3, 4)))
+    loss = ops.cross_entropy(middle, np.array([1, 2]))
+    gradients(loss, [x, middle])
+    watched = [weakref.ref(thing) for thing in (middle, middle.data, loss, loss.edges[0][1])]
+    del middle
+    assert all(ref() is not None for ref in watched)  # the loss holds its history
+    del loss
+    assert [ref() for ref in watched] == [None] * 4
+
+
+def test_backward_frees_the_graph_although_the_loss_is_kept(without_collector):
+    x = leaf(*range(6))
+    middle = ops.tanh(x)
+    watched = [weakref.ref(middle), weakref.ref(middle.data)]
+    loss = (middle * middle).sum()
+    del middle
+    gradients(loss, [x])
+    assert all(ref() is not None for ref in watched)
+    loss.backward()
+    assert [ref() for ref in watched] == [None, None]
+    assert loss.item() > 0
+    assert loss.rules == ()
+
+
+def test_gradients_on_the_way_are_let_go():
+    """A hundred gradients of 800 kB arrive here; two or three are needed at a time."""
+    x = Tensor(np.ones(100_000), requires_grad=True)
+    y = x
+    for _ in range(100):
+        y = -y
+    loss = y.sum()
+    tracemalloc.start()
+    try:
+        gradients(loss, [x])
+        assert tracemalloc.get_traced_memory()[1] < 5 * x.data.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_refused_backward_leaves_the_graph_whole():
+    x = leaf(2.0)
+    loss = x * x
+    with pytest.raises(ValueError, match="cotangent"):
+        loss.backward(np.ones(3))
+    loss.backward()
+    assert x.grad.tolist() == [4]
+
+
+def shared_model(rng):
+    return [Tensor(rng.standard_normal(shape), requires_grad=True) for shape in ((11, 8), (8,), (8, 8), (11, 8))]
+
+
+def loss_of(parameters, ids):
+    table, scale, weight, head = parameters
+    x = ops.rms_norm(ops.embedding(table, ids), scale)
+    heads = ops.linear(x, weight).reshape(*ids.shape, 2, 4).transpose(0, 2, 1, 3)
+    x = x + ops.causal_attention(heads, heads, heads).transpose(0, 2, 1, 3).reshape(*ids.shape, 8)
+    return ops.cross_entropy(ops.linear(x, head), (ids + 1) % 11)
+
+
+def test_threads_may_share_parameters():
+    rng = np.random.default_rng(0)
+    parameters = shared_model(rng)
+    batches = [rng.integers(0, 11, (2, 9)) for _ in range(12)]
+    work = lambda ids: gradients(loss_of(parameters, ids), parameters)  # noqa: E731
+    expected = [work(ids) for ids in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            for found, alone in zip(pool.map(work, batches), expected, strict=True):
+                assert all(np.array_equal(g, a) for g, a in zip(found, alone, strict=True))
+    assert all(p.grad is None for p in parameters)
+
+
+def test_threads_may_share_a_graph():
+    rng = np.random.default_rng(1)
+    parameters = shared_model(rng)
+    loss = loss_of(parameters, rng.integers(0, 11, (2, 9)))
+    alone = gradients(loss, parameters)
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(gradients, loss, parameters) for _ in range(24)]:
+            assert all(np.array_equal(g, a) for g, a in zip(future.result(), alone, strict=True))

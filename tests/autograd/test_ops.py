@@ -1,0 +1,194 @@
+"""What every op must do. The tests walk `OPS`; `conftest.py` has a strategy for each.
+
+Rules are held against finite differences in float64 (gradcheck: random cotangents, relative error below 1e-7); the
+shapes drawn run over 0-d, length 1, broadcasting, repeats and crossed block borders.
+"""
+
+import gc
+import weakref
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilora.autograd import OPS, Tensor, gradcheck, gradients
+
+each_op = pytest.mark.parametrize("name", sorted(OPS))
+cases = st.data()
+several = settings(max_examples=30, deadline=None, derandomize=True)
+few = settings(max_examples=10, deadline=None, derandomize=True)
+
+
+def leaves(arrays):
+    return [Tensor(x, requires_grad=True) for x in arrays]
+
+
+def cotangent_of(output, seed=0):
+    return np.asarray(np.random.default_rng(seed).standard_normal(output.shape), dtype=output.dtype)
+
+
+def value_and_gradients(function, arrays):
+    inputs = leaves(arrays)
+    output = function(*inputs)
+    return [output.data, *gradients(output, inputs, cotangent_of(output))]
+
+
+def test_every_op_has_a_strategy_and_every_strategy_an_op(strategies):
+    assert set(OPS) - set(strategies) == set(), "ops without a strategy in conftest.py"
+    assert set(strategies) - set(OPS) == set(), "strategies for ops that do not exist"
+
+
+@each_op
+@several
+@given(data=cases)
+def test_value_and_rules_are_right(draw_case, error, name, data):
+    case = draw_case(data, name)
+    output = case.function(*map(Tensor, case.arrays))
+    expected = case.expected(*case.arrays)
+    assert output.shape == np.shape(expected)
+    assert error(output.data, expected) < 1e-13
+    assert gradcheck(case.function, case.arrays, np.random.default_rng(0)) < 1e-7
+
+
+@each_op
+@several
+@given(data=cases)
+def test_float32_stays_float32(draw_case, name, data):
+    """In the output, in the gradients, and already in what the rules return, before the engine could cast it."""
+    case = draw_case(data, name)
+    exact = value_and_gradients(case.function, case.arrays)
+    arrays = [x.astype(np.float32) for x in case.arrays]
+    found = value_and_gradients(case.function, arrays)
+    for value, reference in zip(found, exact, strict=True):
+        assert isinstance(value, np.ndarray)
+        assert value.dtype == np.float32
+        assert np.max(np.abs(value - reference), initial=0) <= 2e-5 * max(1, np.max(np.abs(reference), initial=0))
+    output = case.function(*leaves(arrays))
+    g = cotangent_of(output)
+    pulled = output.rules(g) if callable(output.rules) else [rule(g) for rule in output.rules if rule]
+    assert [gx.dtype for gx in pulled] == [np.float32] * len(arrays)
+
+
+@each_op
+@several
+@given(data=cases)
+def test_float32_rules_keep_nothing_of_float64(draw_case, name, data):
+    """It would take twice the memory and the time on the way, and show in no result."""
+    case = draw_case(data, name)
+    output = case.function(*leaves([x.astype(np.float32) for x in case.arrays]))
+    assert [x for x in kept(output.rules) if x.dtype == np.float64] == []
+
+
+def kept(thing):
+    """Every array and NumPy scalar that a rule, or a tuple of rules, holds on to."""
+    if isinstance(thing, np.ndarray | np.generic):
+        return [thing]
+    cells = getattr(thing, "__closure__", None) or ()
+    parts = thing if isinstance(thing, list | tuple) else [cell.cell_contents for cell in cells]
+    return [x for part in parts for x in kept(part)]
+
+
+def test_kept_finds_what_is_nested():
+    x, y = np.float64(1), np.float64(2)
+    assert kept((lambda g: g * x, None, [lambda g: lambda: g * y])) == [1, 2]
+
+
+@each_op
+@several
+@given(data=cases)
+def test_nothing_is_written_to(draw_case, name, data):
+    """Not the inputs, the cotangent or the output; nor what is kept for the rules, which may be called again."""
+    case = draw_case(data, name)
+    for x in case.arrays:
+        x.flags.writeable = False
+    inputs = leaves(case.arrays)
+    output = case.function(*inputs)
+    value, g = output.data.copy(), cotangent_of(output)
+    g.flags.writeable = False
+    first = gradients(output, inputs, g)
+    second = gradients(output, inputs, g)
+    assert np.array_equal(output.data, value)
+    for once, again in zip(first, second, strict=True):
+        assert np.array_equal(once, again)
+
+
+@each_op
+@several
+@given(data=cases)
+def test_layout_in_memory_makes_no_difference(draw_case, error, name, data):
+    case = draw_case(data, name)
+    expected = value_and_gradients(case.function, case.arrays)
+    for layout in (fortran, every_second, backwards):
+        found = value_and_gradients(case.function, [layout(x) for x in case.arrays])
+        for value, reference in zip(found, expected, strict=True):
+            assert value.shape == reference.shape
+            assert error(value, reference) < 1e-13
+    inputs = leaves(case.arrays)
+    output = case.function(*inputs)
+    for layout in (fortran, every_second, backwards):
+        found = gradients(output, inputs, layout(cotangent_of(output)))
+        for value, reference in zip(found, expected[1:], strict=True):
+            assert error(value, reference) < 1e-13
+
+
+def fortran(x):
+    return x.copy(order="F")
+
+
+def every_second(x):
+    """The same numbers as a view of an array twice as long along each axis."""
+    roomy = np.full([2 * n for n in x.shape], np.nan, dtype=x.dtype)
+    view = roomy[(slice(None, None, 2),) * x.ndim] if x.ndim else roomy
+    view[...] = x
+    return view
+
+
+def backwards(x):
+    """The same numbers as a view with negative strides."""
+    reverse = (slice(None, None, -1),) * x.ndim
+    return x[reverse].copy()[reverse] if x.ndim else x
+
+
+@each_op
+@few
+@given(data=cases)
+def test_a_frozen_input_is_no_edge_and_changes_no_other_gradient(draw_case, name, data):
+    case = draw_case(data, name)
+    _, *together = value_and_gradients(case.function, case.arrays)
+    for i, expected in enumerate(together):
+        inputs = [Tensor(x, requires_grad=i == j) for j, x in enumerate(case.arrays)]
+        output = case.function(*inputs)
+        assert [x for _, x in output.edges] == [inputs[i]]
+        found = gradients(output, inputs, cotangent_of(output))
+        for j, g in enumerate(found):
+            assert np.array_equal(g, expected if i == j else np.zeros_like(case.arrays[j]))
+
+
+@each_op
+@few
+@given(data=cases)
+def test_without_gradients_nothing_is_recorded(draw_case, name, data):
+    case = draw_case(data, name)
+    output = case.function(*map(Tensor, case.arrays))
+    assert not output.requires_grad
+    assert output.edges == ()
+    assert output.rules == ()
+
+
+@each_op
+@few
+@given(data=cases)
+def test_a_dropped_graph_is_freed_at_once(draw_case, name, data):
+    """A reference cycle through the rules would keep arrays until the garbage collector comes by."""
+    case = draw_case(data, name)
+    inputs = leaves([x.copy() for x in case.arrays])
+    output = case.function(*inputs)
+    watched = [weakref.ref(x) for x in (output, output.data, *inputs, *(x.data for x in inputs))]
+    gc.disable()
+    try:
+        gradients(output, inputs, cotangent_of(output))
+        del output, inputs
+        assert [ref() for ref in watched] == [None] * len(watched)
+    finally:
+        gc.enable()

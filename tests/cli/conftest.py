@@ -1,0 +1,106 @@
+"""The command line without a network, on a tiny model that it made itself, with two adapters."""
+
+import os
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from minilora.cli import main
+from minilora.data import pastiche, sources
+
+SHORT = ["--context", 16, "--batch", 4, "--iters", 5]
+TINY = ["--layers", 1, "--hidden", 16, "--intermediate", 32, "--heads", 2, "--dtype", "float32", *SHORT]
+ADAPT = [*SHORT, "--lr", 0.05]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch, tmp_path):
+    """An empty folder to work in, no corpora on this machine, no network, and no waiting for the disk."""
+    for folder in ("work", "data", "cache"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("MINILORA_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path / "cache")
+
+    def no_network(url):
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(sources, "_open", no_network)
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # nothing here pulls the plug
+
+
+def call(arguments):
+    """The command's exit code."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as stop:  # argparse leaves this way, after --help and after a wrong flag
+        return stop.code
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """Folders, made once: `text` and `verse` (files), `tiny` (a model), `bard` and `log` (adapters of it)."""
+    root = tmp_path_factory.mktemp("original")
+    for name, voice in (("text", "prose"), ("verse", "verse")):
+        (root / name).write_text(pastiche.write(voice, 2500))
+    assert call(["pretrain", *TINY, "--corpus", root / "text", "--out", root / "tiny"]) == 0
+    for name, corpus, rank in (("bard", "verse", 2), ("log", "text", 3)):
+        flags = ["--model", root / "tiny", "--corpus", root / corpus, "--rank", rank, "--seed", rank]
+        assert call(["finetune", *flags, *ADAPT, "--out", root / name]) == 0
+    return root
+
+
+@pytest.fixture
+def here(original, tmp_path):
+    """The same folders, as a copy that a test may spoil: here.tiny, here.bard, ...; here.work is empty."""
+    for name in ("tiny", "bard", "log"):
+        shutil.copytree(original / name, tmp_path / name)
+    for name in ("text", "verse"):
+        shutil.copy(original / name, tmp_path / name)
+    return SimpleNamespace(**{path.name: path for path in tmp_path.iterdir()}, root=tmp_path)
+
+
+@pytest.fixture
+def minilora(capsys):
+    """minilora(*arguments): what a command that goes well prints."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert call(arguments) == 0
+        out, err = capsys.readouterr()
+        assert err == ""
+        return out
+
+    return run
+
+
+@pytest.fixture
+def fails(capsys):
+    """fails(*arguments): the one line that a command prints which does not go well."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        assert call(arguments) == 2
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        assert err.endswith("\n")
+        assert err.startswith("minilora: error: ")
+        assert len(err.splitlines()) == 1
+        return err.removeprefix("minilora: error: ").strip()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def contents():
+    """contents(folder): every file's bytes, by path."""
+    return lambda folder: {
+        str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()
+    }
+
+
+@pytest.fixture(scope="session")
+def adapt():
+    """The flags of a short fine-tuning run."""
+    return ADAPT

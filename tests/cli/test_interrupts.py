@@ -1,0 +1,187 @@
+"""Ctrl-C and `kill -9` on `minilora finetune`: whatever the moment, `--resume` ends with the same bytes.
+
+The processes here are real and so are the signals. When they come is counted, in steps or in function calls, and not
+timed, so that a failure can be repeated.
+"""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from minilora.files import read_tensors
+
+ITERS = 8
+PRESET = """
+corpus = ["{root}/verse"]
+base = "{root}/tiny"
+[lora]
+r = 2
+lora_alpha = 4
+lora_dropout = 0.25
+target_modules = "all-linear"
+[training]
+iters = {iters}
+batch = 2
+context = 16
+accumulate = 2
+lr = 0.05
+warmup = 2
+eval_every = 3
+eval_windows = 4
+checkpoint_every = {checkpoint_every}
+"""
+
+# `python -m minilora ...`, which kills itself at the `moment`th call of a function after everything is loaded and the
+# run begins to write; without a moment, it counts the calls.
+KILLED = textwrap.dedent(
+    """
+    import os, runpy, signal, sys
+    import minilora.cli, tqdm.auto, safetensors.numpy
+
+    moment, calls, write = int(sys.argv.pop(1)), 0, minilora.cli.settings.write
+
+    def watch(frame, event, argument):
+        global calls
+        calls += "call" in event
+        if calls == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def begin(*arguments):
+        sys.setprofile(watch)
+        return write(*arguments)
+
+    minilora.cli.settings.write = begin
+    minilora.cli.train.write = lambda *_, **__: ""  # samples would be most of the calls, and no state is in them
+    os.fsync = lambda handle: None  # this kills processes, not machines
+    try:
+        runpy.run_module("minilora", run_name="__main__")
+    finally:
+        sys.setprofile(None)
+        print("calls:", calls)
+    """
+)
+
+# `python -m minilora ...`, which says when its third step begins, and waits for a Ctrl-C to arrive in it.
+WAITING = textwrap.dedent(
+    """
+    import os, runpy, signal, time
+    from minilora.training import AdamW, loop
+
+    os.fsync = lambda handle: None
+    clip = AdamW.clip
+
+    def wait(self, max_norm):
+        if self.steps == 2:
+            ours = signal.getsignal(signal.SIGINT)
+            print("third step", flush=True)
+            while signal.getsignal(signal.SIGINT) is ours:  # a first Ctrl-C gives the signal back to Python
+                time.sleep(0.01)
+        return clip(self, max_norm)
+
+    AdamW.clip = wait
+    runpy.run_module("minilora", run_name="__main__")
+    """
+)
+
+
+def start(script, *arguments):
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+
+
+@pytest.fixture(scope="module")
+def preset(original, tmp_path_factory):
+    """preset(checkpoint_every): a run with dropout and accumulation, as a TOML file."""
+
+    def write(checkpoint_every):
+        path = tmp_path_factory.mktemp("preset") / "run.toml"
+        path.write_text(PRESET.format(root=original, iters=ITERS, checkpoint_every=checkpoint_every))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def whole(preset, contents, tmp_path_factory):
+    """A run that nothing stopped: its preset, what it left, and how many calls it took."""
+    preset, folder = preset(checkpoint_every=1), tmp_path_factory.mktemp("whole")
+    run = start(KILLED, 0, "finetune", "--preset", preset, "--out", folder)
+    out, err = run.communicate()
+    assert (run.returncode, err) == (0, "")
+    return preset, contents(folder), int(re.search(r"^calls: (\d+)$", out, re.M)[1])
+
+
+CHAINS = [
+    [0.0],
+    [0.25],
+    [0.5],
+    [0.75],
+    [0.995],
+    *([random.Random(i).random() / 2 for i in range(n, n + 3)] for n in (0, 9)),
+]
+
+
+@pytest.mark.parametrize("parts", CHAINS)
+def test_kill_at_any_moment(parts, here, whole, minilora, contents):
+    """Killed after parts of the calls that a whole run takes, again and again: what is left is whole each time."""
+    preset, expected, calls = whole
+    folder = here.work / "killed"
+    path, steps = folder / "checkpoint.safetensors", [0]
+    for part in parts:
+        go_on = ["--resume"] if (folder / "run.toml").exists() else ["--preset", preset]
+        run = start(KILLED, 1 + int(part * calls), "finetune", *go_on, "--out", folder)
+        _, err = run.communicate()
+        assert (run.returncode, err) == (-signal.SIGKILL, "")
+        steps.append(len(read_tensors(path)["losses"]) if path.exists() else 0)
+    assert steps == sorted(steps)  # no progress is lost
+    go_on = ["--resume"] if (folder / "run.toml").exists() else ["--preset", preset]
+    minilora("finetune", *go_on, "--out", folder)
+    found = contents(folder)
+    assert {name: found[name] for name in expected} == expected
+    assert all(name.endswith(".tmp") for name in found.keys() - expected.keys())
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_ctrl_c_saves_and_says_how_to_go_on(method, here, preset, minilora, contents):
+    preset = preset(100)
+    run = start(WAITING, "finetune", "--preset", preset, "--method", method, "--out", "stopped")
+    while "third step" not in run.stdout.readline():
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate()
+    assert run.returncode == 130
+    assert err == f"minilora: stopped after step 3 of {ITERS}; go on with: minilora finetune --resume --out stopped\n"
+    assert len(read_tensors("stopped/checkpoint.safetensors")["losses"]) == 3
+    minilora(*err.rpartition(": minilora ")[2].split())  # exactly what it said
+    minilora("finetune", "--preset", preset, "--method", method, "--out", "whole")
+    assert contents(here.work / "stopped") == contents(here.work / "whole")
+    assert ("adapter_model.safetensors" in contents(here.work / "whole")) == (method == "lora")
+
+
+def test_ctrl_c_in_a_pretraining_run(here, minilora, contents):
+    flags = ["pretrain", "--preset", here.tiny / "run.toml"]
+    run = start(WAITING, *flags, "--out", "stopped")
+    while "third step" not in run.stdout.readline():
+        assert run.poll() is None
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate()
+    assert run.returncode == 130
+    assert err == "minilora: stopped after step 3 of 5; go on with: minilora pretrain --resume --out stopped\n"
+    minilora("pretrain", "--resume", "--out", "stopped")
+    assert contents(here.work / "stopped") == contents(here.tiny)
+
+
+def test_ctrl_c_elsewhere(here, monkeypatch, capsys):
+    from minilora.cli import generate, main
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(generate, "write_stream", interrupt)
+    assert main(["generate", "--model", str(here.tiny)]) == 130
+    assert capsys.readouterr().err == "minilora: stopped\n"

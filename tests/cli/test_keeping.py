@@ -1,0 +1,78 @@
+"""What is there is kept: a run's folder, a model's, an adapter's; a run goes on as the run it was, or not at all."""
+
+import pytest
+
+
+@pytest.mark.parametrize("command", ["finetune", "pretrain"])
+@pytest.mark.parametrize("holder", ["tiny", "bard"])
+def test_a_folder_that_holds_a_run_is_not_written_over(command, holder, here, fails, contents):
+    folder = getattr(here, holder)
+    flags = [command, "--corpus", here.verse, "--context", 16, "--iters", 1, "--out", folder]
+    before = contents(here.root)
+    assert "already holds a run; go on with it by --resume, or choose another --out" in fails(*flags)
+    (folder / "checkpoint.safetensors").unlink()
+    assert "already holds a model or an adapter; choose another --out" in fails(*flags)
+    (folder / "checkpoint.safetensors").write_bytes(before[f"{holder}/checkpoint.safetensors"])
+    assert contents(here.root) == before
+
+
+@pytest.mark.parametrize("out", ["tiny", "bard", "log"])
+def test_merge_does_not_write_over_a_model_or_an_adapter(out, here, fails, contents):
+    before = contents(here.root)
+    line = fails("merge", "--model", here.tiny, "--adapter", here.bard, "--out", getattr(here, out))
+    assert "already holds a model or an adapter; choose another --out" in line
+    assert contents(here.root) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("finetune --resume --out {bard} --lr 1", "--lr"),
+        ("finetune --resume --out {bard} --method full --rank 2", "--method, --rank"),
+        ("finetune --resume --out {bard} --preset demo", "--preset"),
+        ("finetune --resume --out {bard} --model {tiny} --corpus x", "--corpus, --model"),
+        ("pretrain --resume --out {tiny} --kv-heads 1", "--kv-heads"),
+        ("pretrain --resume --out {tiny} --seed 0", "--seed"),
+    ],
+)
+def test_resuming_with_other_flags(command, given, here, fails, contents):
+    before = contents(here.root)
+    line = fails(*command.format(**vars(here)).split())
+    assert line.endswith(f"leave out {given}")
+    assert contents(here.root) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("lr = 0.05", "lr = 0.04", "was made with lr = 0.05, this run has 0.04"),
+        ("seed = 2", "seed = 3", "was made with seed = 2, this run has 3"),
+        ("\nr = 2", "\nr = 3", "trains other parameters than this run"),
+        ("lora_alpha = 4", "lora_alpha = 8", "was made with default.lora_alpha = 4, this run has 8"),
+        ("lora_dropout = 0.0", "lora_dropout = 0.1", "was made with default.lora_dropout = 0.0, this run has 0.1"),
+        ("{original}/verse", "{root}/text", "was made with data = "),
+        ("{original}/tiny", "{root}/other", "was made with frozen parameters = "),
+        ('method = "lora"', 'method = "full"', "trains other parameters than this run"),
+    ],
+)
+def test_resuming_another_run(old, new, words, here, original, minilora, fails, contents):
+    """The record of the run was edited, or what it names has changed: the checkpoint is not of this run."""
+    minilora("pretrain", "--preset", here.tiny / "run.toml", "--seed", 5, "--out", here.root / "other")
+    old, new = (text.format(original=original, root=here.root) for text in (old, new))
+    record = here.bard / "run.toml"
+    assert record.read_text().count(old) == 1
+    record.write_text(record.read_text().replace(old, new))
+    before = contents(here.root)
+    line = fails("finetune", "--resume", "--out", here.bard)
+    assert line.startswith("cannot resume: ")
+    assert words in line
+    assert contents(here.root) == before
+
+
+@pytest.mark.parametrize("part", [0, 0.3, 0.9, 0.999])
+def test_resuming_from_a_truncated_checkpoint(part, here, fails, contents):
+    path = here.bard / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    before = contents(here.root)
+    assert "is not a whole safetensors file" in fails("finetune", "--resume", "--out", here.bard)
+    assert contents(here.root) == before

@@ -1,0 +1,141 @@
+"""`minilora generate`, `merge`, `eval`, `info` and `data` on folders that there are."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from minilora import lora
+from minilora.data import load_ids, sources
+from minilora.data.sources import Source
+from minilora.data.tokenizer import visible
+from minilora.files import read_tensors
+from minilora.generation import Sampler, write
+from minilora.nn import Llama
+from minilora.training import evaluate
+
+
+@pytest.fixture
+def model(here):
+    """The tiny model with bard at 0.75 and log at -0.5, attached by hand."""
+    model = Llama.from_pretrained(here.tiny)
+    for name in ("bard", "log"):
+        lora.load_adapter(model, getattr(here, name), name)
+    lora.set_active(model, {"bard": 0.75, "log": -0.5})
+    return model
+
+
+@pytest.fixture
+def both(here):
+    """The flags that mean the same."""
+    return ["--model", here.tiny, "--adapter", f"{here.bard}:0.75", "--adapter", f"{here.log}:-0.5"]
+
+
+def test_generate_writes_what_the_library_writes(both, model, minilora):
+    flags = ["--prompt", "The king ", "--tokens", 30, "--seed", 4, "--temperature", 1.5, "--top-k", 40, "--top-p", 0.9]
+    out = minilora("generate", *both, *flags)
+    expected = write(model, "The king ", 30, Sampler(1.5, 40, 0.9), seed=4)
+    assert out == visible(f"The king {expected}") + "\n"
+    assert minilora("generate", *both, *flags) == out
+    assert minilora("generate", *both, *flags, "--seed", 5) != out
+
+
+def test_a_strength_of_zero_is_no_adapter_and_none_is_one(here, minilora):
+    flags = ["--model", here.tiny, "--tokens", 40]
+    base = minilora("generate", *flags)
+    assert minilora("generate", *flags, "--adapter", f"{here.bard}:0") == base
+    full = minilora("generate", *flags, "--adapter", here.bard)
+    assert full != base
+    assert minilora("generate", *flags, "--adapter", f"{here.bard}:1") == full
+    assert minilora("generate", *flags, "--adapter", f"{here.bard}:5") not in (base, full)
+
+
+def test_a_folder_with_a_colon_in_its_name(here, minilora):
+    flags = ["generate", "--model", here.tiny, "--tokens", 40]
+    expected = [minilora(*flags, "--adapter", f"{here.bard}{strength}") for strength in ("", ":5")]
+    folder = here.bard.rename(here.root / "bard:2")
+    assert [minilora(*flags, "--adapter", f"{folder}{strength}") for strength in ("", ":5")] == expected
+
+
+def test_merge_says_how_exact_it_is_and_saves_what_was_attached(here, both, model, minilora):
+    out = minilora("merge", *both, "--out", "merged")
+    said = re.search(r"max \|Δlogit\|, merged against attached: (\S+) in float32, (\S+) in float64", out)
+    assert float(said[1]) < 1e-4
+    assert float(said[2]) < 1e-12
+    ids = np.random.default_rng(0).integers(0, 256, (3, 16))
+    attached, merged = model(ids).data, Llama.from_pretrained("merged")(ids).data
+    base = Llama.from_pretrained(here.tiny)(ids).data
+    assert np.abs(merged - attached).max() < 1e-5 * np.abs(attached).max()
+    assert np.abs(base - attached).max() > 1e-2 * np.abs(attached).max()
+    assert read_tensors("merged/model.safetensors").keys() == read_tensors(here.tiny / "model.safetensors").keys()
+    assert minilora("generate", "--model", "merged", "--tokens", 5)
+
+
+def test_merge_in_half_precision(both, minilora):
+    minilora("merge", *both, "--dtype", "float16", "--out", "merged")
+    assert {a.dtype for a in read_tensors("merged/model.safetensors").values()} == {np.dtype(np.float16)}
+
+
+def test_eval_says_what_the_library_measures(here, both, model, minilora):
+    flags = ["--corpus", here.verse, "--windows", 20, "--context", 12, "--json", "figures.json"]
+    out = minilora("eval", *both, *flags)
+    loss = evaluate(model, load_ids([str(here.verse)])[1], 12, 20)
+    figures = json.loads((here.work / "figures.json").read_text())
+    assert figures.keys() >= {"corpus", "loss", "windows", "context"}
+    assert figures["loss"] == pytest.approx(loss, rel=1e-6)
+    assert (figures["corpus"], figures["windows"], figures["context"]) == ([str(here.verse)], 20, 12)
+    assert f"{loss:.4f} nats per character ({loss / np.log(2):.4f} bits), 20 windows of 12" in out
+
+
+def test_eval_without_a_context_takes_the_models(here, minilora):
+    assert "16 windows of 16" in minilora("eval", "--model", here.tiny, "--corpus", here.verse, "--windows", 16)
+
+
+def test_info_on_a_model(here, minilora):
+    out = minilora("info", here.tiny)
+    assert "1 layers, width 16, 2 heads (2 for keys), MLP 32, context 16, vocabulary 256" in out
+    total = sum(array.size for array in read_tensors(here.tiny / "model.safetensors").values())
+    assert re.search(rf"^all .* {total:,} ", out, re.M)
+    assert f"{(here.tiny / 'model.safetensors').stat().st_size:,} bytes on disk" in out
+
+
+def test_info_on_an_adapter(here, minilora):
+    out = minilora("info", here.bard)
+    assert "rank 2, alpha 4" in out
+    tensors = read_tensors(here.bard / "adapter_model.safetensors")
+    assert f"{sum(array.size for array in tensors.values()):,} parameters" in out
+    a, b = (tensors[f"base_model.model.model.layers.0.mlp.up_proj.lora_{x}.weight"] for x in "AB")
+    (line,) = re.findall(r"^model\.layers\.0\.mlp\.up_proj .*$", out, re.M)
+    norm = np.linalg.norm(2 * b.astype(float) @ a.astype(float))
+    assert line.split()[1:] == ["2×16", "32×2", "96", f"{norm:.3f}"]
+    assert norm > 0.01
+
+
+def test_info_without_a_folder_shows_the_packaged_base(here, minilora, monkeypatch):
+    from minilora.cli import inspect
+
+    monkeypatch.setattr(inspect, "BASE", here.tiny)
+    assert minilora("info") == minilora("info", here.tiny)
+
+
+def test_data_list_names_every_corpus(minilora):
+    out = minilora("data", "list")
+    for source in sources.SOURCES.values():
+        assert source.name in out
+        assert source.url in out
+        assert f"{source.bytes:,} bytes" in out
+    assert "pastiche" in out
+
+
+def test_data_verify_and_fetch(here, minilora, monkeypatch):
+    import hashlib
+
+    content = here.verse.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    play = Source("play", "play.txt", len(content), digest, "https://example.invalid/play", "free", "a play")
+    monkeypatch.setattr(sources, "SOURCES", {"play": play})
+    assert "not on this machine" in minilora("data", "verify")
+    (here.data / "play.txt").write_bytes(content)
+    assert minilora("data", "verify").split() == ["play", "ok", str(here.data / "play.txt")]
+    assert minilora("data", "fetch", "play") == f"play: {here.data / 'play.txt'}\n"

@@ -1,0 +1,55 @@
+"""The command as a process of its own: what a shell sees."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import minilora as package
+
+
+@pytest.fixture
+def shell(here):
+    """shell(*arguments): `python -m minilora` with the given arguments, run to its end."""
+
+    def run(*arguments, **environment):
+        command = [sys.executable, "-m", "minilora", *map(str, arguments)]
+        return subprocess.run(
+            command, capture_output=True, env={**os.environ, **environment}, cwd=here.work, check=False
+        )
+
+    return run
+
+
+def test_the_version(shell):
+    assert shell("--version").stdout.decode() == f"minilora {package.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "generate --model nowhere",
+        "finetune --model {tiny} --corpus {verse} --context 16 --lr 1e39 --out out",
+        "finetune --model {tiny} --corpus {verse} --rank 0 --out out",
+        "merge --model {tiny}",
+    ],
+)
+def test_an_error_is_one_line(arguments, shell, here):
+    done = shell(*arguments.format(**vars(here)).split())
+    assert done.returncode == 2
+    assert done.stderr.startswith(b"minilora: error: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_what_is_written_goes_to_standard_output(shell, here):
+    done = shell("generate", "--model", here.tiny, "--tokens", 20, "--prompt", "The king ")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"The king ")
+
+
+def test_a_terminal_without_greek_letters(shell, here):
+    flags = ["merge", "--model", here.tiny, "--adapter", here.bard, "--out", "merged"]
+    done = shell(*flags, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"max |?logit|, merged against attached" in done.stdout

@@ -1,0 +1,130 @@
+"""Presets, flags over presets, and run.toml, which is a preset again."""
+
+import dataclasses
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from minilora.cli.settings import FLAGS, TABLES, presets, settings, write
+from minilora.data import corpora
+
+VALUES = {
+    "corpus": ["a.txt", 'a "quoted" C:\\path', "Ä 🦙\t日本"],
+    "model": "runs/base 🦙",
+    "method": "full",
+    "dtype": "float16",
+    "targets": ["k_proj", "up_proj"],
+    "alpha": 7.5,
+    "dropout": 0.125,
+    "lr": 3e-05,
+    "layers": 3,
+    "heads": 8,
+    "kv_heads": 2,
+    "hidden": 64,
+}
+
+
+def value_of(flag):
+    return VALUES.get(flag, 13)
+
+
+def entry(chosen, flag):
+    section, name = FLAGS[flag]
+    return getattr(getattr(chosen, section) if section else chosen, name)
+
+
+def test_there_are_presets():
+    assert set(presets()) >= {"base", "demo", "nanogpt-cpu"}
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_loads_and_makes_sense(name):
+    chosen = settings(name)
+    assert set(chosen.corpus) <= set(corpora.names())
+    assert chosen.training.context <= chosen.model.max_position_embeddings
+    assert chosen.training.warmup < chosen.training.iters
+    assert chosen.training.min_lr < chosen.training.lr
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_overrides_its_entry_and_no_other(flag):
+    before, after = settings("nanogpt-cpu"), settings("nanogpt-cpu", Namespace(**{flag: value_of(flag)}))
+    assert entry(before, flag) != value_of(flag)
+    assert entry(after, flag) == value_of(flag)
+    changed = {other for other in FLAGS if entry(before, other) != entry(after, other)}
+    derived = {"rank": {"alpha"}, "heads": {"kv_heads"}}.get(flag, set())
+    assert changed - derived == {flag}
+
+
+@pytest.mark.parametrize(("flags", "alpha"), [({}, 16), ({"rank": 3}, 6), ({"rank": 3, "alpha": 1.5}, 1.5)])
+def test_another_rank_keeps_the_scale(flags, alpha):
+    assert settings("demo", Namespace(**flags)).lora.lora_alpha == alpha
+
+
+def test_the_context_is_the_new_models_too():
+    assert settings("base", Namespace(context=48)).model.max_position_embeddings == 48
+
+
+@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("flags", [{}, {flag: value_of(flag) for flag in FLAGS}, {"targets": r".*\.(q|v)_proj"}])
+def test_run_toml_is_the_same_settings_again(name, flags, tmp_path):
+    chosen = settings(name, Namespace(**flags))
+    assert write(tmp_path, chosen) == tmp_path / "run.toml"
+    assert settings(str(tmp_path / "run.toml")) == chosen
+    first = (tmp_path / "run.toml").read_bytes()
+    write(tmp_path, settings(str(tmp_path / "run.toml")))
+    assert (tmp_path / "run.toml").read_bytes() == first
+
+
+def test_run_toml_keeps_patterns_and_lists(tmp_path):
+    preset = tmp_path / "mine.toml"
+    preset.write_text(
+        "[lora]\nlayers_to_transform = [0, 2]\nuse_rslora = true\ninit_lora_weights = 'gaussian'\n"
+        "rank_pattern = {'q_proj' = 4, 'layers\\.0\\..*v_proj' = 2}\nalpha_pattern = {v_proj = 0.5}\n"
+        "exclude_modules = ['lm_head']\n"
+    )
+    chosen = settings(str(preset))
+    assert list(chosen.lora.rank_pattern.items()) == [("q_proj", 4), (r"layers\.0\..*v_proj", 2)]
+    write(tmp_path, chosen)
+    again = settings(str(tmp_path / "run.toml"))
+    assert again == chosen
+    assert list(again.lora.rank_pattern) == list(chosen.lora.rank_pattern)  # the first that matches counts
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("corpus = [", "is not valid TOML"),
+        ("corpse = ['x']", "has no entry corpse"),
+        ("[training]\nitters = 3", r"\[training\] has no entry itters; it has iters, batch"),
+        ("[lora]\nrank = 3", r"\[lora\] has no entry rank; it has r, "),
+        ("training = 3", "training should be a table, got 3"),
+        ("[training]\niters = 'ten'", "iters should be a whole number of at least 1, got 'ten'"),
+        ("[training]\nlr = 'fast'", "lr|training"),
+        ("[model]\nhidden_size = 'wide'", "hidden_size"),
+        ("method = 'lorra'", "method should be one of lora, full, got 'lorra'"),
+        ("dtype = 'int8'", "dtype should be one of float32, float16, got 'int8'"),
+        ("corpus = 'tinyshakespeare'", "corpus should be a list of names"),
+    ],
+)
+def test_a_preset_that_means_nothing(text, words, tmp_path):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(ValueError, match=words) as caught:
+        settings(str(tmp_path / "mine.toml"))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    with pytest.raises(ValueError, match="there is no preset 'nanogtp'") as caught:
+        settings("nanogtp")
+    assert all(name in str(caught.value) for name in presets())
+
+
+def test_every_setting_is_written(tmp_path):
+    """Nothing that decides what a run does is left to a default that may change."""
+    chosen = settings("demo")
+    text = Path(write(tmp_path, chosen)).read_text()
+    for table in TABLES:
+        for name, value in dataclasses.asdict(getattr(chosen, table)).items():
+            assert value is None or f"\n{name} = " in text, name

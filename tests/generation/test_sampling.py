@@ -1,0 +1,123 @@
+"""From scores to a choice: softmax at a temperature, cut to the k likeliest or to the fewest that reach p."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minilora.generation import Sampler
+
+seeds = st.integers(0, 2**32 - 1)
+sizes = st.integers(1, 40)
+
+
+def scores(seed, size, rows=1):
+    return np.random.default_rng(seed).normal(0, 2, (rows, size)).astype(np.float32)
+
+
+def softmax(logits):
+    e = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+@given(seeds, sizes, st.floats(0.05, 20))
+def test_temperature_divides_the_logits(seed, size, temperature):
+    logits = scores(seed, size, rows=3)
+    expected = softmax(logits.astype(np.float64) / temperature)
+    np.testing.assert_allclose(Sampler(temperature).probabilities(logits), expected, rtol=1e-12)
+
+
+@given(seeds, sizes)
+def test_temperature_zero_is_the_likeliest(seed, size):
+    rng = np.random.default_rng(seed)
+    logits, draws = np.stack([rng.permutation(size) for _ in range(4)]) / 4, rng.random(4)
+    for sampler in (Sampler(0), Sampler(0, top_k=3), Sampler(0, top_p=0.5), Sampler(1e-30)):
+        np.testing.assert_array_equal(sampler.choose(logits, draws), logits.argmax(axis=-1))
+
+
+@given(seeds, sizes, st.integers(1, 50))
+def test_top_k_keeps_the_k_likeliest(seed, size, k):
+    logits = np.random.default_rng(seed).permutation(size)[None].astype(np.float32) / 4  # no two are the same
+    p = Sampler(1.0, top_k=k).probabilities(logits)[0]
+    kept = np.flatnonzero(p)
+    assert set(kept) == set(np.argsort(-logits[0])[:k])
+    np.testing.assert_allclose(p[kept], softmax(logits[0, kept]), rtol=1e-12)
+
+
+@given(seeds, st.integers(2, 30), st.integers(1, 30), st.integers(1, 4))
+def test_top_k_keeps_or_drops_equals_together(seed, size, k, levels):
+    """Nothing tells two equal logits apart: all that are as likely as the kth stay, and nothing that is less."""
+    logits = np.random.default_rng(seed).integers(0, levels, (1, size)).astype(np.float32)
+    p = Sampler(1.0, top_k=k).probabilities(logits)[0]
+    kth = np.sort(logits[0])[::-1][min(k, size) - 1]
+    np.testing.assert_array_equal(p > 0, logits[0] >= kth)
+
+
+@given(seeds, sizes, st.floats(0.01, 1.0))
+def test_top_p_keeps_the_fewest_whose_sum_reaches_p(seed, size, top_p):
+    logits = scores(seed, size)
+    p, q = softmax(logits)[0], Sampler(1.0, top_p=top_p).probabilities(logits)[0]
+    kept = q > 0
+    assert p[kept].sum() >= top_p - 1e-12  # it reaches p,
+    assert p[kept].sum() - p[kept].min() < top_p + 1e-12  # and would not without its last,
+    assert kept.all() or p[kept].min() >= p[~kept].max()  # and none is likelier than those
+    np.testing.assert_allclose(q[kept], p[kept] / p[kept].sum(), rtol=1e-9)
+    assert q.sum() == pytest.approx(1, rel=1e-12)
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(1e-9, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4), (1.0, 4)])
+def test_top_p_at_its_edges(top_p, kept):
+    """Quarters are exact in binary, so "reaches" means exactly that; of equals, the first are kept."""
+    p = Sampler(1.0, top_p=top_p).probabilities(np.zeros((1, 4)))[0]
+    np.testing.assert_array_equal(p > 0, np.arange(4) < kept)
+
+
+def test_top_k_comes_before_top_p():
+    logits = np.log(np.array([[0.4, 0.3, 0.2, 0.1]]))
+    p = Sampler(1.0, top_k=2, top_p=0.5).probabilities(logits)[0]
+    np.testing.assert_array_equal(p, [1, 0, 0, 0])  # 0.4 of the 0.7 that are left is more than a half
+
+
+@given(seeds, sizes, st.sampled_from([{}, {"top_k": 3}, {"top_p": 0.7}]))
+def test_evenly_spread_draws_choose_in_proportion(seed, size, cut):
+    """The draws 0.5/n, 1.5/n, ... give each token its probability's share of n, to one token."""
+    n, sampler = 1000, Sampler(0.7, **cut)
+    logits = np.repeat(scores(seed, size), n, axis=0)
+    counts = np.bincount(sampler.choose(logits, (np.arange(n) + 0.5) / n), minlength=size)
+    p = sampler.probabilities(logits[:1])[0]
+    assert np.abs(counts - n * p).max() <= 1
+    assert not counts[p == 0].any()
+
+
+def test_random_draws_choose_in_proportion():
+    """χ² of 100,000 draws over 12 tokens: expected 11, with a deviation of √22; seven deviations are no accident."""
+    n, logits = 100_000, scores(1, 12)
+    sampler, draws = Sampler(1.5), np.random.default_rng(0).random(100_000)
+    counts = np.bincount(sampler.choose(np.repeat(logits, n, axis=0), draws), minlength=12)
+    expected = n * softmax(logits / 1.5)[0]
+    assert ((counts - expected) ** 2 / expected).sum() < 11 + 7 * np.sqrt(22)
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.5, np.nextafter(1, 0)])
+def test_the_ends_of_the_interval(draw):
+    """The smallest and the largest draw choose tokens that have a probability."""
+    logits = np.array([[-1e4, 0.0, 0.0, -1e4]])
+    assert Sampler(1.0).choose(logits, np.array([draw]))[0] == (2 if draw >= 0.5 else 1)
+
+
+def test_huge_logits_do_not_overflow():
+    p = Sampler(1e-3).probabilities(np.array([[3e38, -3e38, 1.0]], dtype=np.float32))
+    np.testing.assert_array_equal(p, [[1, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("temperature", value) for value in (-0.1, float("nan"))),
+        *(("top_k", value) for value in (0, -3)),
+        *(("top_p", value) for value in (0.0, 1.1, -0.5, float("nan"))),
+    ],
+)
+def test_settings_that_mean_nothing(setting, value):
+    with pytest.raises(ValueError, match=f"^{setting} should be .* got {value}$"):
+        Sampler(**{setting: value})

@@ -1,0 +1,82 @@
+"""Which adapters act: one, several with strengths, none; and for a while, none."""
+
+import numpy as np
+import pytest
+
+from minilora import lora
+from minilora.lora.inject import lora_modules
+
+
+def test_only_the_chosen_adapters_act(two_adapters, unit_llama, attach, ids):
+    model = two_adapters()
+    base = unit_llama()(ids).data
+    only_a = attach(unit_llama(), "x", seed=1)(ids).data
+    only_b = attach(unit_llama(), "x", seed=2, r=2, target_modules=["q_proj", "up_proj", "down_proj"])(ids).data
+    for choice, expected in [("a", only_a), ("b", only_b), (None, base), ({}, base), ({"a": 1}, only_a)]:
+        lora.set_active(model, choice)
+        np.testing.assert_array_equal(model(ids).data, expected)
+    assert not np.array_equal(only_a, base)
+    assert not np.array_equal(only_b, base)
+    lora.set_active(model, {"a": 1, "b": 0})
+    np.testing.assert_array_equal(model(ids).data, only_a)
+
+
+def test_what_is_active(two_adapters):
+    model = two_adapters()
+    assert lora.active(model) == {"b": 1.0}
+    lora.set_active(model, {"a": 0.7, "b": -2})
+    assert lora.active(model) == {"a": 0.7, "b": -2.0}
+    lora.set_active(model, None)
+    assert lora.active(model) == {}
+
+
+def test_both_strengths_count_where_both_adapters_are(two_adapters, ids):
+    """One layer suffices to see that strengths multiply updates: W + .7 ΔW_a - 2 ΔW_b, put there by hand."""
+    model, plain = two_adapters(), two_adapters()
+    for m in (model, plain):
+        m.astype(np.float64)
+    lora.set_active(model, {"a": 0.7, "b": -2})
+    lora.set_active(plain, None)
+    for _, module in lora_modules(plain):
+        for name, strength in (("a", 0.7), ("b", -2)):
+            if name in module.config:
+                module.weight.data += strength * module.delta(name)
+    expected = plain(ids).data
+    assert np.abs(model(ids).data - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("choice", ["c", {"a": 1, "c": 2}])
+def test_an_unknown_adapter_changes_nothing(choice, two_adapters, snapshot):
+    model = two_adapters()
+    before = snapshot(model)
+    with pytest.raises(lora.AdapterError, match="there is no adapter 'c'; the model has a, b"):
+        lora.set_active(model, choice)
+    assert snapshot(model) == before
+
+
+def test_a_model_without_adapters(unit_llama):
+    model = unit_llama()
+    with pytest.raises(lora.AdapterError, match="there is no adapter 'a'; the model has none"):
+        lora.set_active(model, "a")
+    lora.set_active(model, None)
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("choice", ["a", {"a": 0.5, "b": -1.0}, None])
+def test_disabled_is_the_base_and_then_as_before(choice, two_adapters, unit_llama, ids, snapshot):
+    model, base = two_adapters(), unit_llama()(ids).data
+    lora.set_active(model, choice)
+    before, logits = snapshot(model), model(ids).data
+    with lora.disabled(model):
+        np.testing.assert_array_equal(model(ids).data, base)
+        assert lora.active(model) == {}
+    assert snapshot(model) == before
+    np.testing.assert_array_equal(model(ids).data, logits)
+
+
+def test_disabled_ends_with_an_exception_too(two_adapters, snapshot):
+    model = two_adapters()
+    before = snapshot(model)
+    with pytest.raises(KeyError, match="inside"), lora.disabled(model):
+        raise KeyError("inside")
+    assert snapshot(model) == before

@@ -1,0 +1,152 @@
+"""Configs that cannot be meant, and what the patterns mean."""
+
+import dataclasses
+
+import pytest
+
+from minilora.lora import AdapterError, LoraConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"r": 0}, "the rank r should be a whole number of at least 1, got 0"),
+        ({"r": -1}, "rank r .* got -1"),
+        ({"r": 2.0}, r"rank r .* got 2\.0"),
+        ({"r": True}, "rank r .* got True"),
+        ({"r": "8"}, "rank r .* got '8'"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank r .* got 0"),
+        ({"lora_alpha": float("nan")}, "lora_alpha should be a finite number, got nan"),
+        ({"lora_alpha": float("inf")}, "lora_alpha .* got inf"),
+        ({"lora_alpha": "16"}, "lora_alpha .* got '16'"),
+        ({"alpha_pattern": {"q_proj": float("nan")}}, "lora_alpha .* got nan"),
+        ({"lora_dropout": -0.1}, r"lora_dropout should be at least 0 and below 1, got -0\.1"),
+        ({"lora_dropout": 1}, "lora_dropout .* got 1"),
+        ({"lora_dropout": float("nan")}, "lora_dropout .* got nan"),
+        ({"lora_dropout": None}, "lora_dropout .* got None"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights should be True, False or 'gaussian', got 'pissa'"),
+        ({"target_modules": []}, "target_modules names nothing to adapt"),
+        ({"target_modules": ""}, "target_modules names nothing to adapt"),
+        ({"target_modules": 5}, "target_modules should be a list .* or str, got 5"),
+        ({"target_modules": "(q_proj"}, r"'\(q_proj' is not a valid regular expression"),
+        ({"exclude_modules": "*"}, r"'\*' is not a valid regular expression"),
+        ({"rank_pattern": {"[": 2}}, r"'\[' is not a valid regular expression"),
+        ({"alpha_pattern": {"+": 2}}, r"'\+' is not a valid regular expression"),
+        ({"rank_pattern": [2]}, r"rank_pattern should be a dict, got \[2\]"),
+        ({"layers_to_transform": 1.5}, r"layers_to_transform should be a list .*, got 1\.5"),
+        ({"use_rslora": "yes"}, "use_rslora should be a bool, got 'yes'"),
+        ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "layers_to_transform goes with a list of names"),
+    ],
+)
+def test_what_cannot_be_meant(options, message):
+    with pytest.raises(AdapterError, match=message) as caught:
+        LoraConfig(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_defaults_are_pefts():
+    config = LoraConfig()
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.use_rslora) == (8, 8, 0, False)
+    assert config.target_modules == ["q_proj", "v_proj"]
+    assert LoraConfig().target_modules is not config.target_modules
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.r = 4
+
+
+PATH = "model.layers.12.self_attn.q_proj"
+
+
+@pytest.mark.parametrize(
+    ("key", "matches"),
+    [
+        ("q_proj", True),
+        ("self_attn.q_proj", True),
+        (PATH, True),
+        (r"layers\.1[0-3]\..*", True),
+        (".*_proj", True),
+        ("^model.*", True),
+        ("(q|k)_proj", True),
+        ("proj", False),  # from a dot or the beginning on
+        ("q", False),  # up to the end
+        ("2.self_attn.q_proj", False),
+        ("layers.1.*", True),  # a plain dot is any character, as in every regular expression
+        (r"layers\.1\..*", False),
+        ("^self_attn.q_proj", False),
+    ],
+)
+def test_a_pattern_matches_the_end_of_a_path(key, matches):
+    config = LoraConfig(rank_pattern={key: 2}, alpha_pattern={key: 3})
+    assert config.rank(PATH) == (2 if matches else 8)
+    assert config.scaling(PATH) == (3 / 2 if matches else 1)
+
+
+def test_the_first_key_that_matches_counts():
+    keys = {"up_proj": 2, "q_proj": 3, ".*_proj": 4}
+    config = LoraConfig(r=16, lora_alpha=32, rank_pattern=keys)
+    assert [config.rank(f"model.layers.0.x.{leaf}") for leaf in ("up_proj", "q_proj", "k_proj", "head")] == [
+        2,
+        3,
+        4,
+        16,
+    ]
+    assert [config.scaling(f"x.{leaf}") for leaf in ("up_proj", "k_proj", "head")] == [16, 8, 2]
+    assert LoraConfig(rank_pattern=dict(reversed(keys.items()))).rank("x.q_proj") == 4
+
+
+@pytest.mark.parametrize("name", ["r", "lora_alpha", "target_modules"])
+@pytest.mark.parametrize("how", ["absent", "null"])
+def test_a_config_file_must_say_what_defines_the_update(name, how):
+    values = LoraConfig().to_dict()
+    values = {**values, name: None} if how == "null" else {k: v for k, v in values.items() if k != name}
+    with pytest.raises(AdapterError, match=f"lacks {name}; without it the update is not defined"):
+        LoraConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("kind", ["IA3", "lora", None, "absent"])
+def test_a_config_file_of_another_method(kind):
+    values = {**LoraConfig().to_dict(), "peft_type": kind}
+    if kind == "absent":
+        del values["peft_type"]
+    with pytest.raises(AdapterError, match="expected an adapter of peft_type 'LORA', found "):
+        LoraConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("use_dora", True),
+        ("bias", "all"),
+        ("modules_to_save", ["lm_head"]),
+        ("fan_in_fan_out", True),
+        ("lora_bias", True),
+        ("layer_replication", [[0, 1]]),
+        ("an_option_of_next_year", 0.5),
+    ],
+)
+def test_an_option_that_is_not_implemented_is_named(name, value):
+    with pytest.raises(AdapterError, match=name) as caught:
+        LoraConfig.from_dict({**LoraConfig().to_dict(), name: value})
+    assert "not implement" in str(caught.value)
+
+
+def test_options_that_are_off_or_say_nothing_about_the_update_are_passed_over():
+    off = {"use_dora": False, "megatron_config": None, "loftq_config": {}, "an_option_of_next_year": False}
+    silent = {"revision": "main", "base_model_name_or_path": "x/y", "peft_version": "9", "inference_mode": False}
+    assert LoraConfig.from_dict({**LoraConfig().to_dict(), **off, **silent}) == LoraConfig()
+
+
+def test_a_config_survives_its_own_file():
+    config = LoraConfig(
+        r=4,
+        lora_alpha=2.5,
+        lora_dropout=0.1,
+        target_modules=["k_proj", "up_proj"],
+        exclude_modules=["x"],
+        layers_to_transform=[1, 2],
+        rank_pattern={"up_proj": 2, ".*": 3},
+        alpha_pattern={"k_proj": 0.5},
+        use_rslora=True,
+        init_lora_weights="gaussian",
+    )
+    assert LoraConfig.from_dict(config.to_dict()) == config
+    assert LoraConfig.from_dict(LoraConfig(target_modules=r".*\.q_proj").to_dict()).target_modules == r".*\.q_proj"

@@ -1,0 +1,157 @@
+"""Merging changes what is stored, not what is computed; unmerging restores every bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilora import lora
+from minilora.lora.inject import lora_modules
+
+CHOICES = ["a", "b", {"a": 0.7, "b": 0.3}, {"a": -1.5, "b": 2.0}]
+
+
+def weights(model):
+    return {path: module.weight for path, module in lora_modules(model)}
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+def test_merging_changes_no_output(choice, dtype, bound, two_adapters, ids):
+    model = two_adapters()
+    model.astype(dtype)
+    lora.set_active(model, None)
+    base = model(ids).data
+    lora.set_active(model, choice)
+    apart = model(ids).data
+    lora.merge(model)
+    assert all(module.merged for _, module in lora_modules(model))
+    merged = model(ids).data
+    assert merged.dtype == dtype
+    assert 0 < np.abs(merged - apart).max() < bound * np.abs(apart).max()
+    assert np.abs(apart - base).max() > 0.05 * np.abs(base).max()
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-6), (np.float64, 1e-15)])
+def test_a_merged_weight_is_W_plus_the_updates(dtype, bound, two_adapters):
+    model = two_adapters()
+    model.astype(dtype)
+    lora.set_active(model, {"a": 0.7, "b": -2})
+    expected = {}
+    for path, module in lora_modules(model):
+        expected[path] = module.weight.data.astype(np.float64)
+        for name, strength in (("a", 0.7), ("b", -2)):
+            if name in module.config:
+                s, B, A = module.scaling[name], module.lora_B[name].data, module.lora_A[name].data
+                expected[path] += strength * s * (B.astype(np.float64) @ A.astype(np.float64))
+    lora.merge(model)
+    for path, weight in weights(model).items():
+        assert weight.dtype == dtype
+        assert np.abs(weight.data - expected[path]).max() <= bound * np.abs(expected[path]).max()
+
+
+def test_merging_twice_is_merging_once(two_adapters):
+    model = two_adapters()
+    lora.merge(model)
+    once = {path: weight.data.tobytes() for path, weight in weights(model).items()}
+    lora.merge(model)
+    assert {path: weight.data.tobytes() for path, weight in weights(model).items()} == once
+
+
+def test_with_nothing_active_merging_keeps_the_base(two_adapters, ids):
+    model = two_adapters()
+    lora.set_active(model, None)
+    base = model(ids).data
+    lora.merge(model)
+    np.testing.assert_array_equal(model(ids).data, base)
+
+
+steps = st.one_of(st.sampled_from([*CHOICES, None]), st.sampled_from(["merge", "unmerge"]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(steps, max_size=12))
+def test_after_any_sequence_unmerging_restores_every_bit(two_adapters, ids, sequence):
+    model, twin = two_adapters(), two_adapters()
+    before, merged, acting = weights(model), False, {"b": 1.0}
+    for step in sequence:
+        if step == "merge":
+            lora.merge(model)
+            merged = True
+        elif step == "unmerge":
+            lora.unmerge(model)
+            merged = False
+        elif not merged:
+            lora.set_active(model, step)
+            acting = lora.active(model)
+    lora.set_active(twin, acting)
+    expected, found = twin(ids).data, model(ids).data
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    lora.unmerge(model)
+    after = weights(model)
+    assert all(after[path] is before[path] for path in before)
+    assert all(after[path].data.tobytes() == weight.data.tobytes() for path, weight in weights(twin).items())
+    np.testing.assert_array_equal(model(ids).data, expected)
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        lambda model, attach, folder: attach(model, "c"),
+        lambda model, attach, folder: lora.load_adapter(model, folder, "c"),
+        lambda model, attach, folder: lora.set_active(model, "a"),
+        lambda model, attach, folder: lora.set_active(model, None),
+        lambda model, attach, folder: lora.disabled(model).__enter__(),
+    ],
+    ids=["inject", "load_adapter", "set_active", "set_active None", "disabled"],
+)
+def test_what_cannot_be_done_while_merged(forbidden, two_adapters, attach, tmp_path, snapshot):
+    model = two_adapters()
+    lora.save_adapter(model, tmp_path, "a")
+    lora.merge(model)
+    before = snapshot(model)
+    with pytest.raises(lora.AdapterError, match=r"while adapters are merged .*; call lora\.unmerge\(model\) first"):
+        forbidden(model, attach, tmp_path)
+    assert snapshot(model) == before
+
+
+def test_an_adapter_can_be_saved_while_merged(two_adapters, tmp_path):
+    model = two_adapters()
+    lora.save_adapter(model, tmp_path / "apart", "b")
+    lora.merge(model)
+    lora.save_adapter(model, tmp_path / "merged", "b")
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "apart" / name).read_bytes() == (tmp_path / "merged" / name).read_bytes()
+
+
+def test_a_model_without_adapters(unit_llama):
+    model = unit_llama()
+    with pytest.raises(lora.AdapterError, match="nothing to merge: the model has no adapters"):
+        lora.merge(model)
+    lora.unmerge(model)
+
+
+def test_merge_and_unload(two_adapters, unit_llama, ids):
+    model = two_adapters()
+    lora.set_active(model, {"a": 0.7, "b": 0.3})
+    apart = model(ids).data
+    lora.merge_and_unload(model)
+    assert model.state_dict().keys() == unit_llama().state_dict().keys()
+    assert all(p.requires_grad for p in model.parameters())
+    assert not lora_modules(model)
+    assert 0 < np.abs(model(ids).data - apart).max() < 1e-5 * np.abs(apart).max()
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_merge_difference_measures_on_a_copy(merged, two_adapters, ids, snapshot):
+    model = two_adapters()
+    apart = model(ids).data
+    lora.merge(model)
+    expected = np.abs(model(ids).data - apart).max()
+    if not merged:
+        lora.unmerge(model)
+    before = snapshot(model)
+    assert lora.merge_difference(model, ids) == expected > 0
+    assert 0 < lora.merge_difference(model, ids, dtype=np.float64) < 1e-12 * np.abs(apart).max()
+    assert snapshot(model) == before

@@ -1,0 +1,79 @@
+"""Which Linears a config means; and a name that means none is an error that lists those that exist."""
+
+import pytest
+
+from minilora.lora import AdapterError, LoraConfig
+from minilora.lora.select import select
+
+ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
+
+
+def paths(leaves, layers=range(12)):
+    parts = {**dict.fromkeys(ATTENTION, "self_attn"), **dict.fromkeys(MLP, "mlp")}
+    return {f"model.layers.{i}.{parts[leaf]}.{leaf}" for i in layers for leaf in leaves}
+
+
+@pytest.fixture(scope="module")
+def model(unit_llama):
+    """Twelve layers: layer 1 could be mistaken for 10 and 11."""
+    return unit_llama(num_hidden_layers=12, tie_word_embeddings=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"target_modules": ["q_proj", "v_proj"]}, paths(["q_proj", "v_proj"])),
+        ({"target_modules": "all-linear"}, paths(ATTENTION + MLP)),
+        ({"target_modules": ["lm_head"]}, {"lm_head"}),
+        ({"target_modules": ["1.mlp.up_proj"]}, paths(["up_proj"], [1])),
+        ({"target_modules": ["model.layers.11.mlp.up_proj"]}, paths(["up_proj"], [11])),
+        ({"target_modules": r"model\.layers\.1\..*"}, paths(ATTENTION + MLP, [1])),
+        ({"target_modules": r".*\.(q|k)_proj"}, paths(["q_proj", "k_proj"])),
+        ({"target_modules": ["q_proj"], "layers_to_transform": 0}, paths(["q_proj"], [0])),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [1, 11]}, paths(["q_proj"], [1, 11])),
+        ({"target_modules": "all-linear", "layers_to_transform": [10]}, paths(ATTENTION + MLP, [10])),
+        ({"target_modules": ["lm_head", "q_proj"], "layers_to_transform": [3]}, paths(["q_proj"], [3]) | {"lm_head"}),
+        ({"target_modules": "all-linear", "exclude_modules": MLP}, paths(ATTENTION)),
+        ({"target_modules": ["q_proj"], "exclude_modules": r".*\.1\d?\..*"}, paths(["q_proj"], [0, *range(2, 10)])),
+        ({"target_modules": ["q_proj", "lm_head"], "exclude_modules": ["lm_head"]}, paths(["q_proj"])),
+    ],
+)
+def test_what_is_meant(options, expected, model):
+    chosen = select(model, LoraConfig(**options))
+    assert set(chosen) == expected
+    modules = dict(model.named_modules())
+    assert all(modules[path] is linear for path, linear in chosen.items())
+
+
+ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target_modules": ["q_proj", "query"]}, f"target 'query' matches no linear module; .* named {ALL}"),
+        ({"target_modules": ["proj"]}, f"target 'proj' matches no .* named {ALL}"),
+        ({"target_modules": ["embed_tokens"]}, f"target 'embed_tokens' matches no .* named {ALL}"),
+        ({"target_modules": "q_proj"}, f"target 'q_proj' matches no .* named {ALL}"),  # must match the whole path
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 12]}, "asks for layer 12; .* has layers 0 to 11"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": -1}, "asks for layer -1; .* has layers 0 to 11"),
+        (
+            {"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]},
+            "nothing is left to adapt after exclude_modules",
+        ),
+        ({"rank_pattern": {"up_proj": 2}}, "rank_pattern has the key 'up_proj', which matches no adapted module"),
+        ({"alpha_pattern": {"q": 2}}, "alpha_pattern has the key 'q', which matches no adapted module"),
+    ],
+)
+def test_what_matches_nothing(options, message, model):
+    with pytest.raises(AdapterError, match=message) as caught:
+        select(model, LoraConfig(**options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_refused_target_changes_nothing(unit_llama, attach, snapshot):
+    model = unit_llama()
+    before = snapshot(model)
+    with pytest.raises(AdapterError, match="matches no linear module"):
+        attach(model, target_modules=["q_proj", "typo"])
+    assert snapshot(model) == before

@@ -1,0 +1,42 @@
+"""Models whose activations are of order 1: with small weights, attention is an average and hides its mistakes."""
+
+import numpy as np
+import pytest
+
+from minilora.nn import Llama, LlamaConfig
+
+SHAPE = {
+    "vocab_size": 29,
+    "hidden_size": 12,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 6,
+    "max_position_embeddings": 160,
+}
+
+
+@pytest.fixture(scope="session")
+def unit_llama():
+    """unit_llama(seed, **config): a model with unit-scale weights, gains and embeddings."""
+
+    def make(seed=0, **config):
+        rng = np.random.default_rng(seed)
+        model = Llama(LlamaConfig(**{**SHAPE, **config}), rng)
+        for name, p in model.named_parameters():
+            noise = rng.standard_normal(p.shape, dtype=np.float32)
+            p.data[...] = 1 + 0.3 * noise if "norm" in name else noise if "embed" in name else noise / p.shape[1] ** 0.5
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def draw_ids():
+    """draw_ids(model, batch, time): random token ids."""
+
+    def draw(model, batch=2, time=9, seed=1):
+        return np.random.default_rng(seed).integers(model.config.vocab_size, size=(batch, time))
+
+    return draw

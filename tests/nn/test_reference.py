@@ -1,0 +1,58 @@
+"""The model against the same formulas written down plainly: one text, head by head, token by token, in float64."""
+
+import numpy as np
+import pytest
+
+SHAPES = {
+    "grouped": {},
+    "one key head, head of its own": {"num_key_value_heads": 1, "tie_word_embeddings": False, "rope_theta": 30.0},
+    "ungrouped, eps that can be felt": {"num_key_value_heads": 4, "head_dim": 8, "rms_norm_eps": 0.4},
+}
+
+
+def reference_logits(config, weights, ids):
+    def norm(x, name):
+        return weights[f"{name}.weight"] * x / np.sqrt((x * x).mean() + config.rms_norm_eps)
+
+    def turned(head, position):
+        """Features i and i + D/2 are the two parts of a complex number, which is turned by position · θ^(-2i/D)."""
+        half = config.head_dim // 2
+        angles = position * config.rope_theta ** (-2 * np.arange(half) / config.head_dim)
+        pairs = (head[:half] + 1j * head[half:]) * np.exp(1j * angles)
+        return np.concatenate([pairs.real, pairs.imag])
+
+    def attention(xs, name):
+        W = {part: weights[f"{name}.{part}_proj.weight"] for part in "qkvo"}
+        D, group = config.head_dim, config.num_attention_heads // config.num_key_value_heads
+        outs = np.zeros((len(xs), config.num_attention_heads, D))
+        for h in range(config.num_attention_heads):
+            rows, shared = slice(h * D, h * D + D), slice(h // group * D, h // group * D + D)
+            for t in range(len(xs)):
+                q = turned(W["q"][rows] @ xs[t], t)
+                scores = [q @ turned(W["k"][shared] @ xs[s], s) / D**0.5 for s in range(t + 1)]
+                p = np.exp(scores) / np.exp(scores).sum()
+                outs[t, h] = sum(p[s] * (W["v"][shared] @ xs[s]) for s in range(t + 1))
+        return [W["o"] @ out.ravel() for out in outs]
+
+    def mlp(x, name):
+        gate, up, down = (weights[f"{name}.{part}_proj.weight"] for part in ("gate", "up", "down"))
+        return down @ (gate @ x / (1 + np.exp(-gate @ x)) * (up @ x))
+
+    xs = [weights["model.embed_tokens.weight"][i] for i in ids]
+    for i in range(config.num_hidden_layers):
+        layer = f"model.layers.{i}"
+        moves = attention([norm(x, f"{layer}.input_layernorm") for x in xs], f"{layer}.self_attn")
+        xs = [x + move for x, move in zip(xs, moves, strict=True)]
+        xs = [x + mlp(norm(x, f"{layer}.post_attention_layernorm"), f"{layer}.mlp") for x in xs]
+    head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+    return np.stack([head @ norm(x, "model.norm") for x in xs])
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_logits(shape, unit_llama, draw_ids):
+    model = unit_llama(seed=9, **shape)
+    model.astype(np.float64)
+    ids = draw_ids(model, time=13)
+    for row, logits in zip(ids, model(ids).data, strict=True):
+        expected = reference_logits(model.config, model.state_dict(), row)
+        assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()

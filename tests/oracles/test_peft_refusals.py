@@ -1,0 +1,86 @@
+"""Adapters that PEFT makes and minilora does not compute are refused, the message naming the reason."""
+
+import json
+
+import numpy as np
+import pytest
+
+from minilora import lora
+
+torch = pytest.importorskip("torch")
+peft = pytest.importorskip("peft")
+pytestmark = pytest.mark.oracle
+
+LORAS = {
+    "use_dora": {"use_dora": True},
+    "modules_to_save": {"modules_to_save": ["lm_head"]},
+    "bias = 'all'": {"bias": "all"},
+    "bias = 'lora_only'": {"bias": "lora_only"},
+    "lora_bias": {"lora_bias": True},
+    "init_lora_weights .* 'pissa'": {"init_lora_weights": "pissa"},
+    "init_lora_weights .* 'olora'": {"init_lora_weights": "olora"},
+    "trainable_token_indices": {"trainable_token_indices": [0, 1]},
+    "layers_pattern": {"layers_to_transform": [0], "layers_pattern": "layers"},
+    "target 'embed_tokens'": {"target_modules": ["q_proj", "embed_tokens"]},
+    "embed_tokens.base_layer.weight": {"target_modules": ".*(q_proj|embed_tokens)"},
+    "layer_replication": {"layer_replication": [[0, 2], [1, 2]]},
+}
+OTHERS = {
+    "IA3": lambda: peft.IA3Config(target_modules=["v_proj", "down_proj"], feedforward_modules=["down_proj"]),
+    "LOHA": lambda: peft.LoHaConfig(target_modules=["q_proj"]),
+    "ADALORA": lambda: peft.AdaLoraConfig(target_modules=["q_proj"], total_step=10),
+    "VERA": lambda: peft.VeraConfig(target_modules=["q_proj"]),
+    "PROMPT_TUNING": lambda: peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM"),
+}
+
+
+@pytest.fixture
+def model(unit_llama):
+    return unit_llama(tie_word_embeddings=False)
+
+
+def refused(model, folder, reason):
+    """Loading raises one line that names the reason, and leaves the model as it was."""
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    with pytest.raises(lora.AdapterError, match=reason) as caught:
+        lora.load_adapter(model, folder)
+    assert "\n" not in str(caught.value)
+    assert before.keys() == model.state_dict().keys()
+    assert all(np.array_equal(array, model.state_dict()[name]) for name, array in before.items())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(("reason", "options"), LORAS.items(), ids=LORAS.keys())
+def test_a_lora_with_more_to_it(reason, options, model, tmp_path, peft_adapted):
+    options = {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": True, **options}
+    peft_adapted(model, **options).save_pretrained(tmp_path)
+    refused(model, tmp_path, reason)
+
+
+@pytest.mark.parametrize(("kind", "config"), OTHERS.items(), ids=OTHERS.keys())
+def test_another_method(kind, config, model, tmp_path, in_transformers):
+    peft.get_peft_model(in_transformers(model), config()).save_pretrained(tmp_path)
+    refused(model, tmp_path, f"expected .* peft_type 'LORA', found '{kind}'")
+
+
+def test_a_base_of_another_width(unit_llama, model, tmp_path, peft_adapted):
+    peft_adapted(unit_llama(hidden_size=32), target_modules=["q_proj"], r=2).save_pretrained(tmp_path)
+    refused(model, tmp_path, r"q_proj\.lora_[AB]\.weight should have shape \(\d+, \d+\) on this model, found")
+
+
+def test_a_base_with_another_head(unit_llama, model, tmp_path, peft_adapted):
+    """PEFT keeps the frozen weight of an adapted output head, which tells the bases apart."""
+    other = unit_llama(seed=99, tie_word_embeddings=False)
+    peft_adapted(other, target_modules=["lm_head"], r=2).save_pretrained(tmp_path)
+    refused(model, tmp_path, r"for another base: its copy of lm_head\.weight differs")
+
+
+@pytest.mark.parametrize("name", ["r", "lora_alpha"])
+def test_what_peft_would_guess(name, model, tmp_path, peft_adapted):
+    """PEFT takes a missing r or lora_alpha to be 8, and the adapter acts wrongly without a word."""
+    peft_adapted(model, target_modules=["q_proj"], r=4, lora_alpha=16).save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "adapter_config.json").read_text())
+    del values[name]
+    (tmp_path / "adapter_config.json").write_text(json.dumps(values))
+    assert getattr(peft.LoraConfig.from_pretrained(tmp_path), name) == 8
+    refused(model, tmp_path, f"lacks {name}")

@@ -1,0 +1,168 @@
+"""Files are there whole or not at all, and tensors come back exactly."""
+
+import json
+import os
+import stat
+import struct
+
+import numpy as np
+import pytest
+
+from minilora.files import read_json, read_metadata, read_tensors, write_atomically, write_json, write_tensors
+
+
+def only_file(folder):
+    (file,) = folder.iterdir()  # and no temporary file besides
+    return file
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff new", "neu · 新 🦙", "", b""])
+def test_what_is_written_is_there(content, tmp_path):
+    file = write_atomically(tmp_path / "a" / "b" / "file", content)
+    assert file.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert only_file(tmp_path / "a" / "b") == file
+    write_atomically(str(file), b"newer")
+    assert only_file(tmp_path / "a" / "b").read_bytes() == b"newer"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_others_can_read_what_is_written(tmp_path):
+    assert stat.S_IMODE(write_atomically(tmp_path / "file", b"x").stat().st_mode) & 0o444 == 0o444
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+@pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt("Ctrl-C")], ids=["full", "Ctrl-C"])
+def test_a_failure_leaves_the_old_content_and_nothing_else(step, error, tmp_path, monkeypatch):
+    file = write_atomically(tmp_path / "file", b"old")
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(type(error), match=str(error)):
+        write_atomically(file, b"new")
+    assert only_file(tmp_path).read_bytes() == b"old"
+
+
+def test_the_old_content_stays_until_the_new_is_on_the_disk(tmp_path, monkeypatch):
+    file, seen = write_atomically(tmp_path / "file", b"old"), []
+    monkeypatch.setattr(os, "fsync", lambda handle: seen.append((file.read_bytes(), os.fstat(handle).st_size)))
+    write_atomically(file, b"newer")
+    assert seen == [(b"old", 5)]
+    assert file.read_bytes() == b"newer"
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"in the way")
+    with pytest.raises(OSError, match="file"):
+        write_atomically(tmp_path / "file" / "inside", b"x")
+    assert only_file(tmp_path).read_bytes() == b"in the way"
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission(tmp_path):
+    write_atomically(tmp_path / "file", b"old")
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            write_atomically(tmp_path / "file", b"new")
+    finally:
+        tmp_path.chmod(0o700)
+    assert only_file(tmp_path).read_bytes() == b"old"
+
+
+def test_json_is_sorted_at_the_top_and_keeps_the_order_inside(tmp_path):
+    file = write_json(tmp_path / "a.json", {"z": 1, "a": {"second": "ä", "first": None}})
+    assert file.read_text() == json.dumps({"a": {"second": "ä", "first": None}, "z": 1}, indent=2) + "\n"
+    assert list(read_json(file)["a"]) == ["second", "first"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"a\.json does not exist"),
+        (b"", r"a\.json is not valid JSON"),
+        (b"{'a': 1}", r"a\.json is not valid JSON"),
+        (b"\xff\xfe", r"a\.json is not valid JSON"),
+        (b"[1]", r"a\.json should hold a JSON object, found a list"),
+    ],
+)
+def test_json_that_is_none(content, message, tmp_path):
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+SHAPES = [(), (1,), (3, 4), (2, 0, 3)]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, np.uint8])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_tensors_come_back_bit_for_bit(dtype, shape, tmp_path):
+    array = (100 * np.random.default_rng(0).random(shape)).astype(dtype)
+    (back,) = read_tensors(write_tensors(tmp_path / "t", {"x": array})).values()
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    assert back.tobytes() == array.tobytes()
+    back[...] = 1  # it is the caller's to change
+
+
+def test_special_numbers_and_views(tmp_path):
+    special = np.array([np.nan, np.inf, -np.inf, -0.0, 1e-45], dtype=np.float32)
+    turned = np.arange(12.0).reshape(3, 4).T
+    back = read_tensors(write_tensors(tmp_path / "t", {"special": special, "turned": turned, "part": turned[::2, 1:]}))
+    assert back["special"].tobytes() == special.tobytes()
+    np.testing.assert_array_equal(back["turned"], turned)
+    np.testing.assert_array_equal(back["part"], turned[::2, 1:])
+
+
+def test_metadata(tmp_path):
+    assert read_metadata(write_tensors(tmp_path / "t", {"x": np.ones(1)})) == {"format": "pt"}
+    assert read_metadata(write_tensors(tmp_path / "t", {"x": np.ones(1)}, {"a": "ü\n1"})) == {"a": "ü\n1"}
+    for name in ("missing", "broken"):
+        (tmp_path / "broken").write_bytes(b"nothing of the kind")
+        with pytest.raises(ValueError, match=f"{name} is not a whole safetensors file"):
+            read_metadata(tmp_path / name)
+
+
+def raw(dtype, shape, data):
+    """A safetensors file made by hand, as the format's description has it."""
+    header = json.dumps({"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
+    values = {
+        0x3F80: 1.0,
+        0xC000: -2.0,
+        0x3F81: 1.0078125,
+        0x7F7F: 3.3895313892515355e38,
+        0x0001: 2.0**-133,
+        0x8000: -0.0,
+        0x7F80: np.inf,
+    }
+    (tmp_path / "t").write_bytes(raw("BF16", [7, 1], struct.pack("<7H", *values)))
+    x = read_tensors(tmp_path / "t")["x"]
+    assert x.tobytes() == np.array(list(values.values()), dtype=np.float32).tobytes()
+    assert (x.dtype, x.shape) == (np.float32, (7, 1))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 1), ("I32", 4), ("BOOL", 1)])
+def test_a_type_that_is_not_read_is_named(kind, size, tmp_path):
+    (tmp_path / "t").write_bytes(raw(kind, [2], bytes(2 * size)))
+    with pytest.raises(ValueError, match=rf"t: tensor x has type {kind}; minilora reads F64, F32, F16, .*BF16"):
+        read_tensors(tmp_path / "t")
+
+
+@pytest.mark.parametrize("kept", [*range(0, 140, 7), 144])
+def test_a_file_cut_short(kept, tmp_path):
+    content = raw("F32", [9, 2], bytes(72))
+    assert kept < len(content)
+    (tmp_path / "t").write_bytes(content[:kept])
+    with pytest.raises(ValueError, match=r"t is not a whole safetensors file"):
+        read_tensors(tmp_path / "t")
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(ValueError, match="t does not exist"):
+        read_tensors(tmp_path / "t")

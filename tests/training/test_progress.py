@@ -1,0 +1,70 @@
+"""What a person sees: plain lines where there is no terminal, a bar where there is one."""
+
+import re
+
+import pytest
+
+from minilora.training import progress
+from minilora.training.progress import Progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still until it is moved: clock[0] seconds."""
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_plain_lines_come_every_ten_seconds(clock, capsys):
+    shown = Progress(iters=100, start=0, tokens_per_step=64)
+    for step in range(1, 31):
+        clock[0] += 1
+        shown.step(step, 3.0 - step / 100)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        f"step {step:5d}/100  loss {3 - step / 100:.3f}  64 tok/s  {left} left"
+        for step, left in ((10, "1:30"), (20, "1:20"), (30, "1:10"))
+    ]
+
+
+def test_an_evaluation_is_always_told(clock, capsys):
+    shown = Progress(iters=100, start=0, tokens_per_step=64)
+    shown.evaluation(0, float("nan"), 5.5)
+    clock[0] += 2
+    shown.evaluation(50, 2.5, 2.25, "The king\nis here")
+    assert capsys.readouterr().out.splitlines() == [
+        "step     0/100  val 5.500",
+        "step    50/100  loss 2.500  val 2.250  1,600 tok/s  0:02 left",
+        "    The king",
+        "    is here",
+    ]
+
+
+def test_a_resumed_run_counts_its_own_speed(clock, capsys):
+    shown = Progress(iters=100, start=90, tokens_per_step=64)
+    clock[0] += 10
+    shown.step(95, 1.0)
+    assert capsys.readouterr().out == "step    95/100  loss 1.000  32 tok/s  0:10 left\n"
+
+
+def test_a_terminal_has_a_bar(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    shown = Progress(iters=4, start=0, tokens_per_step=64)
+    for step in range(1, 5):
+        clock[0] += 1
+        shown.step(step, 2.0)
+    shown.evaluation(4, 2.0, 1.75)
+    shown.close()
+    out, err = capsys.readouterr()
+    assert "val 1.750" in out + err
+    assert re.search(r"4/4 .*loss 2\.000", err)
+
+
+def test_a_run_shows_losses_validation_and_samples(make_model, config, run, capsys):
+    run(make_model(), config(), quiet=False, sample=lambda: "a sample")
+    out = capsys.readouterr().out
+    assert re.findall(r"step +(\d+)/6 .*val \d", out) == ["0", "2", "4", "6"]
+    assert out.count("    a sample") == 4
+    run(make_model(), config(), quiet=True, sample=lambda: "a sample")
+    assert capsys.readouterr().out == ""

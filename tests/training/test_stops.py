@@ -1,0 +1,122 @@
+"""What stops a run: numbers that are not finite, which are never saved over good ones, and Ctrl-C."""
+
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+from minilora.training import Interrupted, TrainingError, loop
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "checkpoint.safetensors"
+
+
+@pytest.fixture
+def poison(act_in, path):
+    """poison(model, step): a weight is not a number as that step begins; returns the list that the file goes to."""
+
+    def arrange(model, step):
+        good = []
+
+        def act():
+            good.append(path.read_bytes())
+            model.parameters(trainable=True)[0].data[0, 0] = np.nan
+
+        act_in(model, step, act)
+        return good
+
+    return arrange
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("step", [1, 2, 4, 6])
+def test_a_loss_that_is_not_finite_stops_the_run(step, method, make_model, config, run, path, poison, bits):
+    """The error names the step and the checkpoint, which is intact, byte for byte, and good to go on from."""
+    model, c = make_model(method), config(checkpoint_every=2)
+    good = poison(model, step)
+    with pytest.raises(TrainingError, match=rf"loss is nan .* at step {step};") as caught:
+        run(model, c, path)
+    assert f"the last good state is in {path}. A lower learning rate than 0.05" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert [path.read_bytes()] == good
+    resumed, whole = make_model(method), make_model(method)
+    assert run(resumed, c, path, resume=True) == run(whole, c)
+    assert bits(resumed) == bits(whole)
+
+
+@pytest.mark.parametrize("lr", [1e20, 1e39, 1e300])
+def test_an_enormous_learning_rate(lr, make_model, config, run, path):
+    """One error, no warnings; and a checkpoint never holds a number that is not finite."""
+    c = config(lr=lr, iters=60, checkpoint_every=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(TrainingError, match=r"(after|at) step \d+; the last good state is in"):
+            run(make_model(), c, path)
+    tensors = loop.checkpoint.read_tensors(path)
+    assert all(np.isfinite(tensors[name]).all() for name in ("parameters", "losses", "evaluations"))
+
+
+def test_a_parameter_that_is_not_finite_is_not_saved(make_model, config, run, path, monkeypatch):
+    """The last step of all leaves no later loss to notice it."""
+    update = loop.AdamW.step
+
+    def overflow(self, lr):
+        update(self, lr)
+        if self.steps == 6:
+            self.data[3] = np.inf
+
+    monkeypatch.setattr(loop.AdamW, "step", overflow)
+    with pytest.raises(TrainingError, match="after step 6; the last good state is in"):
+        run(make_model(), config(checkpoint_every=1), path)
+    tensors = loop.checkpoint.read_tensors(path)
+    assert np.isfinite(tensors["parameters"]).all()
+    assert len(tensors["losses"]) == 5
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(make_model, config, run, path, monkeypatch):
+    monkeypatch.setattr(loop, "evaluate", lambda *_: np.inf)
+    with pytest.raises(TrainingError, match="the validation loss is inf after step 0; the last good state is in"):
+        run(make_model(), config(), path)
+
+
+def test_a_checkpoint_that_was_not_kept_is_not_spoken_of(make_model, config, run, act_in):
+    model = make_model()
+    act_in(model, 3, lambda: model.model.norm.weight.data.fill(np.nan))
+    with pytest.raises(TrainingError, match="at step 3; no checkpoint was kept"):
+        run(model, config())
+
+
+def test_ctrl_c_ends_the_step_and_saves(make_model, config, run, act_in, path):
+    model, before = make_model(), signal.getsignal(signal.SIGINT)
+    act_in(model, 3, lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(Interrupted, match=r"^stopped after step 3 of 6$"):
+        run(model, config(checkpoint_every=100), path)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(loop.checkpoint.read_tensors(path)["losses"]) == 3
+
+
+def test_a_second_ctrl_c_stops_at_once(make_model, config, run, act_in, path):
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    model, before = make_model(), signal.getsignal(signal.SIGINT)
+    act_in(model, 3, twice)
+    with pytest.raises(KeyboardInterrupt):
+        run(model, config(checkpoint_every=100), path)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len(loop.checkpoint.read_tensors(path)["losses"]) == 0  # the checkpoint from the beginning
+
+
+def test_a_run_in_a_thread(make_model, config, run, bits):
+    """Only the main thread may handle signals; a run elsewhere, as in an app, is the same run without Ctrl-C."""
+    models, histories = [make_model(), make_model()], []
+    thread = threading.Thread(target=lambda: histories.append(run(models[0], config())))
+    thread.start()
+    thread.join()
+    assert histories == [run(models[1], config())]
+    assert bits(models[0]) == bits(models[1])
