@@ -1,6 +1,5 @@
 """Every command's help ends with an example, and the example is a command."""
 
-import importlib
 import re
 
 import pytest
@@ -58,7 +57,3 @@ def test_the_version(capsys):
         main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"minilora {package.__version__}\n"
-
-
-def test_the_command_is_installed_under_its_name():
-    assert callable(importlib.import_module("minilora.cli").main)

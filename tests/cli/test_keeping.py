@@ -76,3 +76,11 @@ def test_resuming_from_a_truncated_checkpoint(part, here, fails, contents):
     before = contents(here.root)
     assert "is not a whole safetensors file" in fails("finetune", "--resume", "--out", here.bard)
     assert contents(here.root) == before
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(here, minilora, contents):
+    before = contents(here.bard)
+    for name in before.keys() - {"run.toml"}:
+        (here.bard / name).unlink()
+    minilora("finetune", "--resume", "--out", here.bard)
+    assert contents(here.bard) == before

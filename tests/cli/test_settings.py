@@ -48,8 +48,10 @@ def test_every_preset_loads_and_makes_sense(name):
 
 
 @pytest.mark.parametrize("flag", FLAGS)
-def test_a_flag_overrides_its_entry_and_no_other(flag):
-    before, after = settings("nanogpt-cpu"), settings("nanogpt-cpu", Namespace(**{flag: value_of(flag)}))
+def test_a_flag_overrides_its_entry_and_no_other(flag, tmp_path):
+    preset = tmp_path / "mine.toml"
+    preset.write_text("[model]\nnum_attention_heads = 4\nhidden_size = 32\n[lora]\nlora_alpha = 99")
+    before, after = settings(str(preset)), settings(str(preset), Namespace(**{flag: value_of(flag)}))
     assert entry(before, flag) != value_of(flag)
     assert entry(after, flag) == value_of(flag)
     changed = {other for other in FLAGS if entry(before, other) != entry(after, other)}

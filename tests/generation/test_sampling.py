@@ -35,6 +35,11 @@ def test_temperature_zero_is_the_likeliest(seed, size):
         np.testing.assert_array_equal(sampler.choose(logits, draws), logits.argmax(axis=-1))
 
 
+def test_temperature_zero_takes_the_likeliest_by_however_little():
+    logits = np.array([[1.0, 1.0 + 1e-12, 1.0]])
+    assert {Sampler(0).choose(logits, np.array([draw]))[0] for draw in (0.0, 0.3, 0.6, 0.9)} == {1}
+
+
 @given(seeds, sizes, st.integers(1, 50))
 def test_top_k_keeps_the_k_likeliest(seed, size, k):
     logits = np.random.default_rng(seed).permutation(size)[None].astype(np.float32) / 4  # no two are the same

@@ -42,6 +42,16 @@ def test_the_frozen_path_is_spared(transparent):
     assert not dropped.all()
 
 
+def test_inputs_are_dropped_one_by_one_and_not_what_A_makes_of_them(transparent):
+    """With every entry of A and x at one, A sees the number of inputs that were kept."""
+    transparent.lora_A["default"].data[...] = 1
+    transparent.rng = np.random.default_rng(1)
+    kept = transparent(Tensor(np.ones((200, 24)))).data[:, 0] * (1 - P)
+    np.testing.assert_allclose(kept, np.round(kept), atol=1e-9)
+    assert abs(kept.mean() - 24 * (1 - P)) < 5 * (24 * P * (1 - P) / 200) ** 0.5
+    assert 1 < kept.std() < 4  # a binomial's is 2.1; dropping the sum itself would give 10
+
+
 def test_gradients_flow_through_what_was_kept(transparent):
     x = Tensor(1 + np.random.default_rng(0).random((50, 24)), requires_grad=True)
     transparent.rng = np.random.default_rng(1)

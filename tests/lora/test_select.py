@@ -36,6 +36,7 @@ def model(unit_llama):
         ({"target_modules": "all-linear", "exclude_modules": MLP}, paths(ATTENTION)),
         ({"target_modules": ["q_proj"], "exclude_modules": r".*\.1\d?\..*"}, paths(["q_proj"], [0, *range(2, 10)])),
         ({"target_modules": ["q_proj", "lm_head"], "exclude_modules": ["lm_head"]}, paths(["q_proj"])),
+        ({"target_modules": ["q_proj"], "exclude_modules": "model"}, paths(["q_proj"])),  # not the whole path
     ],
 )
 def test_what_is_meant(options, expected, model):
@@ -55,6 +56,7 @@ ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
         ({"target_modules": ["proj"]}, f"target 'proj' matches no .* named {ALL}"),
         ({"target_modules": ["embed_tokens"]}, f"target 'embed_tokens' matches no .* named {ALL}"),
         ({"target_modules": "q_proj"}, f"target 'q_proj' matches no .* named {ALL}"),  # must match the whole path
+        ({"target_modules": r"model\.layers\.1"}, f"matches no .* named {ALL}"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [0, 12]}, "asks for layer 12; .* has layers 0 to 11"),
         ({"target_modules": ["q_proj"], "layers_to_transform": -1}, "asks for layer -1; .* has layers 0 to 11"),
         (
