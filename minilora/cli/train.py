@@ -73,7 +73,7 @@ def _add_run(parser: ArgumentParser, preset: str) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window")
     parser.add_argument("--lr", type=float, help="peak learning rate")
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
-    parser.add_argument("--dtype", choices=["float32", "float16"], help="of the result on disk (default: float32)")
+    parser.add_argument("--dtype", choices=["float32", "float16"], help="of the result on disk (default: the preset's)")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where the result and its checkpoint go")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
 
@@ -126,6 +126,8 @@ def _run(model: Llama, chosen: Settings, flags: Namespace) -> None:
     train_ids, val_ids = load_ids(chosen.corpus)
     print(f"learning from {' and '.join(chosen.corpus)}: {len(train_ids):,} characters, {len(val_ids):,} held out")
     settings.write(out, chosen)
+    for unfinished in out.glob(".*.tmp"):  # what a run that was killed while it wrote left behind
+        unfinished.unlink()
     try:
         history = train(
             model,

@@ -101,6 +101,9 @@ def test_strengths_are_pefts_concatenated_mixture(
     lora.set_active(model, strengths)
     expected = their_logits(theirs, ids)
     assert off_by(model(ids).data, expected) < 2e-5
+    lora.merge(model)
+    assert off_by(model(ids).data, expected) < 2e-5
+    lora.unmerge(model)
     lora.set_active(model, "one")
     assert off_by(model(ids).data, expected) > 0.01
 
