@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -60,6 +61,8 @@ def set_active(model: Module, choice: str | Mapping[str, float] | None) -> None:
     for name in strengths:
         if name not in known:
             raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
+        if not math.isfinite(strengths[name]):
+            raise AdapterError(f"the strength of {name!r} should be a finite number, got {strengths[name]}")
     for _, module in lora_modules(model):
         module.active = {name: float(s) for name, s in strengths.items() if name in module.config}
         for name in module.config:

@@ -80,3 +80,11 @@ def test_disabled_ends_with_an_exception_too(two_adapters, snapshot):
     with pytest.raises(KeyError, match="inside"), lora.disabled(model):
         raise KeyError("inside")
     assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_strength_that_is_no_number_is_refused(two_adapters, strength):
+    model = two_adapters()
+    with pytest.raises(lora.AdapterError, match="the strength of 'a' should be a finite number"):
+        lora.set_active(model, {"a": strength})
+    assert lora.active(model) == {"b": 1.0}

@@ -1,0 +1,52 @@
+"""The README is kept true: its code runs, its commands exist, its links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from minilora import cli
+from minilora.assets import BASE
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = re.findall(r"^\| `minilora (.*?)`", README, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_code_runs(block, tmp_path, monkeypatch, capsys):
+    """With fewer steps, and the corpus that needs no network."""
+    monkeypatch.chdir(tmp_path)
+    block = block.replace("iters=50", "iters=2").replace('"tinyshakespeare"', '"pastiche:verse:20000"')
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out
+
+
+def test_there_are_code_and_commands_to_check():
+    assert len(BLOCKS) == 2
+    assert len(COMMANDS) == 8
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_commands_are_understood(command, monkeypatch):
+    """Each as far as its own work, which the tests of the command line see to."""
+    ran = []
+    for module in cli.COMMANDS:
+        for name in vars(module):
+            if name.startswith("run"):
+                monkeypatch.setattr(module, name, ran.append)
+    assert cli.main(shlex.split(command)) == 0
+    assert len(ran) == 1
+
+
+@pytest.mark.parametrize("file", re.findall(r"\]\((?!http)([^)]+)\)", README))
+def test_the_links_lead_somewhere(file):
+    assert (Path(__file__).parent.parent / file).exists()
+
+
+def test_the_card_says_what_the_record_says():
+    card = (BASE / "README.md").read_text(encoding="utf-8")
+    final = re.search(r"\[3000, ([0-9.]+)\]", (BASE / "history.json").read_text())
+    assert final is not None
+    assert f"**{float(final[1]):.4f} nats per character**" in card
