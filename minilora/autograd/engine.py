@@ -27,9 +27,13 @@ def gradients(output: Tensor, wrt: Sequence[Tensor], cotangent: Array | None = N
     Parameters
     ----------
     output : the Tensor to differentiate; a scalar unless `cotangent` is given
-    wrt : leaves or intermediate tensors
+    wrt : a list of leaves or intermediate tensors, each with requires_grad=True
     cotangent : the gradient arriving at `output`, of its shape; 1 for a scalar
     """
+    if hasattr(wrt, "edges"):  # iterating over one tensor would make new ones, which nothing depends on
+        raise TypeError("gradients expects a list of tensors, got one tensor; write gradients(output, [x])")
+    if not all(x.requires_grad for x in wrt):
+        raise ValueError("gradients expects tensors with requires_grad=True; a frozen one has no edge to follow")
     arrived = _run(output, _ancestors(output), cotangent, keep={id(x) for x in wrt})
     # One array can stand for several gradients (x + y hands the same one to both); a copy is safe to change.
     return [arrived[id(x)].copy() if id(x) in arrived else np.zeros_like(x.data) for x in wrt]
@@ -53,7 +57,10 @@ def backward(output: Tensor, cotangent: Array | None = None) -> None:
 def _run(
     output: Tensor, order: list[Tensor], cotangent: Any, keep: set[int], release: bool = False
 ) -> dict[int, Array]:
-    """The loop. Returns the gradients that arrived at the tensors whose ids are in `keep`; empties `order`."""
+    """The loop. Returns the gradients that arrived at the tensors whose ids are in `keep`.
+
+    Empties `order`, so that a tensor that nobody else holds is freed as soon as it has been visited.
+    """
     arrived = {id(output): _seed(output, cotangent)}
     owned: set[int] = set()  # sums that the engine made itself and may therefore add to in place
     while order:
@@ -61,15 +68,14 @@ def _run(
         key = id(tensor)
         g = arrived[key] if key in keep else arrived.pop(key)
         for x, gx in _pull_back(tensor, g):
-            gx = _conform(gx, x.data)
+            gx = _unbroadcast(gx, x.data)
             if id(x) not in arrived:
                 arrived[id(x)] = gx
             elif id(x) in owned:
                 arrived[id(x)] += gx
             else:
-                arrived[id(x)] = _conform(arrived[id(x)] + gx, x.data)
+                arrived[id(x)] = _unbroadcast(arrived[id(x)] + gx, x.data)
                 owned.add(id(x))
-        owned.discard(key)
         if release and tensor.edges:
             tensor.edges, tensor.rules, tensor.released = (), (), True
     return arrived
@@ -122,15 +128,14 @@ def _seed(output: Tensor, cotangent: Any) -> Array:
     return cotangent.astype(output.dtype, copy=False)
 
 
-def _conform(g: Array, like: Array) -> Array:
+def _unbroadcast(g: Array, like: Array) -> Array:
     """Sum `g` over the axes along which `like` was broadcast, and give it `like`'s dtype."""
     if g.shape != like.shape:
         front = g.ndim - like.ndim  # broadcasting puts missing axes in front ...
-        stretched = [front + i for i, n in enumerate(like.shape) if n == 1]  # ... and repeats those of length 1
-        total = g.sum(axis=(*range(front), *stretched), keepdims=True)
-        if total.shape[front:] != like.shape:  # a reshape would take a transposed gradient without a word
+        if front < 0 or any(n not in (1, m) for n, m in zip(like.shape, g.shape[front:], strict=True)):
             raise ValueError(f"a rule returned a gradient of shape {g.shape} for an input of shape {like.shape}")
-        g = total.reshape(like.shape)
+        stretched = [front + i for i, n in enumerate(like.shape) if n == 1]  # ... and repeats those of length 1
+        g = g.sum(axis=(*range(front), *stretched)).reshape(like.shape)
     if isinstance(g, np.generic):  # NumPy turns 0-d results into scalars
         g = np.asarray(g)
     return g if g.dtype == like.dtype else g.astype(like.dtype)

@@ -5,7 +5,7 @@ back through it. The decorator `op` lets such a function take Tensors: it runs t
 notes on the output which inputs it came from. That note is all the graph there is.
 
 An input that needs no gradient is not an edge of the graph: its rule is never called. This one fact is why LoRA
-never computes the gradient of a frozen weight.
+never computes the gradient of a frozen weight. (A rule is what the literature calls a vector-Jacobian product.)
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Tensor:
 
     Attributes
     ----------
-    data : the array
+    data : the array; the rules use it, so do not change it in place between an op and `backward`
     grad : the gradient array that `backward` accumulated, or None
     edges : for each input that needs a gradient, the pair (its position among the inputs, the input)
     rules : the pull-back of each input, or one function that does all at once
@@ -99,6 +99,15 @@ class Tensor:
     def __repr__(self) -> str:
         grad = ", requires_grad=True" if self.requires_grad else ""
         return f"Tensor({np.array2string(self.data, separator=', ', prefix='Tensor(')}{grad})"
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else repr(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
 
     def __len__(self) -> int:
         return len(self.data)
@@ -162,16 +171,19 @@ class Tensor:
     def max(self, axis: int | tuple[int, ...] | None = None, keepdims: bool = False) -> Tensor:
         return OPS["max"](self, axis=axis, keepdims=keepdims)
 
-    def reshape(self, *shape: int) -> Tensor:
-        return OPS["reshape"](self, shape)
+    def reshape(self, *shape: int | tuple[int, ...]) -> Tensor:
+        return OPS["reshape"](self, shape[0] if isinstance(shape[0], tuple) else shape)
 
-    def transpose(self, *axes: int) -> Tensor:
-        return OPS["transpose"](self, axes or None)
+    def transpose(self, *axes: int | tuple[int, ...]) -> Tensor:
+        return OPS["transpose"](self, axes[0] if axes and isinstance(axes[0], tuple) else axes or None)
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Inside this block nothing is recorded: `with no_grad(): ...`, or `@no_grad()` over a function."""
+    """Inside this block nothing is recorded: `with no_grad(): ...`, or `@no_grad()` over a function.
+
+    It holds for the thread that enters it; another thread records until it enters one of its own.
+    """
     token = _recording.set(False)
     try:
         yield
@@ -185,12 +197,17 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
     `function(*inputs, **options)` returns `(output, rules)`. `rules` has one function per input, gradient of the
     output in, gradient of that input out (in the broadcast shape: the engine sums it back); None for an input
     without a gradient. Where the gradients share most of their work, `rules` is instead one function that
-    returns them all.
+    returns them all. Raises ValueError for a name that an op of another file has.
     """
+    name = function.__name__
+    if name in OPS and OPS[name].__module__ != function.__module__:  # the operators would find the wrong one
+        raise ValueError(f"there is an op {name!r} already, in {OPS[name].__module__}; choose another name")
 
     @functools.wraps(function)
     def apply(*inputs: Any, **options: Any) -> Tensor:
-        output, rules = function(*map(_array, inputs), **{name: _plain(x) for name, x in options.items()})
+        if any(isinstance(x, Tensor) for x in options.values()):
+            raise TypeError(f"{name} takes its tensors by position, so that gradients reach them; got one by name")
+        output, rules = function(*map(_array, inputs), **{key: _plain(x) for key, x in options.items()})
         result = Tensor(output)
         if _recording.get():
             result.edges = tuple((i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
@@ -198,7 +215,7 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
                 result.rules, result.requires_grad = rules, True
         return result
 
-    OPS[function.__name__] = apply
+    OPS[name] = apply
     return apply
 
 

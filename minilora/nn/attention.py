@@ -6,6 +6,7 @@ import numpy as np
 
 from minilora.autograd import ops
 from minilora.autograd.tensor import Array, Tensor
+from minilora.backend import array_module
 from minilora.nn.config import LlamaConfig
 from minilora.nn.layers import Linear, random_weight
 from minilora.nn.module import Module
@@ -14,7 +15,7 @@ from minilora.nn.module import Module
 class Attention(Module):
     """Four projections around causal attention: q, k, v come from x; o mixes the heads' outputs."""
 
-    def __init__(self, config: LlamaConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         width, std = config.hidden_size, config.initializer_range
         self.head_dim = config.head_size
         queries, keys = config.num_attention_heads * self.head_dim, config.kv_heads * self.head_dim
@@ -40,9 +41,9 @@ class Attention(Module):
 class LayerCache:
     """One layer's keys and values of the tokens seen so far, in arrays made once for the whole context."""
 
-    def __init__(self, batch: int, config: LlamaConfig, dtype: np.dtype) -> None:
+    def __init__(self, batch: int, config: LlamaConfig, like: Array) -> None:
         shape = (batch, config.kv_heads, config.max_position_embeddings, config.head_size)
-        self.keys, self.values = np.empty(shape, dtype), np.empty(shape, dtype)
+        self.keys, self.values = np.empty_like(like, shape=shape), np.empty_like(like, shape=shape)
         self.length = 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -56,11 +57,13 @@ class LayerCache:
         return Tensor(self.keys[:, :, :stop]), Tensor(self.values[:, :, :stop])
 
 
-def rotary_turns(config: LlamaConfig, start: int, stop: int, dtype: np.dtype) -> tuple[Array, Array]:
+def rotary_turns(config: LlamaConfig, start: int, stop: int, like: Array) -> tuple[Array, Array]:
     """Cosines and sines of position × theta^(-2i/D), for positions start … stop - 1 and i < D/2; each (T, 1, D/2).
 
-    Worked out in float64: at position 10,000 a float32 angle would already be off by a thousandth of a turn.
+    Of the type and on the device of `like`. Worked out in float64: at position 10,000 a float32 angle would already be
+    off by 3e-4 radians.
     """
-    frequencies = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
-    angles = np.arange(start, stop)[:, None, None] * frequencies
-    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+    xp = array_module(like)
+    frequencies = config.rope_theta ** (-xp.arange(0, config.head_size, 2) / config.head_size)
+    angles = xp.arange(start, stop)[:, None, None] * frequencies
+    return xp.cos(angles).astype(like.dtype), xp.sin(angles).astype(like.dtype)

@@ -48,6 +48,8 @@ class RMSNorm(Module):
         return ops.rms_norm(x, self.weight, eps=self.eps)
 
 
-def random_weight(rng: np.random.Generator, n_out: int, n_in: int, std: float) -> Tensor:
-    """A trainable (out, in) float32 matrix of independent normal numbers with the given standard deviation."""
+def random_weight(rng: np.random.Generator | None, n_out: int, n_in: int, std: float) -> Tensor:
+    """A trainable (out, in) float32 matrix of independent normal numbers of deviation `std`; zeros without an rng."""
+    if rng is None:
+        return Tensor(np.zeros((n_out, n_in), dtype=np.float32), requires_grad=True)
     return Tensor(rng.standard_normal((n_out, n_in), dtype=np.float32) * np.float32(std), requires_grad=True)

@@ -21,7 +21,7 @@ from minilora.nn.module import Module
 class MLP(Module):
     """SwiGLU: down(silu(gate(x)) * up(x)), computed for each token alone."""
 
-    def __init__(self, config: LlamaConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
         self.gate_proj = Linear(random_weight(rng, inner, width, std))
         self.up_proj = Linear(random_weight(rng, inner, width, std))
@@ -34,7 +34,7 @@ class MLP(Module):
 class DecoderLayer(Module):
     """x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, config: LlamaConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         self.self_attn = Attention(config, rng)
         self.mlp = MLP(config, rng)
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
@@ -48,7 +48,7 @@ class DecoderLayer(Module):
 class Decoder(Module):
     """From ids (B, T) to the final hidden states (B, T, C)."""
 
-    def __init__(self, config: LlamaConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         self.config = config
         self.embed_tokens = Embedding(
             random_weight(rng, config.vocab_size, config.hidden_size, config.initializer_range)
@@ -59,7 +59,7 @@ class Decoder(Module):
     def forward(self, ids: Array, cache: Cache | None = None) -> Tensor:
         start = 0 if cache is None else cache.length
         x = self.embed_tokens(ids)
-        turns = rotary_turns(self.config, start, start + ids.shape[1], x.dtype)
+        turns = rotary_turns(self.config, start, start + ids.shape[1], x.data)
         for i, layer in enumerate(self.layers):
             x = layer(x, turns, None if cache is None else cache.layers[i])
         return self.norm(x)
@@ -71,10 +71,10 @@ class Llama(Module):
     Parameters
     ----------
     config : LlamaConfig
-    rng : draws the fresh weights; the same generator state gives the same bytes
+    rng : draws the fresh weights; the same generator state gives the same bytes. None: zeros, to be loaded over
     """
 
-    def __init__(self, config: LlamaConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         self.config = config
         self.model = Decoder(config, rng)
         embedding = self.model.embed_tokens.weight
@@ -85,7 +85,7 @@ class Llama(Module):
 
     def forward(self, ids: Array, cache: Cache | None = None) -> Tensor:
         """Logits (B, T, V) for integer ids (B, T). With a cache, the ids continue what it has seen."""
-        ids = np.asarray(ids) if isinstance(ids, list) else ids
+        ids = np.asarray(ids) if isinstance(ids, list | tuple) else ids
         seen = 0 if cache is None else cache.length
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise ValueError(f"expected integer ids of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
@@ -97,12 +97,16 @@ class Llama(Module):
         return self.lm_head(self.model(ids, cache))
 
     def loss(self, ids: Array, targets: Array) -> Tensor:
-        """Mean next-token cross-entropy in nats, over all (batch, time) places."""
-        return ops.cross_entropy(self(ids), targets)
+        """Mean next-token cross-entropy in nats, over all (batch, time) places.
+
+        `targets` are what comes next at each place: the ids one token later. (Hugging Face's `labels` are the ids
+        themselves, shifted inside.)
+        """
+        return ops.cross_entropy(self(ids), np.asarray(targets) if isinstance(targets, list | tuple) else targets)
 
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for generating `batch` texts side by side."""
-        return Cache(batch, self.config, self.model.embed_tokens.weight.dtype)
+        return Cache(batch, self.config, self.model.embed_tokens.weight.data)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Llama:
@@ -121,8 +125,8 @@ class Llama(Module):
 class Cache:
     """The keys and values of all layers, for generation without computing the past again."""
 
-    def __init__(self, batch: int, config: LlamaConfig, dtype: np.dtype) -> None:
-        self.layers = [LayerCache(batch, config, dtype) for _ in range(config.num_hidden_layers)]
+    def __init__(self, batch: int, config: LlamaConfig, like: Array) -> None:
+        self.layers = [LayerCache(batch, config, like) for _ in range(config.num_hidden_layers)]
 
     @property
     def length(self) -> int:

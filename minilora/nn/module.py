@@ -7,7 +7,7 @@ private and never parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ class Module:
     """
 
     rng: np.random.Generator | None = None
+    fixed = ""  # why parameters cannot be replaced at the moment, if they cannot
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -58,6 +59,7 @@ class Module:
 
         Raises ValueError, before anything is changed, when a name is missing or unknown or a shape differs.
         """
+        self._refuse_if_fixed()
         own = dict(self.named_parameters())
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
@@ -80,16 +82,27 @@ class Module:
 
     def astype(self, dtype: Any) -> None:
         """Turn every parameter into another floating-point type, in place; float64 is for checking."""
+        self._refuse_if_fixed()
         for p in self.parameters():
             p.data, p.grad = p.data.astype(dtype), None
+
+    def _refuse_if_fixed(self) -> None:
+        """Raise ValueError when a module's parameters cannot be replaced now; such a module overrides `fixed`."""
+        for path, module in self.named_modules():
+            if module.fixed:
+                raise ValueError(f"the parameters of {path} cannot be replaced: {module.fixed}")
 
     def _parts(self) -> Iterator[tuple[str, Tensor | Module]]:
         """The parameters and modules directly in this one; lists and dicts of them are looked into."""
         for name, value in vars(self).items():
             if name.startswith("_"):
                 continue
-            items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-            for part_name, part in [(name, value)] if items is None else [(f"{name}.{k}", v) for k, v in items]:
+            parts: Iterable[tuple[str, Any]] = [(name, value)]
+            if isinstance(value, dict):
+                parts = ((f"{name}.{key}", part) for key, part in value.items())
+            elif isinstance(value, list | tuple):
+                parts = ((f"{name}.{i}", part) for i, part in enumerate(value))
+            for part_name, part in parts:
                 if isinstance(part, Tensor | Module):
                     yield part_name, part
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
-
 from minilora.autograd.tensor import Array
 from minilora.files import read_json, read_tensors, write_json, write_tensors
 from minilora.nn.config import LlamaConfig
@@ -32,7 +30,7 @@ def load(folder: str | Path) -> Llama:
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)  # some writers store the shared table twice
     tensors = {name: a for name, a in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
-    model = Llama(config, np.random.default_rng(0))
+    model = Llama(config, rng=None)
     try:
         model.load_state_dict(tensors)
     except ValueError as error:
@@ -50,7 +48,7 @@ def save(model: Llama, folder: str | Path, dtype: str = "float32") -> None:
     tied = model.lm_head.weight is model.model.embed_tokens.weight
     config = dataclasses.replace(model.config, tie_word_embeddings=tied)
     tensors = model.state_dict()
-    plain = Llama(config, np.random.default_rng(0)).state_dict().keys()
+    plain = Llama(config, rng=None).state_dict().keys()
     extra = sorted(tensors.keys() - plain)
     if extra:
         raise ValueError(

@@ -15,7 +15,7 @@ from minilora.autograd.tensor import Array, Tensor
 
 
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, algorithm 2).
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), the decay times the learning rate, as in PyTorch.
 
         m ← β₁m + (1-β₁)g,   v ← β₂v + (1-β₂)g²
         θ ← θ - lr · m̂ / (√v̂ + ε) - lr · λ · θ,   m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ)
@@ -45,15 +45,36 @@ class AdamW:
         size = sum(p.size for _, p in named)
         first = named[0][1].data
         self.data, self.grad, self.m, self.v, self._scratch = (np.zeros_like(first, shape=size) for _ in range(5))
+        self._views: list[tuple[Tensor, Array, Array]] = []
         offset = 0
         for _, p in named:
             here = slice(offset, offset + p.size)
             self.data[here] = p.data.reshape(-1)
             p.data, p.grad = self.data[here].reshape(p.shape), self.grad[here].reshape(p.shape)
+            self._views.append((p, p.data, p.grad))
             offset += p.size
+
+    def zero_grad(self) -> None:
+        """Forget the gradients; `step` does it by itself."""
+        self.grad.fill(0)
+        for p, _, grad in self._views:
+            p.grad = grad
+
+    def collect(self) -> None:
+        """See that every `.grad` lies in the flat buffer, also where it was set anew, say to None.
+
+        Raises RuntimeError when a parameter has left the buffer: `astype` or a second optimizer does that.
+        """
+        for (p, data, grad), (name, _) in zip(self._views, self.layout, strict=True):
+            if p.data is not data:
+                raise RuntimeError(f"{name} was replaced after this optimizer was made; make a new optimizer")
+            if p.grad is not grad:
+                grad[...] = 0 if p.grad is None else p.grad
+                p.grad = grad
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradient down to `max_norm` if it is longer; return its length before."""
+        self.collect()
         norm = float(np.sqrt(np.dot(self.grad, self.grad)))
         if norm > max_norm > 0:
             self.grad *= max_norm / norm
@@ -61,6 +82,7 @@ class AdamW:
 
     def step(self, lr: float) -> None:
         """One update with learning rate `lr`; then the gradient is zero again."""
+        self.collect()
         self.steps += 1
         (b1, b2), g, m, v, s = self.betas, self.grad, self.m, self.v, self._scratch
         _decay_towards(m, g, b1, s)

@@ -165,9 +165,8 @@ def test_a_frozen_input_is_no_edge_and_changes_no_other_gradient(draw_case, name
         inputs = [Tensor(x, requires_grad=i == j) for j, x in enumerate(case.arrays)]
         output = case.function(*inputs)
         assert [x for _, x in output.edges] == [inputs[i]]
-        found = gradients(output, inputs, cotangent_of(output))
-        for j, g in enumerate(found):
-            assert np.array_equal(g, expected if i == j else np.zeros_like(case.arrays[j]))
+        [found] = gradients(output, [inputs[i]], cotangent_of(output))
+        assert np.array_equal(found, expected)
 
 
 @each_op

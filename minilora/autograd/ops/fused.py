@@ -122,7 +122,7 @@ def rotary(x: Array, cos: Array, sin: Array) -> Any:
 
 @op
 def dropout(x: Array, probability: float, rng: np.random.Generator) -> Any:
-    """Zero each entry with probability p and divide the rest by 1 - p, so that the mean stays (Srivastava 2014)."""
+    """Zero each entry with probability p and divide the rest by 1 - p, so that the mean stays: inverted dropout."""
     kept = np.asarray(rng.random(x.shape, dtype=np.float32) >= probability)
     scale = kept.astype(x.dtype) / (1 - probability)
     return x * scale, (lambda g: g * scale,)
