@@ -107,7 +107,7 @@ def _introduce(stage: Stage) -> dict[str, Any]:
 
 def _attach(stage: Stage) -> dict[str, Any]:
     config = stage.settings.lora
-    _title(f"Attach LoRA: r = {config.r}, alpha = {config.lora_alpha:g}, on every linear layer")
+    _title(f"Attach LoRA: r = {config.r}, alpha = {config.lora_alpha:g}, on every linear layer but the head")
     lora.inject(stage.model, config, adapter=ADAPTER, rng=np.random.default_rng(stage.flags.seed))
     counts = lora.report(stage.model)
     print(counts)
@@ -157,10 +157,10 @@ def _merge(stage: Stage) -> dict[str, Any]:
 def _save(stage: Stage) -> dict[str, Any]:
     _title("Save")
     folder = stage.out / "adapter"
-    lora.save_adapter(stage.model, folder, ADAPTER, base="minilora/assets/base")
+    lora.save_adapter(stage.model, folder, ADAPTER, base="minilora/assets/base", dtype="float16")
     adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
     base_bytes = (BASE / "model.safetensors").stat().st_size
-    print(f"the adapter: {adapter_bytes:,} bytes in {folder}; the base: {base_bytes:,} bytes")
+    print(f"the adapter: {adapter_bytes:,} bytes in {folder}; the base: {base_bytes:,} bytes (both float16)")
     try:
         draw(stage.out / "demo.png", stage.history, lora.report(stage.model), stage.corpus)
     except ImportError:
@@ -178,7 +178,7 @@ def _length(stage: Stage) -> int:
 def _settings(flags: Namespace) -> Settings:
     chosen = settings("demo", flags)
     if flags.quick:
-        iters = flags.iters or 40
+        iters = 30 if flags.iters is None else flags.iters
         training = replace(chosen.training, iters=iters, warmup=5, eval_every=iters, eval_windows=32)
         chosen = replace(chosen, training=training)
     return chosen

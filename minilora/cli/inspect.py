@@ -43,7 +43,7 @@ def add(commands: Any) -> None:
 def run_eval(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter)
     _, val_ids = load_ids(flags.corpus)
-    context = flags.context or model.config.max_position_embeddings
+    context = model.config.max_position_embeddings if flags.context is None else flags.context
     loss = evaluate(model, val_ids, context, flags.windows)
     print(
         f"{' and '.join(flags.corpus)}, held-out text: {loss:.4f} nats per character "

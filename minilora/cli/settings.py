@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tomllib
 from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -74,22 +75,23 @@ def settings(preset: str, flags: Namespace | None = None) -> Settings:
 
     Raises ValueError for an unknown preset, an entry that means nothing, or values that do not go together.
     """
-    table = _read(preset)
+    table, given = _read(preset), {k: v for k, v in vars(flags or Namespace()).items() if v is not None}
+    if "rank" in given and "alpha" not in given and "lora" in table:  # the scale α/r stays
+        before = {**dataclasses.asdict(LoraConfig()), **table["lora"]}
+        alpha = before["lora_alpha"] * given["rank"] / before["r"]
+        table["lora"]["lora_alpha"] = int(alpha) if alpha.is_integer() else alpha
     for flag, (section, entry) in FLAGS.items():
-        value = getattr(flags, flag, None)
-        if value is not None:
-            (table.setdefault(section, {}) if section else table)[entry] = value
-    if getattr(flags, "rank", None) is not None and getattr(flags, "alpha", None) is None:
-        table["lora"]["lora_alpha"] = 2 * table["lora"]["r"]  # so that another rank keeps the scale α/r
-    if getattr(flags, "context", None) is not None:
-        table.setdefault("model", {})["max_position_embeddings"] = table["training"]["context"]
+        if flag in given:
+            (table.setdefault(section, {}) if section else table)[entry] = given[flag]
+    if "context" in given and "model" in table:
+        table["model"]["max_position_embeddings"] = given["context"]
     return _check(preset, table)
 
 
-def write(folder: Path, values: Settings) -> Path:
-    """Write the effective settings as `run.toml`, which is a preset again."""
+def write(folder: Path, values: Settings, used: Iterable[str] = tuple(TABLES)) -> Path:
+    """Write the effective settings as `run.toml`, which is a preset again: of the tables, those that the run used."""
     flat = dataclasses.asdict(values)
-    tables = {name: flat.pop(name) for name in TABLES}
+    tables = {name: table for name in TABLES if (table := flat.pop(name)) and name in used}
     lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
     for name, table in tables.items():
         lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]

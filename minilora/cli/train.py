@@ -49,7 +49,7 @@ def add(commands: Any) -> None:
     _add_run(finetune, "demo")
     finetune.add_argument("--method", choices=["lora", "full"], help="train an adapter, or all weights")
     finetune.add_argument("--rank", type=int, metavar="R", help="LoRA's r")
-    finetune.add_argument("--alpha", type=float, metavar="A", help="LoRA's α; 2r if not given")
+    finetune.add_argument("--alpha", type=float, metavar="A", help="LoRA's α (default: α/r as in the preset)")
     finetune.add_argument("--dropout", type=float, metavar="P", help="dropout before A")
     finetune.add_argument(
         "--targets",
@@ -125,7 +125,9 @@ def _run(model: Llama, chosen: Settings, flags: Namespace) -> None:
     out = Path(flags.out)
     train_ids, val_ids = load_ids(chosen.corpus)
     print(f"learning from {' and '.join(chosen.corpus)}: {len(train_ids):,} characters, {len(val_ids):,} held out")
-    settings.write(out, chosen)
+    if not flags.resume:
+        used = "model" if flags.run is run_pretrain else chosen.method  # a table of settings, or "full": none
+        settings.write(out, chosen, [used, "training"])
     for unfinished in out.glob(".*.tmp"):  # what a run that was killed while it wrote left behind
         unfinished.unlink()
     try:

@@ -91,8 +91,9 @@ def split(corpus: Corpus) -> tuple[str, str]:
     return train, validation
 
 
-def load_ids(names: list[str], *, download: bool = True) -> tuple[np.ndarray, np.ndarray]:
+def load_ids(names: str | list[str], *, download: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation token ids of corpora, by name or path: each split on its own, then joined."""
+    names = [names] if isinstance(names, str) else names
     if not names:
         raise CorpusError("expected a corpus to learn from, got none; name one, or the path of a text file")
     parts = [split(load_corpus(name, download=download)) for name in names]

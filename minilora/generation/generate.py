@@ -84,7 +84,9 @@ def _read(model: Llama, cache: Cache, unread: Array, ids: Array) -> tuple[Cache,
 
 def _check(model: Llama, prompts: Sequence[Array], tokens: int) -> None:
     context = model.config.max_position_embeddings
-    if not prompts or tokens < 1:
+    if any(not hasattr(prompt, "dtype") or prompt.ndim != 1 for prompt in prompts):
+        raise ValueError("expected a list of prompts, each an array of ids (n,); for text there is `write`")
+    if len(prompts) == 0 or tokens < 1:
         raise ValueError(
             f"expected at least one prompt and at least one token to write, got {len(prompts)} and {tokens}"
         )

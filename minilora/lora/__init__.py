@@ -7,7 +7,7 @@ lora.inject(model, lora.LoraConfig(r=8, lora_alpha=16), adapter="bard", rng=np.r
 from minilora.lora.config import AdapterError, LoraConfig
 from minilora.lora.count import Report, report
 from minilora.lora.files import load_adapter, read_adapter, save_adapter
-from minilora.lora.inject import active, adapters, disabled, inject, set_active, unload
+from minilora.lora.inject import active, adapters, delete_adapter, disabled, inject, set_active, unload
 from minilora.lora.linear import LoraLinear
 from minilora.lora.merge import merge, merge_and_unload, merge_difference, unmerge
 
@@ -18,6 +18,7 @@ __all__ = [
     "Report",
     "active",
     "adapters",
+    "delete_adapter",
     "disabled",
     "inject",
     "load_adapter",

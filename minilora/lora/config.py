@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
+import numpy as np
+
 
 class AdapterError(ValueError):
     """An adapter that cannot be made, found or loaded; the message says why and what to do."""
@@ -49,6 +51,8 @@ class LoraConfig:
     modules_to_save: list[str] | None = None
 
     def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            object.__setattr__(self, entry.name, _own(getattr(self, entry.name)))
         for name, kinds in KINDS.items():
             if not isinstance(value := getattr(self, name), kinds):
                 raise AdapterError(f"{name} should be a {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
@@ -137,9 +141,9 @@ class LoraConfig:
 
 
 KINDS: dict[str, tuple[type, ...]] = {
-    "target_modules": (list, tuple, set, str),
-    "exclude_modules": (list, tuple, str, NoneType),
-    "layers_to_transform": (list, tuple, int, NoneType),
+    "target_modules": (list, str),
+    "exclude_modules": (list, str, NoneType),
+    "layers_to_transform": (list, int, NoneType),
     "rank_pattern": (dict,),
     "alpha_pattern": (dict,),
     "use_rslora": (bool,),
@@ -161,6 +165,20 @@ IGNORED = {
 """Entries of PEFT's config that do not change what an adapter computes here. Any other that is set is refused."""
 
 
+def _own(value: Any) -> Any:
+    """A copy that nobody else can change, made of Python's own types: a config is written as JSON."""
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | range):
+        return [_own(item) for item in (sorted(value) if isinstance(value, set) else value)]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def matches(key: str, path: str) -> bool:
+    """Whether the regular expression `key` matches the end of `path`, from a dot or its beginning on."""
+    return re.match(rf"(.*\.)?({key})$", path) is not None
+
+
 def first_match(pattern: dict[str, Any], path: str, default: Any) -> Any:
-    """The value of the first key that matches the end of `path`, from a dot or its beginning on."""
-    return next((value for key, value in pattern.items() if re.match(rf"(.*\.)?({key})$", path)), default)
+    """The value of the first key that matches `path`."""
+    return next((value for key, value in pattern.items() if matches(key, path)), default)

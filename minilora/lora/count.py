@@ -12,7 +12,10 @@ from minilora.nn import Module
 
 @dataclass(frozen=True)
 class Row:
-    """Parameters of the modules of one kind: `layers` many of them share this path with the layer's number as *."""
+    """Parameters of the modules of one kind: so many `modules` share this path, with the layer's number as *.
+
+    A weight that another row has counted already, such as a tied output head's, is not in `total`.
+    """
 
     path: str
     modules: int
@@ -57,15 +60,20 @@ def report(model: Module) -> Report:
     An adapted (out, in) weight with an adapter of rank r has in·out + r(in + out) parameters, of which r(in + out)
     are trained.
     """
-    groups: dict[str, list[tuple[str, Tensor]]] = defaultdict(list)
-    for name, p in model.named_parameters():
-        path = re.sub(r"\.(weight|lora_[AB]\..*)$", "", name)
-        groups[re.sub(r"\.\d+\.", ".*.", path)].append((path, p))
-    return Report(tuple(_row(path, parts) for path, parts in groups.items()))
+    seen: set[int] = set()
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for path, module in model.named_modules():
+        parts = [p for _, p in module._parts() if isinstance(p, Tensor)]
+        if parts:
+            own = [p for p in parts if id(p) not in seen]
+            seen.update(id(p) for p in parts)
+            trainable = sum(p.size for p in own if p.requires_grad)
+            row = Row(re.sub(r"\.\d+\.", ".*.", path), 1, parts[0].shape, trainable, sum(p.size for p in own))
+            groups[row.path].append(row)
+    return Report(tuple(_together(rows) for rows in groups.values() if sum(row.total for row in rows)))
 
 
-def _row(path: str, parts: list[tuple[str, Tensor]]) -> Row:
-    parameters = [p for _, p in parts]
-    trainable = sum(p.size for p in parameters if p.requires_grad)
-    modules = len({path for path, _ in parts})
-    return Row(path, modules, parameters[0].shape, trainable, sum(p.size for p in parameters))
+def _together(rows: list[Row]) -> Row:
+    """One row for the modules of one kind."""
+    trainable, total = (sum(getattr(row, name) for row in rows) for name in ("trainable", "total"))
+    return Row(rows[0].path, len(rows), rows[0].shape, trainable, total)

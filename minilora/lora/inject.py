@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def inject(model: Module, config: LoraConfig, adapter: str = "default", *, rng: 
         raise AdapterError(f"an adapter's name is made of letters, digits, - and _; got {adapter!r}")
     if adapter in adapters(model):
         raise AdapterError(
-            f"the model already has an adapter {adapter!r}; choose another name, or lora.unload it first"
+            f"the model already has an adapter {adapter!r}; choose another name, or take it out with "
+            f"lora.delete_adapter(model, {adapter!r})"
         )
     targets = select(model, config)
     for p in model.parameters():
@@ -56,17 +58,18 @@ def set_active(model: Module, choice: str | Mapping[str, float] | None) -> None:
     A strength multiplies an adapter's update: 0 is off, 1 is as trained, and anything else is allowed.
     """
     refuse_if_merged(model, "choose other adapters")
+    if not isinstance(choice, str | Mapping | None):
+        raise AdapterError(f"expected an adapter's name, names with strengths, or None, got {choice!r}")
     strengths = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
-    known = adapters(model)
-    for name in strengths:
-        if name not in known:
-            raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
-        if not math.isfinite(strengths[name]):
-            raise AdapterError(f"the strength of {name!r} should be a finite number, got {strengths[name]}")
+    _refuse_unknown(model, list(strengths))
+    for name, strength in strengths.items():
+        if not math.isfinite(strength):
+            raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength}")
     for _, module in lora_modules(model):
-        module.active = {name: float(s) for name, s in strengths.items() if name in module.config}
         for name in module.config:
-            module.lora_A[name].requires_grad = module.lora_B[name].requires_grad = name in strengths
+            if (name in strengths) != (name in module.active):  # what was active already keeps what its user froze
+                module.lora_A[name].requires_grad = module.lora_B[name].requires_grad = name in strengths
+        module.active = {name: float(s) for name, s in strengths.items() if name in module.config}
 
 
 def active(model: Module) -> dict[str, float]:
@@ -76,13 +79,30 @@ def active(model: Module) -> dict[str, float]:
 
 @contextmanager
 def disabled(model: Module) -> Iterator[None]:
-    """Inside this block the model is the base: `with lora.disabled(model): ...`."""
-    before = active(model)
-    set_active(model, None)
+    """Inside this block the model is the base, merged or not: `with lora.disabled(model): ...`. What trains stays."""
+    before = [(module, module.active, module.merged) for _, module in lora_modules(model)]
+    for module, _, _ in before:
+        module.unmerge()
+        module.active = {}
     try:
         yield
     finally:
-        set_active(model, before)
+        for module, strengths, merged in before:
+            module.unmerge()
+            module.active = strengths
+            if merged:
+                module.merge()
+
+
+def delete_adapter(model: Module, adapter: str) -> None:
+    """Take one adapter out. A Linear that has no other is plain again. Raises AdapterError for an unknown name."""
+    refuse_if_merged(model, "delete an adapter")
+    _refuse_unknown(model, [adapter])
+    for path, module in lora_modules(model):
+        for table in (module.lora_A, module.lora_B, module.scaling, module.config, module.active):
+            table.pop(adapter, None)
+        if not module.config:
+            _replace(model, path, Linear(module.weight))
 
 
 def unload(model: Module) -> None:
@@ -100,8 +120,27 @@ def refuse_if_merged(model: Module, wish: str) -> None:
         raise AdapterError(f"cannot {wish} while adapters are merged into the weights; call lora.unmerge(model) first")
 
 
+def _refuse_unknown(model: Module, names: list[str]) -> None:
+    known = adapters(model)
+    for name in names:
+        if name not in known:
+            raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
+
+
 def _replace(model: Module, path: str, module: Linear) -> None:
-    parent, _, name = path.rpartition(".")
-    holder = dict(model.named_modules())[parent]
-    module.rng = holder.rng  # in training or not, as all around it
-    setattr(holder, name, module)
+    """Put `module` where `path` leads: to an attribute, or to a place in a list or dict."""
+    holder: Any = model
+    *parents, last = path.split(".")
+    for name in parents:
+        holder = _part(holder, name)
+    module.rng = _part(holder, last).rng  # in training or not, as before
+    if isinstance(holder, Module):
+        setattr(holder, last, module)
+    else:
+        holder[int(last) if isinstance(holder, list) else last] = module
+
+
+def _part(holder: Any, name: str) -> Any:
+    if isinstance(holder, Module):
+        return getattr(holder, name)
+    return holder[name] if isinstance(holder, dict) else holder[int(name)]

@@ -1,4 +1,4 @@
-"""LoRA: a Linear that stays as it is, and a small detour that learns. This is the file that minilora is about.
+"""LoRA: a Linear that stays as it is, and a low-rank path beside it that learns. The file that minilora is about.
 
         h = W x  +  s · B A x            W (out, in) frozen;  A (r, in) and B (out, r) trained;  s = α/r
 
@@ -31,9 +31,9 @@ class LoraLinear(Linear):
 
     def attach(self, adapter: str, config: LoraConfig, path: str, rng: np.random.Generator) -> None:
         """Add fresh A and B of the rank and scale that `config` gives the module at `path`."""
-        r, like = config.rank(path), self.weight.data
-        self.lora_A[adapter] = Tensor(_draw_A(rng, r, self.in_features, config).astype(like.dtype))
-        self.lora_B[adapter] = Tensor(_draw_B(rng, self.out_features, r, config).astype(like.dtype))
+        r, dtype = config.rank(path), self.weight.dtype
+        self.lora_A[adapter] = Tensor(_draw_A(rng, r, self.in_features, config).astype(dtype))
+        self.lora_B[adapter] = Tensor(_draw_B(rng, self.out_features, r, config).astype(dtype))
         self.scaling[adapter] = config.scaling(path)
         self.config[adapter] = config
 
@@ -42,10 +42,10 @@ class LoraLinear(Linear):
         h = super().forward(x)
         if not self.merged:
             for adapter, strength in self.active.items():
-                h = h + self._detour(x, adapter, strength)
+                h = h + self._update(x, adapter, strength)
         return h
 
-    def _detour(self, x: Tensor, adapter: str, strength: float) -> Tensor:
+    def _update(self, x: Tensor, adapter: str, strength: float) -> Tensor:
         """strength · s · B A dropout(x). The factor goes to the r numbers in the middle, where it is cheapest."""
         p = self.config[adapter].lora_dropout
         if p > 0 and self.rng is not None:
@@ -58,13 +58,18 @@ class LoraLinear(Linear):
         return self.scaling[adapter] * (self.lora_B[adapter].data @ self.lora_A[adapter].data)
 
     @property
+    def fixed(self) -> str:  # type: ignore[override]
+        """While merged, the weight stands for two matrices, and replacing it would lose one."""
+        return "adapters are merged into the weights; call lora.unmerge(model) first" if self.merged else ""
+
+    @property
     def merged(self) -> bool:
         """Whether the active adapters are part of the weight at the moment."""
         return self._original is not None
 
     def merge(self) -> None:
         """W ← W + Σ strength · ΔW of the active adapters. W itself is kept, so nothing is lost to rounding."""
-        original = self._original or self.weight
+        original = self.weight if self._original is None else self._original
         merged = original.data.copy()
         for adapter, strength in self.active.items():
             merged += strength * self.delta(adapter)
@@ -77,12 +82,14 @@ class LoraLinear(Linear):
 
 
 def _draw_A(rng: np.random.Generator, r: int, n_in: int, config: LoraConfig) -> Array:
+    """A (r, in), uniform in ±1/√in: Kaiming's bound with a = √5. It goes by the number of inputs, never by r."""
     if config.init_lora_weights == "gaussian":
         return rng.standard_normal((r, n_in)) / r
     return rng.uniform(-1, 1, (r, n_in)) / n_in**0.5
 
 
 def _draw_B(rng: np.random.Generator, n_out: int, r: int, config: LoraConfig) -> Array:
+    """B (out, r), zero, so that ΔW begins at zero. (Were A zero as well, no gradient would ever reach either.)"""
     if config.init_lora_weights is False:
         return rng.uniform(-1, 1, (n_out, r)) / r**0.5
     return np.zeros((n_out, r))

@@ -43,6 +43,7 @@ def merge_and_unload(model: Module) -> None:
 def merge_difference(model: Llama, ids: Array, dtype: Any = np.float32) -> float:
     """max |logit merged - logit unmerged| on `ids` (B, T): how exact merging is, computed in `dtype` on a copy."""
     twin = copy.deepcopy(model)
+    twin.eval()  # dropout acts on the adapters' path alone, and would look like a difference
     unmerge(twin)
     twin.astype(dtype)
     apart = twin(ids).data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from minilora.lora.config import AdapterError, LoraConfig
+from minilora.lora.config import AdapterError, LoraConfig, matches
 from minilora.nn import Linear, Module
 
 
@@ -13,7 +13,9 @@ def select(model: Module, config: LoraConfig) -> dict[str, Linear]:
 
     Raises AdapterError, listing what there is, when a target, a layer or a pattern matches nothing.
     """
-    linears = {path: module for path, module in model.named_modules() if isinstance(module, Linear)}
+    linears = {path: module for path, module in model.named_modules() if isinstance(module, Linear) and path}
+    if not linears:
+        raise AdapterError("found no Linear inside this model; a Linear alone must be an attribute of a Module")
     chosen = {
         path: module
         for path, module in linears.items()
@@ -65,10 +67,11 @@ def _refuse_what_matches_nothing(config: LoraConfig, linears: list[str], chosen:
     numbers = {n for n in map(layer_of, linears) if n is not None}
     for layer in config.layers or []:
         if layer not in numbers:
-            raise AdapterError(f"layers_to_transform asks for layer {layer}; this model has layers 0 to {max(numbers)}")
+            there = f"layers 0 to {max(numbers)}" if numbers else "no numbered layers"
+            raise AdapterError(f"layers_to_transform asks for layer {layer!r}; this model has {there}")
     if not chosen:
         raise AdapterError(f"nothing is left to adapt after exclude_modules and layers_to_transform; {there_are}")
     for name, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key in pattern:
-            if not any(re.match(rf"(.*\.)?({key})$", path) for path in chosen):
+            if not any(matches(key, path) for path in chosen):
                 raise AdapterError(f"{name} has the key {key!r}, which matches no adapted module, such as {chosen[0]}")

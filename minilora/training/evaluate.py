@@ -18,8 +18,10 @@ def evaluate(model: Llama, ids: np.ndarray, context: int, windows: int, batch: i
     rng = model.rng
     model.eval()
     total = 0.0
-    for inputs, targets in fixed_windows(ids, windows, context, batch):
-        total += model.loss(inputs, targets).item() * len(inputs)
-    if rng is not None:
-        model.train(rng)
+    try:
+        for inputs, targets in fixed_windows(ids, windows, context, batch):
+            total += model.loss(inputs, targets).item() * len(inputs)
+    finally:
+        if rng is not None:
+            model.train(rng)
     return total / windows

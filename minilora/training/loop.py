@@ -17,9 +17,10 @@ import numpy as np
 
 from minilora.backend import keep_freed_memory
 from minilora.data.batches import check_length, sample_batch
+from minilora.lora.inject import refuse_if_merged
 from minilora.nn import Llama
 from minilora.training import checkpoint
-from minilora.training.checkpoint import History
+from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.evaluate import evaluate
 from minilora.training.optimizer import AdamW
 from minilora.training.progress import Progress
@@ -31,7 +32,7 @@ class TrainingError(ValueError):
 
 
 class Interrupted(Exception):
-    """The person pressed Ctrl-C; the state is saved."""
+    """The person pressed Ctrl-C; with a checkpoint_path, the state is saved."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,12 @@ class TrainingConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} should be a whole number of at least 1, got {value!r}")
+        for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} should be 0 or more, and finite, got {getattr(self, name)!r}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 0 and below 1, got {getattr(self, name)!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr should be positive and finite, got {self.lr}")
 
@@ -100,8 +107,8 @@ def train(
     Raises
     ------
     TrainingError : a loss, gradient or parameter is not finite; names the step and the last good checkpoint
-    Interrupted : Ctrl-C was pressed; the state has been saved
-    CheckpointError : the state to resume from is missing, broken or of another run
+    Interrupted : Ctrl-C was pressed; the state has been saved, if there is a checkpoint_path
+    CheckpointError : the state to resume from is missing, broken or of another run; or, without `resume`, there is one
     ValueError : a text is too short for the context, or the context longer than the model's; nothing is written
     """
     keep_freed_memory()
@@ -109,43 +116,30 @@ def train(
     run = _Run(model, train_ids, val_ids, config, checkpoint_path)
     if resume:
         run.load()
+    elif checkpoint_path and checkpoint_path.exists():
+        raise CheckpointError(f"{checkpoint_path} holds a run; go on with resume=True, or keep it and choose another")
     else:
         run.save()
-    optimizer, history = run.optimizer, run.history
-    shown = (
-        None if quiet else Progress(config.iters, optimizer.steps, config.batch * config.context * config.accumulate)
-    )
-
-    def look() -> None:
-        """Evaluate, unless a resumed run already has."""
-        if history.evaluations and history.evaluations[-1][0] == optimizer.steps:
-            return
+    shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
+    try:
+        # NumPy need not warn of overflow: what is not finite is found below, and said once.
+        with _ctrl_c() as pressed, np.errstate(all="ignore"):
+            while run.steps < config.iters:
+                if run.steps % config.eval_every == 0:
+                    run.evaluate(shown, sample)
+                run.step()
+                shown.step(run.steps, run.history.losses[-1])
+                if run.steps % config.checkpoint_every == 0:
+                    run.save()
+                if pressed.is_set():
+                    run.save()
+                    raise Interrupted(f"stopped after step {run.steps} of {config.iters}")
+            run.evaluate(shown, sample)
+            run.save()
+    finally:
         model.eval()
-        loss = evaluate(model, val_ids, config.context, config.eval_windows)
-        run.refuse_unless(math.isfinite(loss), f"the validation loss is {loss} after step {optimizer.steps}")
-        history.evaluations.append((optimizer.steps, loss))
-        if shown:
-            recent = float(np.mean(history.losses[-config.eval_every :])) if history.losses else math.nan
-            shown.evaluation(optimizer.steps, recent, loss, sample() if sample else "")
-
-    # NumPy need not warn of overflow: what is not finite is found below, and said once.
-    with _ctrl_c() as pressed, np.errstate(all="ignore"):
-        while optimizer.steps < config.iters:
-            if optimizer.steps % config.eval_every == 0:
-                look()
-            run.step()
-            if shown:
-                shown.step(optimizer.steps, history.losses[-1])
-            if optimizer.steps % config.checkpoint_every == 0 or pressed.is_set():
-                run.save()
-            if pressed.is_set():
-                raise Interrupted(f"stopped after step {optimizer.steps} of {config.iters}")
-        look()
-        run.save()
-    model.eval()
-    if shown:
         shown.close()
-    return history
+    return run.history
 
 
 class _Run:
@@ -154,24 +148,27 @@ class _Run:
     def __init__(
         self, model: Llama, ids: np.ndarray, val_ids: np.ndarray, config: TrainingConfig, path: Path | None
     ) -> None:
-        named = list(model.named_parameters())
-        self.model, self.ids, self.config, self.path = model, ids, config, path
+        self.model, self.ids, self.val_ids, self.config, self.path = model, ids, val_ids, config, path
         self.rng = np.random.default_rng(config.seed)
-        self.optimizer = AdamW(
-            [(name, p) for name, p in named if p.requires_grad], config.weight_decay, (config.beta1, config.beta2)
-        )
+        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        self.optimizer = AdamW(trainable, config.weight_decay, (config.beta1, config.beta2))
         self.history = History()
         self.settings = {**dataclasses.asdict(config), **checkpoint.fingerprints(model, ids, val_ids)}
 
+    @property
+    def steps(self) -> int:
+        """How many steps have been done."""
+        return self.optimizer.steps
+
     def save(self) -> None:
-        finite = bool(np.isfinite(self.optimizer.data).all())
-        self.refuse_unless(finite, f"a parameter is not finite after step {self.optimizer.steps}")
+        if not np.isfinite(self.optimizer.data).all():
+            raise self.error(f"a parameter is not finite after step {self.steps}")
         if self.path:
             checkpoint.save(self.path, self.optimizer, self.rng, self.history, self.settings)
 
     def load(self) -> None:
         if not self.path:
-            raise checkpoint.CheckpointError("cannot resume without a checkpoint_path")
+            raise CheckpointError("cannot resume without a checkpoint_path")
         checkpoint.load(self.path, self.optimizer, self.rng, self.history, self.settings)
 
     def step(self) -> None:
@@ -183,23 +180,35 @@ class _Run:
             loss.backward(np.asarray(1 / c.accumulate))
             total += loss.item() / c.accumulate
         norm = self.optimizer.clip(c.grad_clip)
-        self.refuse_unless(
-            math.isfinite(total) and math.isfinite(norm),
-            f"the loss is {total} and the gradient's length {norm} at step {self.optimizer.steps + 1}",
-        )
-        self.optimizer.step(warmup_cosine(self.optimizer.steps, c.iters, c.warmup, c.lr, c.min_lr))
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            raise self.error(f"the loss is {total} and the gradient's length {norm} at step {self.steps + 1}")
+        self.optimizer.step(warmup_cosine(self.steps, c.iters, c.warmup, c.lr, c.min_lr))
         self.history.losses.append(total)
 
-    def refuse_unless(self, good: bool, problem: str) -> None:
-        """Raise TrainingError with `problem`, before anything that is not good is saved."""
-        if not good:
-            there = self.path and self.path.exists()
-            kept = f"the last good state is in {self.path}" if there else "no checkpoint was kept"
-            raise TrainingError(f"{problem}; {kept}. A lower learning rate than {self.config.lr:g} usually helps")
+    def evaluate(self, shown: Progress, sample: Callable[[], str] | None) -> None:
+        """Measure the validation loss and show it with a sample, unless a resumed run already has."""
+        evaluations, c = self.history.evaluations, self.config
+        if evaluations and evaluations[-1][0] == self.steps:
+            return
+        self.model.eval()
+        loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows)
+        if not math.isfinite(loss):
+            raise self.error(f"the validation loss is {loss} after step {self.steps}")
+        evaluations.append((self.steps, loss))
+        recent = self.history.losses[-c.eval_every :]
+        text = sample() if sample and not shown.quiet else ""
+        shown.evaluation(self.steps, float(np.mean(recent)) if recent else math.nan, loss, text)
+
+    def error(self, problem: str) -> TrainingError:
+        """`problem`, what is left, and what to do."""
+        kept = self.path and self.path.exists()
+        left = f"the last good state is in {self.path}" if kept else "no checkpoint was kept"
+        return TrainingError(f"{problem}; {left}. A lower learning rate than {self.config.lr:g} usually helps")
 
 
 def _check(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray, context: int) -> None:
     """Raise ValueError now rather than in the middle of a run."""
+    refuse_if_merged(model, "train")
     longest = model.config.max_position_embeddings
     if context > longest:
         raise ValueError(f"a context of {context} tokens is more than the model's, which is {longest}")

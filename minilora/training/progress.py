@@ -16,14 +16,15 @@ class Progress:
     iters : the step at which the run ends
     start : the step at which it begins (not 0 for a resumed run)
     tokens_per_step : for the speed
+    quiet : show nothing
     every : seconds between plain lines where there is no terminal
     """
 
-    def __init__(self, iters: int, start: int, tokens_per_step: int, every: float = 10.0) -> None:
+    def __init__(self, iters: int, start: int, tokens_per_step: int, quiet: bool = False, every: float = 10.0) -> None:
         from tqdm.auto import tqdm
 
         self.iters, self.first, self.tokens_per_step, self.every = iters, start, tokens_per_step, every
-        self.interactive = sys.stderr.isatty() or "ipykernel" in sys.modules
+        self.quiet, self.interactive = quiet, not quiet and (sys.stderr.isatty() or "ipykernel" in sys.modules)
         self._bar = tqdm(
             total=iters, initial=start, unit="step", disable=not self.interactive, leave=False, dynamic_ncols=True
         )
@@ -63,7 +64,7 @@ class Progress:
         self._spoke = time.monotonic()
         if self.interactive:
             self._bar.write(line)
-        else:
+        elif not self.quiet:
             print(line, flush=True)
 
 

@@ -5,7 +5,7 @@ import operator
 import numpy as np
 import pytest
 
-from minilora.autograd import Tensor, gradients, ops
+from minilora.autograd import Tensor, gradients, op, ops
 
 OPERATORS = [operator.add, operator.sub, operator.mul, operator.truediv]
 SCALARS = [3, -2.5, True, np.float64(1.5), np.float32(1.5), np.int64(4), np.float16(0.5)]
@@ -160,3 +160,32 @@ def test_detach_forgets_the_history_and_shares_the_array():
 def test_repr_shows_the_values_and_whether_gradients_are_wanted():
     assert repr(Tensor([1.0, 2.5])) == "Tensor([1. , 2.5])"
     assert repr(Tensor([1.0], requires_grad=True)) == "Tensor([1.], requires_grad=True)"
+
+
+def test_an_op_of_the_package_is_not_replaced_by_one_of_the_same_name():
+    """The operators find their op by name: another `mul` would change what * means."""
+
+    def mul(x, y):
+        return x * y, (lambda g: g, lambda g: g)
+
+    with pytest.raises(ValueError, match="there is an op 'mul' already"):
+        op(mul)
+    assert (Tensor([2.0]) * 3).item() == 6
+
+
+def test_tensors_are_not_given_by_name():
+    x, w = Tensor([[1.0, 2.0]]), Tensor([[1.0, 2.0]], requires_grad=True)
+    with pytest.raises(TypeError, match="linear takes its tensors by position"):
+        ops.linear(x, weight=w)
+
+
+def test_a_tensor_of_one_number_is_a_number():
+    x = Tensor([1.5])
+    assert (float(x), f"{x:.3f}", bool(x), bool(Tensor([0.0]))) == (1.5, "1.500", True, False)
+    with pytest.raises(ValueError, match="size 1"):
+        bool(Tensor([1.0, 2.0]))
+
+
+def test_shapes_may_be_tuples():
+    x = Tensor(np.arange(6.0).reshape(2, 3))
+    assert x.reshape((3, 2)).shape == x.reshape(3, 2).shape == x.transpose((1, 0)).shape == x.T.shape == (3, 2)

@@ -36,14 +36,14 @@ eval_windows = 4
 checkpoint_every = {checkpoint_every}
 """
 
-# `python -m minilora ...`, which kills itself at the `moment`th call of a function after everything is loaded and the
-# run begins to write; without a moment, it counts the calls.
+# `python -m minilora ...`, which kills itself at the `moment`th call of a function after everything is loaded, when
+# the run begins to write; without a moment, it counts the calls.
 KILLED = textwrap.dedent(
     """
     import os, runpy, signal, sys
     import minilora.cli, tqdm.auto, safetensors.numpy
 
-    moment, calls, write = int(sys.argv.pop(1)), 0, minilora.cli.settings.write
+    moment, calls, load_ids = int(sys.argv.pop(1)), 0, minilora.cli.train.load_ids
 
     def watch(frame, event, argument):
         global calls
@@ -52,10 +52,11 @@ KILLED = textwrap.dedent(
             os.kill(os.getpid(), signal.SIGKILL)
 
     def begin(*arguments):
+        texts = load_ids(*arguments)
         sys.setprofile(watch)
-        return write(*arguments)
+        return texts
 
-    minilora.cli.settings.write = begin
+    minilora.cli.train.load_ids = begin
     minilora.cli.train.write = lambda *_, **__: ""  # samples would be most of the calls, and no state is in them
     os.fsync = lambda handle: None  # this kills processes, not machines
     try:

@@ -88,3 +88,21 @@ def test_a_strength_that_is_no_number_is_refused(two_adapters, strength):
     with pytest.raises(lora.AdapterError, match="the strength of 'a' should be a finite number"):
         lora.set_active(model, {"a": strength})
     assert lora.active(model) == {"b": 1.0}
+
+
+def test_disabled_leaves_alone_what_trains(two_adapters):
+    """As in LoRA-FA, where A is frozen."""
+    model = two_adapters()
+    for _, module in lora_modules(model):
+        if "b" in module.config:
+            module.lora_A["b"].requires_grad = False
+    before = [name for name, p in model.named_parameters() if p.requires_grad]
+    with lora.disabled(model):
+        pass
+    lora.set_active(model, {"b": 0.5})
+    assert [name for name, p in model.named_parameters() if p.requires_grad] == before
+
+
+def test_names_without_strengths_are_refused(two_adapters):
+    with pytest.raises(lora.AdapterError, match="expected an adapter's name, names with strengths, or None"):
+        lora.set_active(two_adapters(), ["a"])

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.autograd import Tensor
 from minilora.lora.inject import lora_modules
-from minilora.nn import Linear
+from minilora.nn import Linear, Module, RMSNorm
 
 
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj"], "all-linear", ["lm_head"]], ids=str)
@@ -135,3 +136,35 @@ def test_a_model_in_training_stays_in_training(unit_llama, attach):
     model.train(rng)
     attach(model, lora_dropout=0.5)
     assert all(module.rng is rng for _, module in model.named_modules())
+
+
+def test_an_adapter_can_be_deleted(two_adapters, unit_llama, attach, ids):
+    model = two_adapters()
+    lora.delete_adapter(model, "b")
+    assert lora.adapters(model) == ["a"]
+    np.testing.assert_array_equal(model(ids).data, unit_llama()(ids).data)
+    lora.set_active(model, "a")
+    np.testing.assert_array_equal(model(ids).data, attach(unit_llama(), "x", seed=1)(ids).data)
+    lora.delete_adapter(model, "a")
+    assert not [m for _, m in model.named_modules() if isinstance(m, lora.LoraLinear)]
+    with pytest.raises(lora.AdapterError, match="there is no adapter 'a'; the model has none"):
+        lora.delete_adapter(model, "a")
+
+
+class Stack(Module):
+    def __init__(self, *layers):
+        self.layers = list(layers)
+        self.named = {"last": Linear(Tensor(np.eye(3)))}
+
+
+def test_linears_in_lists_and_dicts_can_be_adapted():
+    model = Stack(Linear(Tensor(np.eye(3))), Linear(Tensor(np.eye(3))))
+    lora.inject(model, lora.LoraConfig(r=1, target_modules=["1", "last"]), rng=np.random.default_rng(0))
+    assert [type(x).__name__ for x in (*model.layers, model.named["last"])] == ["Linear", "LoraLinear", "LoraLinear"]
+
+
+@pytest.mark.parametrize("model", [Linear(Tensor(np.eye(3), requires_grad=True)), RMSNorm(3, 1e-5)])
+def test_a_model_without_linears_inside_is_refused_unchanged(model):
+    with pytest.raises(lora.AdapterError, match="found no Linear inside this model"):
+        lora.inject(model, lora.LoraConfig(target_modules="all-linear"), rng=np.random.default_rng(0))
+    assert model.weight.requires_grad

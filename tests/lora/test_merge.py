@@ -101,9 +101,8 @@ def test_after_any_sequence_unmerging_restores_every_bit(two_adapters, ids, sequ
         lambda model, attach, folder: lora.load_adapter(model, folder, "c"),
         lambda model, attach, folder: lora.set_active(model, "a"),
         lambda model, attach, folder: lora.set_active(model, None),
-        lambda model, attach, folder: lora.disabled(model).__enter__(),
     ],
-    ids=["inject", "load_adapter", "set_active", "set_active None", "disabled"],
+    ids=["inject", "load_adapter", "set_active", "set_active None"],
 )
 def test_what_cannot_be_done_while_merged(forbidden, two_adapters, attach, tmp_path, snapshot):
     model = two_adapters()
@@ -155,3 +154,40 @@ def test_merge_difference_measures_on_a_copy(merged, two_adapters, ids, snapshot
     assert lora.merge_difference(model, ids) == expected > 0
     assert 0 < lora.merge_difference(model, ids, dtype=np.float64) < 1e-12 * np.abs(apart).max()
     assert snapshot(model) == before
+
+
+def test_disabled_is_the_base_while_merged_too(two_adapters, unit_llama, ids):
+    model = two_adapters()
+    lora.merge(model)
+    merged = model(ids).data
+    with lora.disabled(model):
+        np.testing.assert_array_equal(model(ids).data, unit_llama()(ids).data)
+    np.testing.assert_array_equal(model(ids).data, merged)
+
+
+def test_an_error_inside_disabled_is_the_one_that_is_seen(two_adapters, ids):
+    model = two_adapters()
+    before = model(ids).data
+
+    def merge_and_fail():
+        with lora.disabled(model):
+            lora.merge(model)
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        merge_and_fail()
+    np.testing.assert_array_equal(model(ids).data, before)
+
+
+@pytest.mark.parametrize("change", [lambda m: m.astype(np.float64), lambda m: m.load_state_dict(m.state_dict())])
+def test_merged_parameters_are_not_replaced(change, two_adapters):
+    model = two_adapters()
+    lora.merge(model)
+    with pytest.raises(ValueError, match=r"call lora\.unmerge\(model\) first"):
+        change(model)
+
+
+def test_the_difference_is_measured_without_dropout(unit_llama, attach, ids):
+    model = attach(unit_llama(), "a", lora_dropout=0.5)
+    model.train(np.random.default_rng(0))
+    assert lora.merge_difference(model, ids, np.float64) < 1e-10

@@ -135,3 +135,29 @@ def test_clipping_shortens_what_is_too_long_and_nothing_else(max_norm, length):
 def test_without_parameters_there_is_nothing_to_train():
     with pytest.raises(ValueError, match="found none with requires_grad=True"):
         AdamW([])
+
+
+def test_a_gradient_set_anew_counts_all_the_same():
+    """`p.grad = None` is how PyTorch's users begin a step."""
+    rng = np.random.default_rng(0)
+    p, same = (Tensor(np.ones((2, 3)), requires_grad=True) for _ in range(2))
+    optimizer, reference = AdamW([("p", p)]), AdamW([("p", same)])
+    for _ in range(3):
+        g = rng.standard_normal((2, 3))
+        p.grad, same.grad[...] = g, g
+        optimizer.step(0.1)
+        reference.step(0.1)
+    np.testing.assert_array_equal(p.data, same.data)
+    p.grad = None
+    assert optimizer.clip(1.0) == 0
+    assert np.shares_memory(p.grad, optimizer.grad)
+    p.grad[...] = 1
+    optimizer.zero_grad()
+    assert (p.grad == 0).all()
+
+
+def test_a_parameter_that_was_replaced_is_not_quietly_left_behind():
+    p = Tensor(np.ones((2, 3)), requires_grad=True)
+    first, _ = AdamW([("p", p)]), AdamW([("p", p)])
+    with pytest.raises(RuntimeError, match="p was replaced after this optimizer was made; make a new optimizer"):
+        first.step(0.1)

@@ -59,6 +59,7 @@ def test_a_run_resumed_is_a_run_that_never_stopped(
 ):
     c = config(iters=ITERS, eval_every=eval_every, checkpoint_every=checkpoint_every, accumulate=accumulate)
     path = tmp_path_factory.getbasetemp() / "checkpoint.safetensors"
+    path.unlink(missing_ok=True)
     whole = result(*method, c, path)
     path.unlink()
     for call, act in stops:  # the call is counted from where the run goes on, so it may come after the end

@@ -7,7 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from minilora.training import Interrupted, TrainingError, loop
+from minilora import lora
+from minilora.training import CheckpointError, Interrupted, TrainingError, loop
 
 
 @pytest.fixture
@@ -120,3 +121,20 @@ def test_a_run_in_a_thread(make_model, config, run, bits):
     thread.join()
     assert histories == [run(models[1], config())]
     assert bits(models[0]) == bits(models[1])
+
+
+def test_a_checkpoint_is_not_begun_anew_by_mistake(make_model, config, run, tmp_path):
+    path = tmp_path / "checkpoint.safetensors"
+    run(make_model(), config(), path)
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="holds a run; go on with resume=True"):
+        run(make_model(), config(), path)
+    assert path.read_bytes() == before
+
+
+def test_a_merged_model_is_not_trained(make_model, config, run):
+    model = make_model()
+    lora.inject(model, lora.LoraConfig(r=2), rng=np.random.default_rng(0))
+    lora.merge(model)
+    with pytest.raises(lora.AdapterError, match="cannot train while adapters are merged"):
+        run(model, config())
