@@ -86,7 +86,7 @@ def _pull_back(tensor: Tensor, g: Array) -> list[tuple[Tensor, Array]]:
     if callable(tensor.rules):
         pulled = tensor.rules(g)
         return [(x, pulled[i]) for i, x in tensor.edges]
-    return [(x, tensor.rules[i](g)) for i, x in tensor.edges]  # type: ignore[misc]
+    return [(x, tensor.rules[i](g)) for i, x in tensor.edges]
 
 
 def _ancestors(output: Tensor) -> list[Tensor]:

@@ -22,7 +22,6 @@ import numpy as np
 from minilora.autograd import engine
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-Rule: TypeAlias = Callable[[Array], Array]
 JointRule: TypeAlias = Callable[[Array], tuple[Array, ...]]
 
 OPS: dict[str, Callable[..., Tensor]] = {}
@@ -64,7 +63,7 @@ class Tensor:
         self.requires_grad = requires_grad
         self.grad: Array | None = None
         self.edges: tuple[tuple[int, Tensor], ...] = ()
-        self.rules: tuple[Rule | None, ...] | JointRule = ()
+        self.rules: tuple[Any, ...] | JointRule = ()
         self.released = False
         self.birth = next(_births)
 
@@ -197,7 +196,7 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
     `function(*inputs, **options)` returns `(output, rules)`. `rules` has one function per input, gradient of the
     output in, gradient of that input out (in the broadcast shape: the engine sums it back); None for an input
     without a gradient. Where the gradients share most of their work, `rules` is instead one function that
-    returns them all. Raises ValueError for a name that an op of another file has.
+    returns them all, and what is not needed is dropped. Raises ValueError for a name that an op of another file has.
     """
     name = function.__name__
     if name in OPS and OPS[name].__module__ != function.__module__:  # the operators would find the wrong one

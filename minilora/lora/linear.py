@@ -58,7 +58,7 @@ class LoraLinear(Linear):
         return self.scaling[adapter] * (self.lora_B[adapter].data @ self.lora_A[adapter].data)
 
     @property
-    def fixed(self) -> str:  # type: ignore[override]
+    def fixed(self) -> str:
         """While merged, the weight stands for two matrices, and replacing it would lose one."""
         return "adapters are merged into the weights; call lora.unmerge(model) first" if self.merged else ""
 

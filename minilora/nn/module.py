@@ -22,7 +22,6 @@ class Module:
     """
 
     rng: np.random.Generator | None = None
-    fixed = ""  # why parameters cannot be replaced at the moment, if they cannot
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -86,8 +85,13 @@ class Module:
         for p in self.parameters():
             p.data, p.grad = p.data.astype(dtype), None
 
+    @property
+    def fixed(self) -> str:
+        """Why the parameters cannot be replaced at the moment; empty when they can."""
+        return ""
+
     def _refuse_if_fixed(self) -> None:
-        """Raise ValueError when a module's parameters cannot be replaced now; such a module overrides `fixed`."""
+        """Raise ValueError when a module's parameters cannot be replaced now."""
         for path, module in self.named_modules():
             if module.fixed:
                 raise ValueError(f"the parameters of {path} cannot be replaced: {module.fixed}")

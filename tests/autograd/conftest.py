@@ -193,8 +193,10 @@ def rotary(draw):
         turned = (x[..., :h] + 1j * x[..., h:]) * np.exp(1j * angles)
         return np.concatenate([turned.real, turned.imag], axis=-1)
 
-    rotary = lambda x: ops.rotary(x, cos.astype(x.dtype), sin.astype(x.dtype))  # noqa: E731
-    return Case(rotary, [normal(rng, B, T, H, 2 * h)], expected)
+    def function(x):
+        return ops.rotary(x, cos.astype(x.dtype), sin.astype(x.dtype))
+
+    return Case(function, [normal(rng, B, T, H, 2 * h)], expected)
 
 
 @strategy

@@ -171,7 +171,10 @@ def test_threads_may_share_parameters():
     rng = np.random.default_rng(0)
     parameters = shared_model(rng)
     batches = [rng.integers(0, 11, (2, 9)) for _ in range(12)]
-    work = lambda ids: gradients(loss_of(parameters, ids), parameters)  # noqa: E731
+
+    def work(ids):
+        return gradients(loss_of(parameters, ids), parameters)
+
     expected = [work(ids) for ids in batches]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minilora.nn import Llama, LlamaConfig
+from tests.unit_scale import unit_scale_llama
 
 SHAPE = {
     "vocab_size": 29,
@@ -20,16 +20,7 @@ SHAPE = {
 @pytest.fixture(scope="session")
 def unit_llama():
     """unit_llama(seed, **config): a model with unit-scale weights, gains and embeddings."""
-
-    def make(seed=0, **config):
-        rng = np.random.default_rng(seed)
-        model = Llama(LlamaConfig(**{**SHAPE, **config}), rng)
-        for name, p in model.named_parameters():
-            noise = rng.standard_normal(p.shape, dtype=np.float32)
-            p.data[...] = 1 + 0.3 * noise if "norm" in name else noise if "embed" in name else noise / p.shape[1] ** 0.5
-        return model
-
-    return make
+    return lambda seed=0, **config: unit_scale_llama(seed, **{**SHAPE, **config})
 
 
 @pytest.fixture(scope="session")

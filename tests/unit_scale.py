@@ -1,0 +1,15 @@
+"""Models whose activations are of order 1: with small weights, attention is an average and hides its mistakes."""
+
+import numpy as np
+
+from minilora.nn import Llama, LlamaConfig
+
+
+def unit_scale_llama(seed, **config):
+    """A model with weights of deviation 1/√in, embeddings of deviation 1, and gains around 1."""
+    rng = np.random.default_rng(seed)
+    model = Llama(LlamaConfig(**config), rng)
+    for name, p in model.named_parameters():
+        noise = rng.standard_normal(p.shape, dtype=np.float32)
+        p.data[...] = 1 + 0.3 * noise if "norm" in name else noise if "embed" in name else noise / p.shape[1] ** 0.5
+    return model
