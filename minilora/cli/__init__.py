@@ -41,7 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.run(options)
     except (ValueError, OSError) as error:
-        print(f"minilora: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        reason = str(error)
+        if isinstance(error, OSError) and error.filename:
+            reason = f"{error.filename}: {error.strerror}; check the path, or choose another folder"
+        print(f"minilora: error: {' '.join(reason.splitlines())}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         print(f"minilora: {stop}", file=sys.stderr)

@@ -32,8 +32,9 @@ def add(commands: Any) -> None:
 def run(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter)
     sampler = Sampler(flags.temperature, flags.top_k, flags.top_p)
+    pieces = write_stream(model, flags.prompt, flags.tokens, sampler, flags.seed)
     sys.stdout.write(visible(flags.prompt))
-    for piece in write_stream(model, flags.prompt, flags.tokens, sampler, flags.seed):
+    for piece in pieces:
         sys.stdout.write(visible(piece))
         sys.stdout.flush()
     sys.stdout.write("\n")

@@ -36,8 +36,13 @@ def stream(
     Rows advance together. Where a longer prompt still has tokens to read, its row reads while others write, so
     nothing is padded and nothing masked. When the context is full, the older half of it is forgotten.
     """
-    sampler = sampler or Sampler()
-    _check(model, prompts, tokens)
+    _check(model, prompts, tokens)  # here, not at the first step: a mistake shows before anything is written
+    return _columns(model, prompts, tokens, sampler or Sampler(), seed)
+
+
+def _columns(
+    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler, seed: int
+) -> Iterator[list[int | None]]:
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
     lengths = [len(prompt) for prompt in prompts]
     ids = np.stack([prompt[: min(lengths)] for prompt in prompts]).astype(np.int64)  # (B, time so far)
@@ -65,9 +70,12 @@ def write_stream(
     model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0
 ) -> Iterator[str]:
     """As `write`, piece by piece; a character of several bytes comes when its last byte has."""
-    tokenizer = ByteTokenizer()
-    decoder = tokenizer.stream()
-    for (token,) in stream(model, [tokenizer.encode(prompt)], tokens, sampler, seed):
+    return _pieces(stream(model, [ByteTokenizer().encode(prompt)], tokens, sampler, seed))
+
+
+def _pieces(columns: Iterator[list[int | None]]) -> Iterator[str]:
+    decoder = ByteTokenizer().stream()
+    for (token,) in columns:
         assert token is not None  # a single row writes at every step
         yield decoder.decode(bytes([token]))
     yield decoder.decode(b"", final=True)

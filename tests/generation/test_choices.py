@@ -150,3 +150,11 @@ def test_what_cannot_be_written(lengths, tokens, words, make_model, prompts):
 def test_what_cannot_be_written_as_text(prompt, tokens, make_model):
     with pytest.raises(ValueError, match=r"a prompt should have 1 to 12 tokens|at least one token"):
         write(make_model(vocab_size=256), prompt, tokens)
+
+
+def test_a_mistake_shows_before_anything_is_written(make_model):
+    """Not at the first step, when the prompt may be on the screen already."""
+    with pytest.raises(ValueError, match="1 to 12 tokens"):
+        stream(make_model(), [np.zeros(17, dtype=int)], 1)
+    with pytest.raises(ValueError, match="1 to 12 tokens"):
+        write_stream(make_model(), "x" * 17, 1)
