@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 READABLE_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8}
 
 
@@ -39,6 +41,13 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return path
+
+
+def remove_unfinished(folder: str | Path) -> None:
+    """Remove the temporary files that writers left in `folder` when they were killed; none may be at work there."""
+    for path in Path(folder).glob(".*.tmp"):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink()
 
 
 def write_json(path: str | Path, value: Mapping[str, Any]) -> Path:

@@ -8,7 +8,15 @@ import struct
 import numpy as np
 import pytest
 
-from minilora.files import read_json, read_metadata, read_tensors, write_atomically, write_json, write_tensors
+from minilora.files import (
+    read_json,
+    read_metadata,
+    read_tensors,
+    remove_unfinished,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 
 
 def only_file(folder):
@@ -166,3 +174,20 @@ def test_a_file_cut_short(kept, tmp_path):
 def test_a_missing_file(tmp_path):
     with pytest.raises(ValueError, match="t does not exist"):
         read_tensors(tmp_path / "t")
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    mine = [".notes.tmp", ".a.json.tmp", ".a.json.123-abc.tmp", "a.json"]
+    for name in (*mine, ".a.json.123-0123abcd.tmp"):
+        (tmp_path / name).write_text("x")
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(mine)
+
+
+def test_the_temporary_name_is_one_that_is_removed(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("os.replace", lambda source, target: seen.append(source.name))
+    write_atomically(tmp_path / "a.json", "{}")
+    assert seen == [path.name for path in tmp_path.iterdir()]
+    remove_unfinished(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,7 @@ from minilora import lora
 from minilora.cli import options, settings
 from minilora.cli.settings import Settings
 from minilora.data import ByteTokenizer, load_ids
-from minilora.files import write_atomically
+from minilora.files import remove_unfinished, write_atomically
 from minilora.generation import write
 from minilora.nn import Llama
 from minilora.training import History, Interrupted, train
@@ -128,8 +128,7 @@ def _run(model: Llama, chosen: Settings, flags: Namespace) -> None:
     if not flags.resume:
         used = "model" if flags.run is run_pretrain else chosen.method  # a table of settings, or "full": none
         settings.write(out, chosen, [used, "training"])
-    for unfinished in out.glob(".*.tmp"):  # what a run that was killed while it wrote left behind
-        unfinished.unlink()
+    remove_unfinished(out)
     try:
         history = train(
             model,

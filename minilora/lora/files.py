@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from minilora.autograd.tensor import Array, Tensor
+from minilora.autograd.tensor import Array
 from minilora.files import read_json, read_tensors, write_json, write_tensors
 from minilora.lora.config import AdapterError, LoraConfig
-from minilora.lora.inject import adapters, inject, lora_modules, refuse_if_merged
+from minilora.lora.inject import inject, lora_modules, refuse_if_merged, refuse_unknown
 from minilora.lora.select import leaf, select
 from minilora.nn import Linear, Module
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
+PARTS = "lora_A", "lora_B"
 
 
 def save_adapter(
@@ -31,16 +32,14 @@ def save_adapter(
     base : the model's name or path, for the reader's information
     dtype : "float32" or "float16", on disk
     """
+    refuse_unknown(model, [adapter])
     holders = {path: module for path, module in lora_modules(model) if adapter in module.config}
-    if not holders:
-        known = ", ".join(adapters(model)) or "none"
-        raise AdapterError(f"there is no adapter {adapter!r} to save; the model has {known}")
     if dtype not in ("float32", "float16"):
         raise AdapterError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
     tensors = {}
     for path, module in holders.items():
-        for part, tensor in _parts(module.lora_A[adapter], module.lora_B[adapter]):
-            tensors[f"{PREFIX}{path}.{part}.weight"] = tensor.data.astype(dtype)
+        for part in PARTS:
+            tensors[f"{PREFIX}{path}.{part}.weight"] = getattr(module, part)[adapter].data.astype(dtype)
     config = next(iter(holders.values())).config[adapter]
     if config.target_modules == "all-linear":  # PEFT writes down the names that it stood for
         config = dataclasses.replace(config, target_modules=sorted({leaf(path) for path in holders}))
@@ -77,12 +76,8 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
     inject(model, config, adapter, rng=np.random.default_rng(0))
     for path, module in lora_modules(model):
         if adapter in module.config:
-            for part, tensor in _parts(module.lora_A[adapter], module.lora_B[adapter]):
-                tensor.data[...] = tensors[f"{path}.{part}.weight"]
-
-
-def _parts(a: Tensor, b: Tensor) -> list[tuple[str, Tensor]]:
-    return [("lora_A", a), ("lora_B", b)]
+            for part in PARTS:
+                getattr(module, part)[adapter].data[...] = tensors[f"{path}.{part}.weight"]
 
 
 def _set_aside_base_copies(file: Path, tensors: dict[str, Array], targets: dict[str, Linear]) -> None:

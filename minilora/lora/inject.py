@@ -61,7 +61,7 @@ def set_active(model: Module, choice: str | Mapping[str, float] | None) -> None:
     if not isinstance(choice, str | Mapping | None):
         raise AdapterError(f"expected an adapter's name, names with strengths, or None, got {choice!r}")
     strengths = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
-    _refuse_unknown(model, list(strengths))
+    refuse_unknown(model, list(strengths))
     for name, strength in strengths.items():
         if not math.isfinite(strength):
             raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength}")
@@ -97,7 +97,7 @@ def disabled(model: Module) -> Iterator[None]:
 def delete_adapter(model: Module, adapter: str) -> None:
     """Take one adapter out. A Linear that has no other is plain again. Raises AdapterError for an unknown name."""
     refuse_if_merged(model, "delete an adapter")
-    _refuse_unknown(model, [adapter])
+    refuse_unknown(model, [adapter])
     for path, module in lora_modules(model):
         for table in (module.lora_A, module.lora_B, module.scaling, module.config, module.active):
             table.pop(adapter, None)
@@ -120,7 +120,8 @@ def refuse_if_merged(model: Module, wish: str) -> None:
         raise AdapterError(f"cannot {wish} while adapters are merged into the weights; call lora.unmerge(model) first")
 
 
-def _refuse_unknown(model: Module, names: list[str]) -> None:
+def refuse_unknown(model: Module, names: list[str]) -> None:
+    """Raise AdapterError, listing what there is, for the name of an adapter that the model does not have."""
     known = adapters(model)
     for name in names:
         if name not in known:

@@ -125,9 +125,9 @@ def test_one_of_two_adapters_is_saved_and_loaded_beside_another(two_adapters, un
 
 
 def test_an_adapter_that_is_not_there(two_adapters, unit_llama, tmp_path):
-    with pytest.raises(lora.AdapterError, match="there is no adapter 'c' to save; the model has a, b"):
+    with pytest.raises(lora.AdapterError, match="there is no adapter 'c'; the model has a, b"):
         lora.save_adapter(two_adapters(), tmp_path, "c")
-    with pytest.raises(lora.AdapterError, match="no adapter 'default' to save; the model has none"):
+    with pytest.raises(lora.AdapterError, match="no adapter 'default'; the model has none"):
         lora.save_adapter(unit_llama(), tmp_path)
     with pytest.raises(lora.AdapterError, match="expected dtype 'float32' or 'float16', got 'int8'"):
         lora.save_adapter(two_adapters(), tmp_path, "a", dtype="int8")
