@@ -123,7 +123,7 @@ CHAINS = [
     [0.5],
     [0.75],
     [0.995],
-    *([random.Random(i).random() / 2 for i in range(n, n + 3)] for n in (0, 9)),
+    *([random.Random(i).random() / 2.5 for i in range(n, n + 3)] for n in (0, 9)),
 ]
 
 

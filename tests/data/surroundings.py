@@ -95,7 +95,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    for name, seconds in {"SOCKET_SECONDS": 0.5, "OPEN_SECONDS": 1.0, "TRANSFER_SECONDS": 1.0}.items():
+    for name, seconds in {"SOCKET_SECONDS": 1.0, "OPEN_SECONDS": 2.0, "TRANSFER_SECONDS": 1.0}.items():
         monkeypatch.setattr(sources, name, seconds)
 
 

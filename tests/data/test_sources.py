@@ -155,7 +155,7 @@ def test_a_failed_download_says_why_and_leaves_nothing(source, cache, path, reas
     play = source(path)
     began = time.monotonic()
     text = message(sources.fetch, play)
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 15  # the server would keep it for 20
     assert reason in text
     assert_says_how_to_go_on(text, play, cache)
     assert not list(cache.parent.glob("**/*.*"))
@@ -178,8 +178,8 @@ def test_a_name_look_up_that_hangs_is_not_waited_for(source, cache, monkeypatch)
     began = time.monotonic()
     text = message(sources.fetch, play)
     gate.set()
-    assert time.monotonic() - began < 4
-    assert "no answer within 1 s" in text
+    assert time.monotonic() - began < 15  # the server would keep it for 20
+    assert "no answer within 2 s" in text
     assert_says_how_to_go_on(text, play, cache)
 
 
