@@ -10,18 +10,25 @@ from minilora.autograd.tensor import Array, no_grad
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation.sampling import Sampler
 from minilora.nn import Cache, Llama
+from minilora.nn.variants import Choice, RowChoice, resolve
 
 
 def generate(
-    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler | None = None, seed: int = 0
+    model: Llama,
+    prompts: Sequence[Array],
+    tokens: int,
+    sampler: Sampler | None = None,
+    seed: int = 0,
+    adapters: Choice | Sequence[Choice] = None,
 ) -> list[Array]:
-    """`tokens` new ids for each prompt; prompts may differ in length.
+    """`tokens` new ids for each prompt; prompts may differ in length, and in the adapters that they go on with.
 
     Row i draws from its own generator, seeded with (seed, i), and only for its own new tokens: what it writes does
-    not depend on its neighbours.
+    not depend on its neighbours. `adapters` are used in place of the active ones: a name, names with strengths, or a
+    list that has one of these, or None for the base, for each prompt.
     """
     written: list[list[int]] = [[] for _ in prompts]
-    for column in stream(model, prompts, tokens, sampler, seed):
+    for column in stream(model, prompts, tokens, sampler, seed, adapters):
         for row, token in enumerate(column):
             if token is not None:
                 written[row].append(token)
@@ -29,7 +36,12 @@ def generate(
 
 
 def stream(
-    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler | None = None, seed: int = 0
+    model: Llama,
+    prompts: Sequence[Array],
+    tokens: int,
+    sampler: Sampler | None = None,
+    seed: int = 0,
+    adapters: Choice | Sequence[Choice] = None,
 ) -> Iterator[list[int | None]]:
     """As `generate`, but yields each step's new ids as they come: one for each row, None where a row has none.
 
@@ -37,18 +49,19 @@ def stream(
     nothing is padded and nothing masked. When the context is full, the older half of it is forgotten.
     """
     _check(model, prompts, tokens)  # here, not at the first step: a mistake shows before anything is written
-    return _columns(model, prompts, tokens, sampler or Sampler(), seed)
+    rows = None if adapters is None else resolve(model, adapters, len(prompts))
+    return _columns(model, prompts, tokens, sampler or Sampler(), seed, rows)
 
 
 def _columns(
-    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler, seed: int
+    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler, seed: int, rows: RowChoice | None
 ) -> Iterator[list[int | None]]:
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
     lengths = [len(prompt) for prompt in prompts]
     ids = np.stack([prompt[: min(lengths)] for prompt in prompts]).astype(np.int64)  # (B, time so far)
     cache, unread = model.new_cache(len(prompts)), ids
     while any(ids.shape[1] < length + tokens for length in lengths):
-        cache, logits = _read(model, cache, unread, ids)
+        cache, logits = _read(model, cache, unread, ids, rows)
         time = ids.shape[1]
         writes = [length <= time < length + tokens for length in lengths]
         draws = np.array([rng.random() if w else 0.0 for rng, w in zip(rngs, writes, strict=True)])
@@ -61,16 +74,18 @@ def _columns(
         ids = np.concatenate([ids, unread], axis=1)
 
 
-def write(model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0) -> str:
+def write(
+    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0, adapters: Choice = None
+) -> str:
     """The text that the model continues `prompt` with, `tokens` bytes long."""
-    return "".join(write_stream(model, prompt, tokens, sampler, seed))
+    return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters))
 
 
 def write_stream(
-    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0
+    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0, adapters: Choice = None
 ) -> Iterator[str]:
     """As `write`, piece by piece; a character of several bytes comes when its last byte has."""
-    return _pieces(stream(model, [ByteTokenizer().encode(prompt)], tokens, sampler, seed))
+    return _pieces(stream(model, [ByteTokenizer().encode(prompt)], tokens, sampler, seed, adapters))
 
 
 def _pieces(columns: Iterator[list[int | None]]) -> Iterator[str]:
@@ -82,12 +97,12 @@ def _pieces(columns: Iterator[list[int | None]]) -> Iterator[str]:
 
 
 @no_grad()
-def _read(model: Llama, cache: Cache, unread: Array, ids: Array) -> tuple[Cache, Array]:
+def _read(model: Llama, cache: Cache, unread: Array, ids: Array, rows: RowChoice | None) -> tuple[Cache, Array]:
     """The cache after reading, and the logits (B, V) for what comes next."""
     context = model.config.max_position_embeddings
     if cache.length + unread.shape[1] > context:
         cache, unread = model.new_cache(len(ids)), ids[:, -(context // 2 or 1) :]
-    return cache, model(unread, cache).data[:, -1]
+    return cache, model(unread, cache, rows).data[:, -1]
 
 
 def _check(model: Llama, prompts: Sequence[Array], tokens: int) -> None:

@@ -10,11 +10,13 @@ from minilora.lora.files import load_adapter, read_adapter, save_adapter
 from minilora.lora.inject import active, adapters, delete_adapter, disabled, inject, set_active, unload
 from minilora.lora.linear import LoraLinear
 from minilora.lora.merge import merge, merge_and_unload, merge_difference, unmerge
+from minilora.lora.mix import Mixture, mix
 
 __all__ = [
     "AdapterError",
     "LoraConfig",
     "LoraLinear",
+    "Mixture",
     "Report",
     "active",
     "adapters",
@@ -25,6 +27,7 @@ __all__ = [
     "merge",
     "merge_and_unload",
     "merge_difference",
+    "mix",
     "read_adapter",
     "report",
     "save_adapter",

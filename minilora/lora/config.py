@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 
-
-class AdapterError(ValueError):
-    """An adapter that cannot be made, found or loaded; the message says why and what to do."""
+from minilora.nn.variants import AdapterError
 
 
 @dataclass(frozen=True)

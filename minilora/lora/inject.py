@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +13,7 @@ from minilora.lora.config import AdapterError, LoraConfig
 from minilora.lora.linear import LoraLinear
 from minilora.lora.select import select
 from minilora.nn import Linear, Module
+from minilora.nn.variants import Choice, strengths
 
 
 def inject(model: Module, config: LoraConfig, adapter: str = "default", *, rng: np.random.Generator) -> None:
@@ -52,24 +52,18 @@ def lora_modules(model: Module) -> list[tuple[str, LoraLinear]]:
     return [(path, module) for path, module in model.named_modules() if isinstance(module, LoraLinear)]
 
 
-def set_active(model: Module, choice: str | Mapping[str, float] | None) -> None:
+def set_active(model: Module, choice: Choice) -> None:
     """Choose the adapters that act and train: one by name, several with strengths, or none.
 
     A strength multiplies an adapter's update: 0 is off, 1 is as trained, and anything else is allowed.
     """
     refuse_if_merged(model, "choose other adapters")
-    if not isinstance(choice, str | Mapping | None):
-        raise AdapterError(f"expected an adapter's name, names with strengths, or None, got {choice!r}")
-    strengths = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
-    refuse_unknown(model, list(strengths))
-    for name, strength in strengths.items():
-        if not math.isfinite(strength):
-            raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength}")
+    chosen = strengths(choice, adapters(model))
     for _, module in lora_modules(model):
         for name in module.config:
-            if (name in strengths) != (name in module.active):  # what was active already keeps what its user froze
-                module.lora_A[name].requires_grad = module.lora_B[name].requires_grad = name in strengths
-        module.active = {name: float(s) for name, s in strengths.items() if name in module.config}
+            if (name in chosen) != (name in module.active):  # what was active already keeps what its user froze
+                module.lora_A[name].requires_grad = module.lora_B[name].requires_grad = name in chosen
+        module.active = {name: s for name, s in chosen.items() if name in module.config}
 
 
 def active(model: Module) -> dict[str, float]:
@@ -122,10 +116,7 @@ def refuse_if_merged(model: Module, wish: str) -> None:
 
 def refuse_unknown(model: Module, names: list[str]) -> None:
     """Raise AdapterError, listing what there is, for the name of an adapter that the model does not have."""
-    known = adapters(model)
-    for name in names:
-        if name not in known:
-            raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
+    strengths(dict.fromkeys(names, 1.0), adapters(model))
 
 
 def _replace(model: Module, path: str, module: Linear) -> None:

@@ -14,7 +14,9 @@ import numpy as np
 from minilora.autograd import ops
 from minilora.autograd.tensor import Array, Tensor
 from minilora.lora.config import LoraConfig
+from minilora.lora.rows import add_row_updates
 from minilora.nn import Linear
+from minilora.nn.variants import chosen
 
 
 class LoraLinear(Linear):
@@ -40,8 +42,13 @@ class LoraLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> h (..., out). Through r numbers a token: ΔW itself is never formed."""
         h = super().forward(x)
-        if not self.merged:
-            for adapter, strength in self.active.items():
+        if self.merged:
+            return h
+        rows = chosen()  # by this call, see `rows.py`; usually none are
+        if rows is not None and len(rows.distinct) > 1:
+            return add_row_updates(h, x, self, rows)
+        for adapter, strength in (self.active if rows is None else rows.distinct[0]).items():
+            if adapter in self.config:
                 h = h + self._update(x, adapter, strength)
         return h
 
@@ -56,6 +63,11 @@ class LoraLinear(Linear):
     def delta(self, adapter: str) -> Array:
         """ΔW = s · B A, (out, in), of rank at most r."""
         return self.scaling[adapter] * (self.lora_B[adapter].data @ self.lora_A[adapter].data)
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The adapters that a call can choose among."""
+        return tuple(self.config)
 
     @property
     def fixed(self) -> str:

@@ -6,6 +6,7 @@ ways (`pretrained.py`). Read `layers.py` and `attention.py` first.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from minilora.nn.attention import Attention, LayerCache, rotary_turns
 from minilora.nn.config import LlamaConfig
 from minilora.nn.layers import Embedding, Linear, RMSNorm, random_weight
 from minilora.nn.module import Module
+from minilora.nn.variants import Choice, RowChoice, choosing, resolve
 
 
 class MLP(Module):
@@ -83,8 +85,20 @@ class Llama(Module):
         else:
             self.lm_head = Linear(random_weight(rng, config.vocab_size, config.hidden_size, config.initializer_range))
 
-    def forward(self, ids: Array, cache: Cache | None = None) -> Tensor:
-        """Logits (B, T, V) for integer ids (B, T). With a cache, the ids continue what it has seen."""
+    def forward(
+        self, ids: Array, cache: Cache | None = None, adapters: RowChoice | Choice | Sequence[Choice] = None
+    ) -> Tensor:
+        """Logits (B, T, V) for integer ids (B, T).
+
+        Parameters
+        ----------
+        cache : what has been seen before; the ids continue it
+        adapters : for this call alone, in place of the active ones: a name, names with strengths, or a list that has
+            one of these, or None for the base, for each row of the batch
+        """
+        if adapters is not None:
+            with choosing(resolve(self, adapters, len(ids))):
+                return self.forward(ids, cache)
         ids = np.asarray(ids) if isinstance(ids, list | tuple) else ids
         seen = 0 if cache is None else cache.length
         if ids.ndim != 2 or ids.dtype.kind not in "iu":

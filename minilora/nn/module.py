@@ -90,6 +90,11 @@ class Module:
         """Why the parameters cannot be replaced at the moment; empty when they can."""
         return ""
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The names of the adapters that this module itself holds; see `variants.py`."""
+        return ()
+
     def _refuse_if_fixed(self) -> None:
         """Raise ValueError when a module's parameters cannot be replaced now."""
         for path, module in self.named_modules():

@@ -69,7 +69,7 @@ def test_it_is_the_cache_that_is_read(make_model, prompts, monkeypatch):
     """One forward pass over the prompt, then one token at a time, until the context is full."""
     model, widths = make_model(), []
     forward = model.forward
-    monkeypatch.setattr(model, "forward", lambda ids, cache: widths.append(ids.shape[1]) or forward(ids, cache))
+    monkeypatch.setattr(model, "forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest))
     generate(model, prompts(0, 9), 12, GREEDY)
     assert widths == [9, 1, 1, 1, 6, 1, 1, 1, 1, 1, 1, 6]
 

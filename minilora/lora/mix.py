@@ -1,0 +1,175 @@
+"""Mixing: one new adapter out of several. With weights wᵢ, scales sᵢ and factors Aᵢ, Bᵢ:
+
+        cat      ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ                      exact; its rank is the sum of the ranks
+        svd      the matrix of rank r nearest to that    loses what lies beyond the r largest singular values
+        linear   ΔW = Σᵢⱼ √(wᵢsᵢ) √(wⱼsⱼ) Bᵢ Aⱼ            equal ranks; cross terms i ≠ j that nobody asked for
+
+The names are those of PEFT's `add_weighted_adapter`. To mix for the moment, without making anything new, write
+`set_active(model, {"bard": 0.7, "recipe": 0.3})`; this, too, is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from minilora.autograd.tensor import Array
+from minilora.lora.config import AdapterError, LoraConfig
+from minilora.lora.inject import adapters, inject, lora_modules
+from minilora.lora.linear import LoraLinear
+from minilora.lora.select import leaf, select
+from minilora.nn import Module
+from minilora.nn.variants import strengths
+
+Factors: TypeAlias = tuple[Array, Array]
+"""A (r, in) and B (out, r), in float64."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What `mix` has made, module by module.
+
+    Attributes
+    ----------
+    rank : the new adapter's rank
+    error : ‖ΔW - Σ wᵢ ΔWᵢ‖ / ‖Σ wᵢ ΔWᵢ‖, Frobenius norms: how far the mixture is from the weighted sum
+    """
+
+    adapter: str
+    how: str
+    rank: dict[str, int]
+    error: dict[str, float]
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """The share of the energy ‖Σ wᵢ ΔWᵢ‖² that an "svd" of rank r keeps: 1 - error²."""
+        return {path: 1 - error**2 for path, error in self.error.items()}
+
+    def __str__(self) -> str:
+        low, high = min(self.rank.values()), max(self.rank.values())
+        ranks = str(low) if low == high else f"{low} to {high}"
+        worst = max(self.error, key=lambda path: self.error[path])
+        energy = f", {self.kept[worst]:.1%} of the energy kept" if self.how == "svd" else ""
+        return (
+            f"{self.adapter}: {self.how}, rank {ranks} in {len(self.rank)} modules; at most "
+            f"{self.error[worst]:.2g} ‖ΔW‖ from the weighted sum{energy} ({worst})"
+        )
+
+
+def mix(
+    model: Module, weights: Mapping[str, float], adapter: str = "mixed", how: str = "cat", r: int | None = None
+) -> Mixture:
+    """Attach a new adapter that is a weighted mixture of attached ones, and make it the active one.
+
+    Parameters
+    ----------
+    weights : adapter -> weight, any finite numbers
+    adapter : the new one's name
+    how : "cat" stacks the A's and the B's: exact, and as large as all of them. "svd" is the best approximation of that
+        by a rank r (Eckart & Young 1936). "linear" adds the A's and adds the B's, each times √|wᵢsᵢ| (A takes the
+        sign). It needs equal ranks, and every Bᵢ also meets every other Aⱼ: it is the weighted sum only when all
+        adapters but one are weightless
+    r : the rank of an "svd"; the largest of the adapters' ranks if not given. A module that cannot have as many
+        gets as many as it can
+
+    Raises AdapterError, before the model is changed, for an unknown adapter, a weight that is not finite, ranks that
+    differ under "linear", an unknown way, a name that is taken, or when adapters are merged.
+    """
+    if how not in WAYS or not weights or (r is not None and (how != "svd" or r < 1)):
+        raise AdapterError(
+            f"mix expects weights, how = {', '.join(map(repr, WAYS))}, and r of at least 1 with 'svd' alone; "
+            f"got {dict(weights)}, how = {how!r}, r = {r}"
+        )
+    weights = strengths(dict(weights), adapters(model))
+    made: dict[str, Factors] = {}
+    error: dict[str, float] = {}
+    for path, module in lora_modules(model):
+        mine = {name: w for name, w in weights.items() if name in module.config}
+        if mine:
+            made[path] = WAYS[how](module, mine, r)
+            error[path] = _distance(made[path], _cat(module, mine, r))
+    rank = {path: len(A) for path, (A, _) in made.items()}
+    inject(model, _config(model, rank), adapter, rng=np.random.default_rng(0))
+    for path, module in lora_modules(model):
+        if path in made:
+            module.lora_A[adapter].data[...], module.lora_B[adapter].data[...] = made[path]
+    return Mixture(adapter, how, rank, error)
+
+
+def singular_values(A: Array, B: Array) -> Array:
+    """The singular values of BA, largest first, by way of its thin factors: BA itself is never formed."""
+    return _thin_svd(A, B)[1]
+
+
+def _cat(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
+    """A's above each other, B's beside each other, each times w s."""
+    A, B = zip(*(_factors(module, name) for name in weights), strict=True)
+    scaled = [w * module.scaling[name] * b for (name, w), b in zip(weights.items(), B, strict=True)]
+    return np.concatenate(A), np.concatenate(scaled, axis=1)
+
+
+def _linear(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
+    """Σ √(ws) A and Σ √(ws) B; a negative ws gives its sign to A, as in PEFT."""
+    ranks = {name: len(module.lora_A[name].data) for name in weights}
+    if len(set(ranks.values())) > 1:
+        raise AdapterError(f"'linear' needs adapters of one rank, these have {ranks}; use 'cat' or 'svd'")
+    factors = [_factors(module, name) for name in weights]
+    scales = [w * module.scaling[name] for name, w in weights.items()]
+    A = sum(math.copysign(math.sqrt(abs(ws)), ws) * a for ws, (a, _) in zip(scales, factors, strict=True))
+    B = sum(math.sqrt(abs(ws)) * b for ws, (_, b) in zip(scales, factors, strict=True))
+    return np.asarray(A), np.asarray(B)
+
+
+def _svd(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
+    """The r largest singular values of the exact mixture, each shared out evenly between A and B."""
+    left, values, right = _thin_svd(*_cat(module, weights, r))
+    r = min(r or max(len(module.lora_A[name].data) for name in weights), len(values))
+    roots = np.sqrt(values[:r])
+    return roots[:, None] * right[:r], left[:, :r] * roots  # (r, in), (out, r)
+
+
+WAYS = {"cat": _cat, "linear": _linear, "svd": _svd}
+
+
+def _factors(module: LoraLinear, name: str) -> Factors:
+    """A and B of one adapter, in float64: a mixture is worked out once and rounded once."""
+    return module.lora_A[name].data.astype(np.float64), module.lora_B[name].data.astype(np.float64)
+
+
+def _thin_svd(A: Array, B: Array) -> tuple[Array, Array, Array]:
+    """U (out, k), singular values (k,) and Vᵀ (k, in) of BA. With B = QR and Aᵀ = Q'R', the SVD is that of RR'ᵀ."""
+    q_out, r_out = np.linalg.qr(B)
+    q_in, r_in = np.linalg.qr(A.T)
+    left, values, right = np.linalg.svd(r_out @ r_in.T, full_matrices=False)
+    return q_out @ left, values, right @ q_in.T
+
+
+def _distance(made: Factors, exact: Factors) -> float:
+    """‖B A - B' A'‖ / ‖B' A'‖."""
+    (A, B), (A_exact, B_exact) = made, exact
+    difference = singular_values(np.concatenate([A, A_exact]), np.concatenate([B, -B_exact], axis=1))
+    norm = np.linalg.norm(singular_values(*exact))
+    return float(np.linalg.norm(difference) / norm) if norm else 0.0
+
+
+def _config(model: Module, rank: dict[str, int]) -> LoraConfig:
+    """A config of scale α/r = 1 that means just these modules, with these ranks."""
+    common = Counter(rank.values()).most_common(1)[0][0]
+    others = {re.escape(path): r for path, r in rank.items() if r != common}
+    config = LoraConfig(
+        r=common,
+        lora_alpha=common,
+        target_modules=sorted({leaf(path) for path in rank}),
+        rank_pattern=others,
+        alpha_pattern=dict(others),
+    )
+    if select(model, config).keys() != rank.keys():  # the last names mean others as well: whole paths, then
+        config = dataclasses.replace(config, target_modules=sorted(rank))
+    return config
