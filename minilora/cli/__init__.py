@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from minilora import __version__
-from minilora.cli import corpora, demo, generate, inspect, merge, train
+from minilora.cli import corpora, demo, generate, inspect, laws, merge, mix, train
 from minilora.training import Interrupted
 
-COMMANDS = (demo, train, generate, merge, inspect, corpora)
+COMMANDS = (demo, train, generate, merge, mix, inspect, laws, corpora)
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,7 +25,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 when it went well, 2 after an error (one line, no traceback), 130 after Ctrl-C."""
+    """Run one command.
+
+    0 when it went well, 1 when a law is broken, 2 after an error (one line, no traceback), 130 after Ctrl-C.
+    """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without Greek letters shows ? rather than an error
@@ -39,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add(commands)
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        return options.run(options) or 0
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         reason = str(error)
         if isinstance(error, OSError) and error.filename:
@@ -52,4 +59,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minilora: stopped", file=sys.stderr)
         return 130
-    return 0

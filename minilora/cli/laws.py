@@ -1,0 +1,146 @@
+"""`minilora laws`: the mathematics of LoRA, tried on many cases."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from minilora.cli import options
+from minilora.files import write_atomically
+from minilora.laws import CONFORMANCE, GROUPS, Law, Verdict, catalogue, run
+from minilora.laws.check import explanation
+
+DTYPES = "float64", "float32"
+LAYERS = {
+    "minilora": "minilora.laws.implementations.own:MiniloraLayer",
+    "peft": "minilora.laws.implementations.peft:PeftLayer",
+    "twenty-lines": "minilora.laws.implementations.twenty_lines:TwentyLines",
+}
+
+
+def add(commands: Any) -> None:
+    parser = options.command(
+        commands, "laws", "check the mathematics of LoRA, law by law, on random cases", "minilora laws --only merge"
+    )
+    parser.add_argument("--list", action="store_true", help="print the catalogue to read, and run nothing")
+    parser.add_argument("--only", metavar="GROUP", action="append", default=[], help=f"one of {', '.join(GROUPS)}")
+    parser.add_argument("--cases", type=int, default=200, metavar="N", help="for each law and dtype (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed tries the same cases (default: 0)")
+    parser.add_argument(
+        "--layer",
+        default="minilora",
+        metavar="NAME",
+        help=f"whose LoRA layer: {', '.join(LAYERS)}, or your own class as module:Class (default: minilora)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the verdicts to a file")
+    parser.set_defaults(run=show)
+
+
+def show(flags: Namespace) -> int:
+    """Print the catalogue or the verdicts; 1 when a law is broken."""
+    if flags.cases < 1:
+        raise ValueError(f"expected at least one case for each law, got --cases {flags.cases}")
+    layer = find_layer(flags.layer)
+    laws = catalogue(*flags.only or (GROUPS if flags.layer == "minilora" else CONFORMANCE))
+    if flags.layer != "minilora" and any(not law.takes_layer for law in laws):
+        raise ValueError(f"--layer goes with the groups {', '.join(CONFORMANCE)}; the others are about minilora alone")
+    if flags.list:
+        for_each(laws, listed)
+        return 0
+    begun, results = time.perf_counter(), []
+
+    def tried(law: Law) -> str:
+        results.append([run(law, layer, flags.cases, dtype, flags.seed) for dtype in DTYPES])
+        return result(results[-1])
+
+    for_each(laws, tried)
+    print(f"\n{closing(results)}, {time.perf_counter() - begun:.0f} seconds")
+    if flags.json:
+        text = json.dumps([record(verdicts) for verdicts in results], indent=2, ensure_ascii=False)
+        write_atomically(Path(flags.json), text + "\n")
+    return int(any(verdict.holds is False for verdicts in results for verdict in verdicts))
+
+
+def find_layer(name: str) -> type[Any]:
+    """A layer's class by its name here, or as `module:Class`; modules in the current folder are found as well."""
+    module, _, attribute = LAYERS.get(name, name).partition(":")
+    if not attribute:
+        raise ValueError(f"there is no layer {name!r}: expected {', '.join(LAYERS)}, or your own as module:Class")
+    sys.path.insert(0, "")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        hint = '; install it with pip install "minilora[oracle]"' if name == "peft" else ""
+        raise ValueError(f"cannot find the layer {name!r} ({error}){hint}") from None
+    finally:
+        sys.path.remove("")
+
+
+def for_each(laws: list[Law], text: Any) -> None:
+    """Print what `text` makes of each law, below the heading of its group; a bar shows the way on a terminal."""
+    from tqdm import tqdm
+
+    group = ""
+    with tqdm(laws, leave=False, disable=not sys.stderr.isatty(), bar_format="{n}/{total} {desc}") as bar:
+        for law in bar:
+            bar.set_description_str(law.name)
+            lines = text(law)
+            if law.group != group:
+                group = law.group
+                lines = f"\n{group}: {GROUPS[group]}\n\n{lines}"
+            bar.write(lines, file=sys.stdout)
+            sys.stdout.flush()
+
+
+def listed(law: Law) -> str:
+    """A law as it stands in the catalogue."""
+    return f"  {law.name}\n      {law.statement}\n      {law.equation}\n      [{law.source}]"
+
+
+def result(verdicts: list[Verdict]) -> str:
+    """A law's name and equation, and for each dtype the cases, the worst error and the bound."""
+    law, worst = verdicts[0].law, next((v for v in verdicts if not v.holds), verdicts[0])
+    word = {True: "holds", False: "BROKEN", None: "-"}[worst.holds]
+    lines = f"  {word:6}  {law.name}\n          {law.equation}"
+    if worst.holds is None:
+        return f"{lines}\n          not tried: it is about {', '.join(law.needs)}, which the layer does not all have"
+    found = [
+        f"{v.dtype}: {v.cases} cases, worst error {_size(v.worst_error)}, bound {_size(v.bound)}" for v in verdicts
+    ]
+    lines += f"\n          {'; '.join(found)}"
+    return lines if worst.holds else f"{lines}\n{explanation(worst)}"
+
+
+def _size(error: float) -> str:
+    return f"{error:.1e}" if error else "0"
+
+
+def closing(results: list[list[Verdict]]) -> str:
+    """How many laws hold, are broken, or were not tried."""
+    words = [None if vs[0].holds is None else all(v.holds for v in vs) for vs in results]
+    parts = [f"{words.count(True)} laws hold", f"{words.count(False)} broken"]
+    return ", ".join(parts + [f"{words.count(None)} not tried"] * (None in words))
+
+
+def record(verdicts: list[Verdict]) -> dict[str, Any]:
+    """A law's entry in the JSON file: the figures are float64's, float32's are beside them; null for infinity."""
+    law, first = verdicts[0].law, verdicts[0]
+    broken = next((v for v in verdicts if v.holds is False), None)
+    return {
+        **{name: getattr(law, name) for name in ("name", "group", "statement", "equation", "source")},
+        **figures(first),
+        "holds": None if first.holds is None else broken is None,
+        "float32": {**figures(verdicts[1]), "holds": verdicts[1].holds},
+        "counterexample": broken.counterexample if broken else "",
+    }
+
+
+def figures(verdict: Verdict) -> dict[str, Any]:
+    worst = verdict.worst_error if math.isfinite(verdict.worst_error) else None
+    return {"cases": verdict.cases, "worst_error": worst, "bound": verdict.bound}

@@ -1,0 +1,61 @@
+"""`minilora mix`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilora import lora
+from minilora.autograd.tensor import no_grad
+from minilora.cli import options
+from minilora.nn import Llama
+
+
+def add(commands: Any) -> None:
+    parser = options.command(
+        commands,
+        "mix",
+        "mix adapters, each with a strength, into one new adapter",
+        "minilora mix --adapter runs/bard:0.7 --adapter runs/recipe:0.3 --how svd --rank 8 --out runs/blend",
+    )
+    options.add_model(parser)
+    options.add_adapters(parser)
+    parser.add_argument(
+        "--how",
+        choices=["cat", "svd", "linear"],
+        default="cat",
+        help="cat: exact, as large as all together (default); svd: the best of --rank; linear: adds A's and B's",
+    )
+    parser.add_argument("--rank", type=int, metavar="R", help="of an svd (default: the largest of the adapters')")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the new adapter goes")
+    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="on disk")
+    parser.set_defaults(run=run)
+
+
+def run(flags: Namespace) -> None:
+    if not flags.adapter:
+        raise ValueError("expected at least one --adapter to mix")
+    out = options.new_folder(flags.out)
+    model = options.open_model(flags.model, flags.adapter)
+    strengths = lora.active(model)
+    mixture = lora.mix(model, strengths, "mixed", flags.how, flags.rank)
+    lora.save_adapter(model, out, "mixed", base=flags.model or "", dtype=flags.dtype)
+    file = out / "adapter_model.safetensors"
+    print(mixture)
+    print(f"max |Δlogit|, as saved against the adapters together: {_difference(model, out, strengths):.1e}")
+    _, tensors = lora.read_adapter(out)
+    print(
+        f"adapter saved in {out}: {sum(t.size for t in tensors.values()):,} parameters, {file.stat().st_size:,} bytes"
+    )
+
+
+@no_grad()
+def _difference(model: Llama, folder: Path, strengths: dict[str, float]) -> float:
+    """max |logit of the saved adapter - logit of the adapters at their strengths|, on random ids."""
+    lora.load_adapter(model, folder, "saved")
+    context = min(128, model.config.max_position_embeddings)
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, context))
+    return float(np.max(np.abs(model(ids, adapters="saved").data - model(ids, adapters=strengths).data)))

@@ -1,0 +1,15 @@
+"""The mathematics of LoRA as statements that a computer checks, on minilora and on any other implementation.
+
+from minilora.laws import check
+check(MyLoraLinear)  # what holds; and the smallest counterexample of what does not
+
+Reading order: `law.py` (what a law is), `lora.py`, `merge.py`, `many.py` (the laws of LoRA), then `layer.py` (what a
+class needs to be held to them). `minilora laws --list` prints the catalogue.
+"""
+
+from minilora.laws import lora, many, merge  # noqa: F401 (each enters its laws)
+from minilora.laws.check import check
+from minilora.laws.law import CONFORMANCE, GROUPS, LAWS, Law, catalogue
+from minilora.laws.run import Verdict, run
+
+__all__ = ["CONFORMANCE", "GROUPS", "LAWS", "Law", "Verdict", "catalogue", "check", "run"]
