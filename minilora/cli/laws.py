@@ -13,7 +13,8 @@ from typing import Any
 
 from minilora.cli import options
 from minilora.files import write_atomically
-from minilora.laws import CONFORMANCE, GROUPS, Law, Verdict, catalogue, run
+from minilora import laws
+from minilora.laws import CONFORMANCE, GROUPS, Law, Verdict, catalogue
 from minilora.laws.check import explanation
 
 DTYPES = "float64", "float32"
@@ -39,27 +40,27 @@ def add(commands: Any) -> None:
         help=f"whose LoRA layer: {', '.join(LAYERS)}, or your own class as module:Class (default: minilora)",
     )
     parser.add_argument("--json", metavar="FILE", help="also write the verdicts to a file")
-    parser.set_defaults(run=show)
+    parser.set_defaults(run=run)
 
 
-def show(flags: Namespace) -> int:
+def run(flags: Namespace) -> int:
     """Print the catalogue or the verdicts; 1 when a law is broken."""
     if flags.cases < 1:
         raise ValueError(f"expected at least one case for each law, got --cases {flags.cases}")
     layer = find_layer(flags.layer)
-    laws = catalogue(*flags.only or (GROUPS if flags.layer == "minilora" else CONFORMANCE))
-    if flags.layer != "minilora" and any(not law.takes_layer for law in laws):
+    chosen = catalogue(*flags.only or (GROUPS if flags.layer == "minilora" else CONFORMANCE))
+    if flags.layer != "minilora" and any(not law.takes_layer for law in chosen):
         raise ValueError(f"--layer goes with the groups {', '.join(CONFORMANCE)}; the others are about minilora alone")
     if flags.list:
-        for_each(laws, listed)
+        for_each(chosen, listed)
         return 0
     begun, results = time.perf_counter(), []
 
     def tried(law: Law) -> str:
-        results.append([run(law, layer, flags.cases, dtype, flags.seed) for dtype in DTYPES])
+        results.append([laws.run(law, layer, flags.cases, dtype, flags.seed) for dtype in DTYPES])
         return result(results[-1])
 
-    for_each(laws, tried)
+    for_each(chosen, tried)
     print(f"\n{closing(results)}, {time.perf_counter() - begun:.0f} seconds")
     if flags.json:
         text = json.dumps([record(verdicts) for verdicts in results], indent=2, ensure_ascii=False)

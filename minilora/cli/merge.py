@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,9 +29,7 @@ def add(commands: Any) -> None:
 def run(flags: Namespace) -> None:
     if not flags.adapter:
         raise ValueError("expected at least one --adapter to merge")
-    out = Path(flags.out)
-    if (out / "config.json").exists() or (out / "adapter_config.json").exists():
-        raise ValueError(f"{out} already holds a model or an adapter; choose another --out")
+    out = options.new_folder(flags.out)
     model = options.open_model(flags.model, flags.adapter)
     context = min(128, model.config.max_position_embeddings)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, context))

@@ -39,6 +39,14 @@ def add_adapters(parser: ArgumentParser) -> None:
     )
 
 
+def new_folder(path: str) -> Path:
+    """Where a result goes. Raises ValueError when a model or an adapter is there already."""
+    folder = Path(path)
+    if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
+        raise ValueError(f"{folder} already holds a model or an adapter; choose another --out")
+    return folder
+
+
 def open_model(folder: str | None, adapters: list[str] | None = None) -> Llama:
     """The model of a folder, or the packaged one, with adapters attached and acting."""
     model = Llama.from_pretrained(folder or BASE)

@@ -7,9 +7,9 @@ Reading order: `law.py` (what a law is), `lora.py`, `merge.py`, `many.py` (the l
 class needs to be held to them). `minilora laws --list` prints the catalogue.
 """
 
-from minilora.laws import lora, many, merge  # noqa: F401 (each enters its laws)
+from minilora.laws import autograd, lora, many, merge, model, runs, writing  # noqa: F401 (each enters its laws)
 from minilora.laws.check import check
 from minilora.laws.law import CONFORMANCE, GROUPS, LAWS, Law, catalogue
-from minilora.laws.run import Verdict, run
+from minilora.laws.verdict import Verdict, run
 
 __all__ = ["CONFORMANCE", "GROUPS", "LAWS", "Law", "Verdict", "catalogue", "check", "run"]

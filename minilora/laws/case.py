@@ -89,7 +89,10 @@ class Case:
 
     def at_most(self, what: str, got: float, limit: float) -> None:
         """Hold `got` to be no more than `limit`, up to the law's bound relative to the limit or 1."""
-        self._judge(max(0.0, got - limit) / max(1.0, abs(limit)), f"{what} should be at most {limit:g}, is {got:g}")
+        excess = got - limit
+        self._judge(
+            0.0 if excess <= 0 else excess / max(1.0, abs(limit)), f"{what} should be at most {limit:g}, is {got:g}"
+        )
 
     def true(self, what: str, holds: bool) -> None:
         """Hold a plain fact."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from minilora.laws.law import CONFORMANCE, catalogue
-from minilora.laws.run import Verdict, run
+from minilora.laws.verdict import Verdict, run
 
 
 def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float64", seed: int = 0) -> bool:

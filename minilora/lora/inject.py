@@ -43,7 +43,7 @@ def inject(model: Module, config: LoraConfig, adapter: str = "default", *, rng: 
 
 
 def adapters(model: Module) -> list[str]:
-    """The names of the attached adapters, in the order in which they came."""
+    """The names of the attached adapters."""
     return list(dict.fromkeys(name for _, module in lora_modules(model) for name in module.config))
 
 

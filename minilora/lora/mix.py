@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
@@ -82,12 +83,13 @@ def mix(
     Raises AdapterError, before the model is changed, for an unknown adapter, a weight that is not finite, ranks that
     differ under "linear", an unknown way, a name that is taken, or when adapters are merged.
     """
-    if how not in WAYS or not weights or (r is not None and (how != "svd" or r < 1)):
+    r_fits = r is None or (how == "svd" and isinstance(r, Integral) and r >= 1)
+    if how not in WAYS or not isinstance(weights, Mapping) or not weights or not r_fits:
         raise AdapterError(
-            f"mix expects weights, how = {', '.join(map(repr, WAYS))}, and r of at least 1 with 'svd' alone; "
-            f"got {dict(weights)}, how = {how!r}, r = {r}"
+            f"mix expects weights by name, how = {', '.join(map(repr, WAYS))}, and with 'svd' alone a whole number r "
+            f"of at least 1; got {weights!r}, how = {how!r}, r = {r!r}"
         )
-    weights = strengths(dict(weights), adapters(model))
+    weights = strengths(weights, adapters(model))
     made: dict[str, Factors] = {}
     error: dict[str, float] = {}
     for path, module in lora_modules(model):
@@ -152,11 +154,15 @@ def _thin_svd(A: Array, B: Array) -> tuple[Array, Array, Array]:
 
 
 def _distance(made: Factors, exact: Factors) -> float:
-    """‖B A - B' A'‖ / ‖B' A'‖."""
+    """‖B A - B' A'‖ / ‖B' A'‖. What is only rounding counts as nothing: where adapters cancel, all that is left."""
     (A, B), (A_exact, B_exact) = made, exact
-    difference = singular_values(np.concatenate([A, A_exact]), np.concatenate([B, -B_exact], axis=1))
+    rounding = 1e-12 * np.linalg.norm(A_exact) * np.linalg.norm(B_exact)
     norm = np.linalg.norm(singular_values(*exact))
-    return float(np.linalg.norm(difference) / norm) if norm else 0.0
+    both = np.concatenate([A, A_exact]), np.concatenate([B, -B_exact], axis=1)
+    difference = np.linalg.norm(singular_values(*both))
+    if difference <= rounding:
+        return 0.0
+    return float(difference / norm) if norm > rounding else math.inf
 
 
 def _config(model: Module, rank: dict[str, int]) -> LoraConfig:

@@ -96,9 +96,6 @@ class Llama(Module):
         adapters : for this call alone, in place of the active ones: a name, names with strengths, or a list that has
             one of these, or None for the base, for each row of the batch
         """
-        if adapters is not None:
-            with choosing(resolve(self, adapters, len(ids))):
-                return self.forward(ids, cache)
         ids = np.asarray(ids) if isinstance(ids, list | tuple) else ids
         seen = 0 if cache is None else cache.length
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
@@ -108,7 +105,10 @@ class Llama(Module):
                 f"{seen + ids.shape[1]} tokens are more than the model's context of "
                 f"{self.config.max_position_embeddings}; shorten the text"
             )
-        return self.lm_head(self.model(ids, cache))
+        if adapters is None:
+            return self.lm_head(self.model(ids, cache))
+        with choosing(resolve(self, adapters, len(ids))):
+            return self.lm_head(self.model(ids, cache))
 
     def loss(self, ids: Array, targets: Array) -> Tensor:
         """Mean next-token cross-entropy in nats, over all (batch, time) places.

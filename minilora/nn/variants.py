@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -70,6 +71,8 @@ def resolve(model: Module, adapters: RowChoice | Choice | Sequence[Choice], batc
     known = list(dict.fromkeys(name for module in modules for name in module.variants))
     if adapters is None or isinstance(adapters, str | Mapping):
         adapters = [adapters] * batch
+    if not isinstance(adapters, Sequence):  # a set would hand its names to the rows in any order
+        raise AdapterError(f"expected a name, names with strengths, or a list of these, one a row, got {adapters!r}")
     if len(adapters) != batch:
         raise AdapterError(f"expected adapters for {batch} rows, one for each, got {len(adapters)}")
     rows = [strengths(choice, known) for choice in adapters]
@@ -88,6 +91,6 @@ def strengths(choice: Choice, known: Sequence[str]) -> dict[str, float]:
     for name, strength in named.items():
         if name not in known:
             raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
-        if not math.isfinite(strength):
-            raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength}")
+        if not isinstance(strength, Real) or not math.isfinite(strength):
+            raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength!r}")
     return {name: float(strength) for name, strength in named.items()}

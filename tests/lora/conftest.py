@@ -51,6 +51,19 @@ def two_adapters(unit_llama, attach):
 
 
 @pytest.fixture(scope="session")
+def three_adapters(two_adapters, attach):
+    """three_adapters(): in float64, with c on all of layer 1 as well, of other ranks and scales; all three are on q."""
+
+    def make():
+        patterns = {"rank_pattern": {"mlp.up_proj": 4}, "alpha_pattern": {"q_proj": 9}, "use_rslora": True}
+        model = attach(two_adapters(), "c", seed=3, r=5, target_modules=r"model\.layers\.1\..*", **patterns)
+        model.astype(np.float64)
+        return model
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def one_linear(unit_llama, attach):
     """one_linear(**options): an adapted Linear (24 in, 12 out) by itself, in float64."""
 

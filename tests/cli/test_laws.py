@@ -1,0 +1,122 @@
+"""`minilora laws`: the catalogue to read, the verdicts, and what it says of a layer with a mistake."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from minilora import laws
+from minilora.laws import CONFORMANCE, GROUPS, LAWS, catalogue
+from tests.cli.conftest import call
+
+FIELDS = {"name", "group", "statement", "equation", "source", "cases", "worst_error", "bound", "holds"}
+
+MINE = """
+import numpy as np
+
+class Mine:
+    def __init__(self, W, A, B, alpha, r):
+        self.W, self.A, self.B, self.scale = W, A, B, alpha
+
+    def forward(self, x):
+        return x @ self.W.T + self.scale * (x @ self.A.T) @ self.B.T
+"""
+
+
+@pytest.fixture
+def mine(monkeypatch):
+    """A file in the current folder with a layer that forgets to divide by r."""
+    Path("mine_with_a_mistake.py").write_text(MINE)
+    yield "mine_with_a_mistake:Mine"
+    sys.modules.pop("mine_with_a_mistake", None)
+
+
+def test_the_list_is_the_catalogue_to_read(minilora, monkeypatch):
+    monkeypatch.setattr("minilora.laws.run", None)  # nothing is run
+    out = minilora("laws", "--list")
+    places = [out.index(f"\n  {law.name}\n      {law.statement}\n      {law.equation}\n") for law in catalogue()]
+    assert places == sorted(places)
+    assert all(f"\n{group}: {about}\n" in out for group, about in GROUPS.items())
+    assert out.count(" (LoRA)") > 10
+
+
+def test_one_group_with_verdicts(minilora):
+    out = minilora("laws", "--only", "merge", "--cases", 5, "--json", "laws.json")
+    for law in catalogue("merge"):
+        assert f"  holds   {law.name}\n          {law.equation}\n          float64: 5 cases, worst error " in out
+    assert "bound 1.0e-12; float32: 5 cases, worst error " in out
+    assert f"\n{len(catalogue('merge'))} laws hold, 0 broken, " in out
+    assert "lora:" not in out
+    record = json.loads(Path("laws.json").read_text())
+    assert [entry["name"] for entry in record] == [law.name for law in catalogue("merge")]
+    for entry in record:
+        assert entry.keys() >= FIELDS
+        assert entry["holds"] is True
+        assert entry["cases"] == 5
+        assert 0 <= entry["worst_error"] <= entry["bound"] <= 1e-10
+        assert entry["bound"] == LAWS[entry["name"]].bound["float64"]
+        assert entry["float32"]["bound"] == LAWS[entry["name"]].bound["float32"]
+
+
+def test_several_groups(minilora):
+    out = minilora("laws", "--list", "--only", "many", "--only", "lora")
+    assert [group for group in GROUPS if f"\n{group}:" in out] == ["lora", "many"]
+
+
+def test_every_group_is_run_without_flags(minilora, monkeypatch):
+    seen = []
+
+    def record(law, layer, cases, dtype, seed):
+        seen.append((law.name, cases, dtype, seed))
+        return laws.Verdict(law, dtype, True, cases)
+
+    monkeypatch.setattr("minilora.laws.run", record)
+    minilora("laws")
+    assert seen == [(law.name, 200, dtype, 0) for law in catalogue() for dtype in ("float64", "float32")]
+
+
+def test_a_layer_of_ones_own_with_a_mistake(mine, capsys):
+    assert call(["laws", "--layer", mine, "--cases", 30, "--json", "laws.json"]) == 1
+    out = capsys.readouterr().out
+    assert "  BROKEN  the-update-is-BA-scaled-by-alpha-over-r\n" in out
+    assert "The smallest counterexample found, in float64:\n" in out
+    assert "h should be [[" in out
+    assert "          not tried: it is about merge, which the layer does not all have\n" in out
+    assert "\n6 laws hold, 3 broken, 36 not tried, " in out
+    record = {entry["name"]: entry for entry in json.loads(Path("laws.json").read_text())}
+    assert set(record) == {law.name for law in catalogue(*CONFORMANCE)}
+    broken = record["the-rank-divides-the-scale"]
+    assert broken["holds"] is False
+    assert broken["worst_error"] > 0.1
+    assert "h should be" in broken["counterexample"]
+    assert record["merging-twice-is-merging-once"]["holds"] is None
+
+
+def test_infinite_errors_are_valid_json(mine):
+    Path("mine_with_a_mistake.py").write_text(MINE + "\n    forward = lambda self, x: x[:, :0]\n")
+    assert call(["laws", "--layer", mine, "--only", "lora", "--cases", 5, "--json", "laws.json"]) == 1
+    entry = json.loads(Path("laws.json").read_text(), parse_constant=pytest.fail)[0]
+    assert entry["worst_error"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--only", "lor"], "no group of laws 'lor'; expected autograd, model, lora, merge, many, runs"),
+        (["--cases", 0], "at least one case for each law, got --cases 0"),
+        (["--layer", "pefft"], "no layer 'pefft': expected minilora, peft, twenty-lines, or your own as module:Class"),
+        (["--layer", "nowhere:Class"], "cannot find the layer 'nowhere:Class' (No module named 'nowhere')"),
+        (["--layer", "json:Class"], "cannot find the layer 'json:Class' (module 'json' has no attribute 'Class')"),
+        (["--layer", "twenty-lines", "--only", "model"], "--layer goes with the groups lora, merge, many"),
+    ],
+)
+def test_errors(flags, message, capsys):
+    assert call(["laws", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_search_path_stays(mine):
+    before = list(sys.path)
+    call(["laws", "--layer", mine, "--list"])
+    assert sys.path == before

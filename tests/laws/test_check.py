@@ -1,0 +1,64 @@
+"""check(MyLoraLinear): what a student reads."""
+
+import pytest
+
+from minilora.laws import check
+from minilora.laws.implementations.twenty_lines import TwentyLines
+from tests.laws.test_kit import ScalesTwiceOnMerge
+
+
+class MyLoraLinear:
+    """The example of the documentation, with a mistake: α is not divided by r."""
+
+    def __init__(self, W, A, B, alpha, r):
+        self.W, self.A, self.B, self.scale = W, A, B, alpha
+
+    def forward(self, x):
+        return x @ self.W.T + self.scale * (x @ self.A.T) @ self.B.T
+
+
+def test_a_mistake_with_its_counterexample(capsys):
+    assert check(MyLoraLinear) is False
+    out = capsys.readouterr().out
+    assert "BROKEN  the-update-is-BA-scaled-by-alpha-over-r: h = W x + (α/r) B A x\n" in out
+    assert "An adapted layer adds a product of two thin matrices" in out
+    assert "The smallest counterexample found, in float64:" in out
+    assert "out = 1, in = 1, r = 2" in out
+    assert "h should be [[" in out
+    assert "  holds   the-gauge-changes-nothing: " in out
+    assert "6 laws hold, 3 are broken; 36 say nothing about a layer without " in out
+    assert "merging" not in out  # what cannot be tried is no news
+
+
+def test_a_layer_without_mistakes(capsys):
+    assert check(TwentyLines, cases=20) is True
+    out = capsys.readouterr().out
+    assert "BROKEN" not in out
+    assert "22 laws hold, 0 are broken; 23 say nothing about a layer without forward_in_training, forward_rows, " in out
+
+
+def test_one_group(capsys):
+    assert check(ScalesTwiceOnMerge, "lora", cases=20) is True
+    assert "merg" not in capsys.readouterr().out.replace("merge_and_unload", "")
+    assert check(ScalesTwiceOnMerge, "merge", cases=20) is False
+    assert "BROKEN  the-merged-weight-is-W-plus-the-update" in capsys.readouterr().out
+
+
+def test_the_example_in_its_documentation_is_right(capsys):
+    """With α over r, as it stands there."""
+    text = check.__doc__
+    source = text[text.index("        class MyLoraLinear") : text.index("        check(")]
+    namespace = {}
+    exec("\n".join(line.removeprefix("        ") for line in source.splitlines()), namespace)
+    assert check(namespace["MyLoraLinear"], cases=20) is True
+
+
+@pytest.mark.parametrize("wrong", [TwentyLines.forward, None, "MyLoraLinear", type("Empty", (), {})])
+def test_what_is_no_layer(wrong):
+    with pytest.raises(TypeError, match=r"check expects a class with __init__\(W, A, B, alpha, r\) and forward\(x\)"):
+        check(wrong)
+
+
+def test_an_unknown_group():
+    with pytest.raises(ValueError, match="a layer can be held to the laws of lora, merge, many; got 'model'"):
+        check(TwentyLines, "model")

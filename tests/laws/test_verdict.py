@@ -1,0 +1,115 @@
+"""Running a law: enough cases, the same ones each time, and a small counterexample."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from minilora.laws import LAWS, run
+from minilora.laws.implementations.own import MiniloraLayer
+from minilora.laws.implementations.twenty_lines import TwentyLines
+from minilora.laws.law import Law, rounding
+
+
+def made(holds, group="autograd", bound=None):
+    """A law that is not in the catalogue."""
+    return Law("a-law", group, "It is so.", "x = x", "nowhere", bound or rounding(1e-12, 1e-5), (), holds)
+
+
+@pytest.mark.parametrize("cases", [1, 7, 200])
+def test_as_many_cases_as_asked_for(cases):
+    seen = []
+    verdict = run(made(lambda case: seen.append(case.array("x", case.size("n", 1, 5)))), cases=cases)
+    assert verdict.holds is True
+    assert verdict.cases == cases == len(seen)
+    assert cases < 7 or len({len(x) for x in seen}) >= 3
+
+
+def draws(seed, dtype="float64"):
+    seen = []
+    run(made(lambda case: seen.append(case.array("x", 2).tolist())), cases=10, seed=seed, dtype=dtype)
+    return seen
+
+
+def test_the_seed_decides_the_cases():
+    assert draws(0) == draws(0)
+    assert draws(0) != draws(1)
+
+
+def test_the_dtype_and_its_bound_reach_the_case():
+    for dtype, bound in (("float64", 1e-12), ("float32", 1e-5)):
+        seen = []
+        verdict = run(made(lambda case, seen=seen: seen.append((case.dtype, case.bound))), cases=2, dtype=dtype)
+        assert seen[0] == (np.dtype(dtype), bound)
+        assert (verdict.dtype, verdict.bound) == (dtype, bound)
+
+
+def test_the_worst_error_of_all_cases():
+    errors = iter([0.1, 0.4, 0.2])
+    law = made(lambda case: case.equal("h", [1 + next(errors)], [1.0]), bound=rounding(0.5, 0.5))
+    assert run(law, cases=3).worst_error == pytest.approx(0.4)
+
+
+def test_the_smallest_counterexample():
+    def holds(case):
+        n = case.size("n", 1, 50)
+        x = case.array("x", n)
+        case.equal("number of entries", min(len(x), 12), n)
+
+    verdict = run(made(holds), cases=200)
+    assert verdict.holds is False
+    assert verdict.counterexample.startswith("n = 13\nx = [")
+    assert "number of entries should be 13, is 12\nerror" in verdict.counterexample
+    x = verdict.counterexample.splitlines()[1]
+    assert "." not in x.replace(".,", "").replace(".]", "")  # whole numbers, where these show it as well
+    assert verdict.worst_error == pytest.approx(1 / 13)  # of the smallest, or of a case that held
+
+
+def test_an_exception_of_the_implementation_is_a_finding():
+    class Breaks(TwentyLines):
+        def forward(self, x):
+            if len(x) > 1:
+                raise KeyError("tokens")
+            return super().forward(x)
+
+    verdict = run(LAWS["the-layer-is-linear"], Breaks)
+    assert verdict.holds is False
+    assert "tokens = 2" in verdict.counterexample
+    assert "raised KeyError: 'tokens'" in verdict.counterexample
+    assert verdict.worst_error == math.inf
+
+
+def test_what_a_layer_does_not_offer_is_not_tried():
+    class Minimal:
+        def __init__(self, W, A, B, alpha, r):
+            self.W, self.A, self.B, self.scale = W, A, B, alpha / r
+
+        def forward(self, x):
+            return x @ (self.W + self.scale * self.B @ self.A).T
+
+    assert run(LAWS["the-gauge-changes-nothing"], Minimal).holds is True
+    verdict = run(LAWS["merging-changes-no-output"], Minimal)
+    assert (verdict.holds, verdict.cases) == (None, 0)
+    assert LAWS["merging-twice-is-merging-once"].missing_in(Minimal) == ["merge", "weight"]
+    assert LAWS["merging-leaves-A-and-B-alone"].missing_in(TwentyLines) == []  # attributes of the object count
+
+
+def test_a_method_that_is_not_implemented_is_not_offered():
+    class Later(MiniloraLayer):
+        def merge(self):
+            raise NotImplementedError
+
+    assert run(LAWS["merging-changes-no-output"], Later).holds is None
+
+
+def test_laws_of_minilora_alone_take_no_layer():
+    seen = []
+    law = dataclasses.replace(made(seen.append), group="model")
+    run(law, TwentyLines, cases=1)
+    assert type(seen[0]).__name__ == "Case"
+
+
+def test_nothing_is_printed(capfd):
+    run(made(lambda case: case.true("no", False)))
+    assert capfd.readouterr() == ("", "")

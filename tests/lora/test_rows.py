@@ -1,0 +1,281 @@
+"""A different adapter for each row of a batch: the same numbers as row by row, and nothing else is touched."""
+
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilora import gradients, lora
+from minilora.autograd import OPS, Tensor, ops
+from minilora.lora.inject import lora_modules
+from minilora.nn import Linear
+from minilora.nn.variants import RowChoice, choosing, chosen
+
+IDS = np.random.default_rng(4).integers(29, size=(6, 9))
+MIXED = ["a", None, {"a": 0.7, "b": -1.5}, "c", {"c": 2, "b": 0.5, "a": -1}, "a"]
+
+strengths = st.dictionaries(st.sampled_from("abc"), st.floats(-2, 2), max_size=3)
+choices = st.one_of(st.none(), st.sampled_from("abc"), strengths)
+
+
+@pytest.fixture
+def model(three_adapters):
+    return three_adapters()
+
+
+def alone(model, ids, choice):
+    """The logits of some texts by the usual way, with `choice` active."""
+    before = lora.active(model)
+    lora.set_active(model, choice)
+    logits = model(ids).data
+    lora.set_active(model, before)
+    return logits
+
+
+def one_by_one(model, ids, adapters):
+    return np.concatenate([alone(model, row[None], choice) for row, choice in zip(ids, adapters, strict=True)])
+
+
+def off_by(found, expected):
+    assert found.shape == expected.shape
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def test_a_mixed_batch_is_its_single_runs(model):
+    expected = one_by_one(model, IDS, MIXED)
+    assert off_by(model(IDS, adapters=MIXED).data, expected) < 1e-12
+    assert off_by(model(IDS, adapters=tuple(MIXED)).data, expected) < 1e-12
+    same_text = one_by_one(model, IDS[:1].repeat(5, axis=0), MIXED[:5])
+    for i, j in zip(*np.triu_indices(5, 1), strict=True):
+        assert off_by(same_text[i], same_text[j]) > 0.05  # each choice is felt, so none can stand for another
+
+
+@settings(max_examples=30)
+@given(st.lists(choices, min_size=1, max_size=6))
+def test_any_choices_are_their_single_runs(three_adapters, adapters):
+    model, ids = three_adapters(), IDS[: len(adapters)]
+    assert off_by(model(ids, adapters=adapters).data, one_by_one(model, ids, adapters)) < 1e-12
+
+
+def test_permuting_rows_permutes_outputs(model):
+    order = [4, 0, 5, 2, 1, 3]
+    straight = model(IDS, adapters=MIXED).data
+    assert off_by(model(IDS[order], adapters=[MIXED[i] for i in order]).data, straight[order]) < 1e-12
+
+
+@pytest.mark.parametrize("choice", ["a", {"b": 0.3, "c": -1}, {}, {"a": 0}], ids=str)
+def test_one_choice_for_all_rows_is_that_choice_made_active(choice, model):
+    """Bit for bit: a name or strengths for the whole batch, and a list that says the same for every row."""
+    expected = alone(model, IDS, choice)
+    np.testing.assert_array_equal(model(IDS, adapters=choice).data, expected)
+    np.testing.assert_array_equal(model(IDS, adapters=[choice] * 6).data, expected)
+    assert off_by(alone(model, IDS, "c"), expected) > 0.01
+
+
+@pytest.mark.parametrize("nothing", [None, {}], ids=str)
+def test_a_base_row_is_the_base_bit_for_bit(nothing, model):
+    base = alone(model, IDS, None)
+    logits = model(IDS, adapters=["a", nothing, "c", nothing, {"a": 1, "b": 1}, "b"]).data
+    np.testing.assert_array_equal(logits[[1, 3]], base[[1, 3]])
+    np.testing.assert_array_equal(model(IDS, adapters=[nothing] * 6).data, base)
+    assert all(off_by(logits[i], base[i]) > 0.01 for i in (0, 2, 4, 5))
+
+
+@pytest.mark.parametrize("active", ["b", None, {"a": -3, "c": 2}], ids=str)
+def test_the_active_adapters_play_no_role_and_stay(active, model, snapshot):
+    expected = model(IDS, adapters=MIXED).data
+    lora.set_active(model, active)
+    before, logits = snapshot(model), model(IDS).data
+    np.testing.assert_array_equal(model(IDS, adapters=MIXED).data, expected)
+    assert snapshot(model) == before
+    np.testing.assert_array_equal(model(IDS).data, logits)
+
+
+def test_inside_disabled_a_choice_still_counts(model):
+    expected = model(IDS, adapters=MIXED).data
+    with lora.disabled(model):
+        np.testing.assert_array_equal(model(IDS, adapters=MIXED).data, expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 24), (4, 5, 24), (4, 2, 3, 24)])
+def test_the_formula_of_a_layer(shape, one_linear):
+    """h[i] = W x[i] + s · B A x[i], for whatever axes lie between rows and features."""
+    layer = one_linear()
+    x = np.random.default_rng(5).standard_normal(shape)
+    rows = RowChoice(({}, {"default": 1.0}, {"default": -0.5}), np.array([1, 0, 2, 1]))
+    with choosing(rows):
+        h = layer(Tensor(x)).data
+    for i, strength in enumerate([1, 0, -0.5, 1]):
+        assert off_by(h[i], x[i] @ (layer.weight.data + strength * layer.delta("default")).T) < 1e-13
+
+
+def test_zeros_beyond_an_adapters_rank_change_nothing(model, attach):
+    """The adapter a once more, of rank 7: its last four rows of A and columns of B are zero."""
+    attach(model, "padded", r=7, lora_alpha=14)
+    for _, module in lora_modules(model):
+        if "padded" in module.config:
+            for part, rank_axis in ((module.lora_A, 0), (module.lora_B, 1)):
+                own, padded = part["a"].data, part["padded"].data
+                padded[...] = np.pad(own, [(0, 4) if axis == rank_axis else (0, 0) for axis in (0, 1)])
+    adapters = ["padded" if choice == "a" else choice for choice in MIXED]
+    assert off_by(model(IDS, adapters=adapters).data, model(IDS, adapters=MIXED).data) < 1e-12
+    assert off_by(model(IDS, adapters="padded").data, model(IDS, adapters="a").data) < 1e-12
+
+
+def test_float32_stays_float32(two_adapters):
+    model = two_adapters()
+    adapters = ["a", None, {"a": 0.5, "b": np.float64(0.5)}, "b", "b", None]
+    logits = model(IDS, adapters=adapters).data
+    assert logits.dtype == np.float32
+    assert off_by(logits, one_by_one(model, IDS, adapters)) < 1e-5
+
+
+def test_gradients_are_the_sum_over_the_single_runs(model):
+    """Where two rows use one adapter, its gradient is the sum of both; a row that does not use it adds nothing."""
+    wanted = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    for p in wanted.values():
+        p.requires_grad = True
+    cotangent = np.random.default_rng(6).standard_normal((6, 9, 29))
+    mixed = gradients(model(IDS, adapters=MIXED), list(wanted.values()), cotangent)
+    expected = [np.zeros(p.shape) for p in wanted.values()]
+    for i, choice in enumerate(MIXED):
+        if choice is None:  # the base has nothing to give
+            continue
+        single = gradients(model(IDS[i : i + 1], adapters=choice), list(wanted.values()), cotangent[i : i + 1])
+        expected = [total + g for total, g in zip(expected, single, strict=True)]
+    for name, found, total in zip(wanted, mixed, expected, strict=True):
+        assert np.abs(total).max() > 1e-3, name
+        assert off_by(found, total) < 1e-12, name
+
+
+def test_what_is_frozen_has_no_gradient(model):
+    """The base, and a chosen adapter that is not to be trained: here c is active, a and b are not."""
+    model(IDS, adapters=MIXED).backward(np.ones((6, 9, 29)))
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert trained == {name for name, p in model.named_parameters() if name.endswith(".c")}
+
+
+def test_products_do_not_grow_in_number_with_the_adapters(model, monkeypatch):
+    """Two thin products for each adapted module and one with each W, however many adapters and rows there are."""
+    counted = Counter()
+
+    def count(name, op):
+        def counting(*inputs):
+            counted[name] += 1
+            return op(*inputs)
+
+        return counting
+
+    monkeypatch.setitem(OPS, "matmul", count("matmul", OPS["matmul"]))
+    monkeypatch.setattr(ops, "linear", count("linear", ops.linear))
+    modules = [module for _, module in model.named_modules()]
+    six = [{"a": i, "b": 1, "c": -i} for i in range(6)]
+    for used, adapters in (("abc", ["a", "b", "c"]), ("abc", MIXED), ("abc", six), ("b", ["b", None])):
+        counted.clear()
+        model(IDS[: len(adapters)], adapters=adapters)
+        adapted = sum(not set(used).isdisjoint(module.variants) for module in modules)
+        assert counted == {"matmul": 2 * adapted, "linear": sum(isinstance(module, Linear) for module in modules)}
+
+
+def test_threads_do_not_see_each_others_choices(model, monkeypatch):
+    """Several calls at once on one model; in the middle of every forward pass all of them meet."""
+    work = [MIXED, "a", ["b"] * 5 + [None], None]
+    meeting, layer = Barrier(len(work), timeout=10), model.model.layers[1]
+    forward = layer.forward
+
+    def meet(*inputs):
+        meeting.wait()
+        return forward(*inputs)
+
+    expected = [model(IDS, adapters=adapters).data for adapters in work]
+    monkeypatch.setattr(layer, "forward", meet)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(len(work)) as pool:
+            calls = [pool.submit(lambda a: [model(IDS, adapters=a).data for _ in range(15)], a) for a in work]
+            found = [call.result() for call in calls]
+    finally:
+        sys.setswitchinterval(interval)
+    for results, right in zip(found, expected, strict=True):
+        for logits in results:
+            np.testing.assert_array_equal(logits, right)
+
+
+def test_an_exception_inside_a_call_leaves_no_choice_behind(model, monkeypatch):
+    before = model(IDS).data
+    with pytest.raises(ValueError, match="more than the model's context"):
+        model(np.zeros((2, 33), dtype=int), adapters=["a", None])
+    with monkeypatch.context() as broken:
+        broken.setattr(model.model.layers[2], "forward", lambda *inputs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(IDS, adapters=MIXED)
+    assert chosen() is None
+    np.testing.assert_array_equal(model(IDS).data, before)
+
+
+NUMBER = "the strength of 'a' should be a finite number, got "
+
+
+@pytest.mark.parametrize(
+    ("adapters", "message"),
+    [
+        (["a"], "expected adapters for 2 rows, one for each, got 1"),
+        (["a", "b", None], "expected adapters for 2 rows, one for each, got 3"),
+        ([], "expected adapters for 2 rows, one for each, got 0"),
+        (["a", "bard"], "there is no adapter 'bard'; the model has a, b, c"),
+        ("bard", "there is no adapter 'bard'; the model has a, b, c"),
+        ([None, {"a": 1, "bard": 0}], "there is no adapter 'bard'; the model has a, b, c"),
+        ({"a": float("nan")}, f"{NUMBER}nan"),
+        ([{"a": float("-inf")}, None], f"{NUMBER}-inf"),
+        ([{"a": "much"}, None], f"{NUMBER}'much'"),
+        ([{"a": None}, None], f"{NUMBER}None"),
+        ([["a"], None], r"expected an adapter's name, names with strengths, or None, got \['a'\]"),
+        ([0, 1], "expected an adapter's name, names with strengths, or None, got 0"),
+        (2, "expected a name, names with strengths, or a list of these, one a row, got 2"),
+        ({"a", "b"}, "expected a name, names with strengths, or a list of these, one a row, got {"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(adapters, message, model, snapshot):
+    before = snapshot(model)
+    with pytest.raises(lora.AdapterError, match=message):
+        model(IDS[:2], adapters=adapters)
+    assert snapshot(model) == before
+    assert chosen() is None
+
+
+@pytest.mark.parametrize("adapters", ["a", ["a", None], [None, None]], ids=str)
+def test_a_merged_model_is_refused(adapters, model, snapshot):
+    lora.merge(model)
+    before = snapshot(model)
+    with pytest.raises(lora.AdapterError, match=r"cannot choose .* are merged .*; call lora\.unmerge\(model\) first"):
+        model(IDS[:2], adapters=adapters)
+    assert snapshot(model) == before
+    lora.unmerge(model)
+    model(IDS[:2], adapters=adapters)
+
+
+def test_without_any_adapters_there_is_the_base_alone(unit_llama):
+    model = unit_llama()
+    with pytest.raises(lora.AdapterError, match="there is no adapter 'a'; the model has none"):
+        model(IDS[:2], adapters=["a", None])
+    np.testing.assert_array_equal(model(IDS, adapters=[None] * 6).data, model(IDS).data)
+
+
+def test_dropout_row_by_row_is_refused(model, attach, snapshot):
+    attach(model, "wet", r=2, lora_dropout=0.5)
+    before, adapters = snapshot(model), ["a", "wet", None]
+    model.train(np.random.default_rng(0))
+    with pytest.raises(lora.AdapterError, match=r"computed without dropout; call model\.eval\(\) first"):
+        model(IDS[:3], adapters=adapters)
+    assert snapshot(model) == before
+    model(IDS[:3], adapters=["a", "b", None])  # those that have none train
+    assert not np.array_equal(model(IDS, adapters="wet").data, model(IDS, adapters="wet").data)  # one at a time, too
+    model.eval()
+    assert off_by(model(IDS[:3], adapters=adapters).data, one_by_one(model, IDS[:3], adapters)) < 1e-12
