@@ -47,8 +47,8 @@ def text(found: list[tuple[Law, list[Verdict], list[Verdict]]], cases: int) -> s
     peft = f"PEFT {version('peft')}"
     held = [sum(word(row[i]) == "holds" for row in found) for i in (1, 2)]
     lines = [
-        f"Of these {len(found)} laws, {held[0]} hold for minilora and {held[1]} for {peft}, with {cases} cases of each in",
-        "float64 and in float32 (`python lessons/laws.py` has made this part).",
+        f"Of these {len(found)} laws, {held[0]} hold for minilora and {held[1]} for {peft}, with {cases} cases of each",
+        "in float64 and in float32 (`python lessons/laws.py` has made this part).",
         "",
         "<details><summary>The table</summary>",
         "",

@@ -19,6 +19,8 @@ import numpy as np
 
 TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
 READABLE_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8}
+DEEPEST = 50  # brackets in a JSON file within one another
+LONGEST_HEADER = 1_000_000  # bytes: a safetensors header of some 6,000 tensors
 
 
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
@@ -55,17 +57,61 @@ def write_json(path: str | Path, value: Mapping[str, Any]) -> Path:
     return write_atomically(path, json.dumps(dict(sorted(value.items())), indent=2) + "\n")
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object; ValueError says which file is missing or is not one."""
+def regular_file(folder: str | Path, name: str) -> Path:
+    """The path of the file `name` in `folder`, for files from people that one does not know.
+
+    Raises ValueError when there is none, it is no regular file (a pipe would never end), or it is a link that leads
+    out of the folder.
+    """
+    path = Path(folder) / name
+    if not path.exists():
+        kind = "is a broken link" if path.is_symlink() else "does not exist"
+        raise ValueError(f"{path} {kind}")
+    if not path.resolve().is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"{path} is a link that leads out of its folder; copy the file into the folder")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a regular file")
+    return path
+
+
+def read_json(path: str | Path, limit: int | None = None) -> dict[str, Any]:
+    """Read a JSON object, of at most `limit` bytes; ValueError says which file is missing, too large or not one."""
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(-1 if limit is None else limit + 1)
+        if limit is not None and len(content) > limit:
+            raise ValueError(f"it is larger than {limit:,} bytes")
+        value = json.loads(content.decode(), object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except RecursionError:
+        raise ValueError(f"{path} is not valid JSON (it nests its brackets too deeply)") from None
+    except ValueError as error:  # broken UTF-8 or JSON, or a number of thousands of digits
         raise ValueError(f"{path} is not valid JSON ({error})") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, found a {type(value).__name__}")
+    if _is_deep(value):
+        raise ValueError(f"{path} is not valid JSON (it nests its brackets too deeply)")
     return value
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object as a dict. Readers disagree about which of two equal keys counts, so there may be one."""
+    value: dict[str, Any] = {}
+    for key, item in pairs:
+        if key in value:
+            raise ValueError(f"it has the key {key[:80]!r} twice")
+        value[key] = item
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and dicts lie more than DEEPEST within one another: Python gives up on those in many places."""
+    level = [value]
+    for _ in range(DEEPEST):
+        containers = [item for item in level if isinstance(item, dict | list)]
+        level = [part for item in containers for part in (item.values() if isinstance(item, dict) else item)]
+    return bool(level)
 
 
 def write_tensors(
@@ -92,6 +138,28 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
     return {name: _as_array(name, entry, path) for name, entry in entries}
+
+
+def read_header(path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type (such as "F32") and shape of every tensor in a safetensors file. No number of theirs is read.
+
+    Raises ValueError when the file is missing or cut short, or its header is no header or larger than 1 MB.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+        if length > LONGEST_HEADER:
+            raise ValueError(f"{path} is not a whole safetensors file (it declares a header of {length:,} bytes)")
+        with safe_open(path, framework="np") as tensors:
+            names = tensors.keys()
+            parts = {name: tensors.get_slice(name) for name in names}
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist") from None
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

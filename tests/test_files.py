@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from minilora.files import (
+    read_header,
     read_json,
     read_metadata,
     read_tensors,
+    regular_file,
     remove_unfinished,
     write_atomically,
     write_json,
@@ -93,6 +95,14 @@ def test_json_is_sorted_at_the_top_and_keeps_the_order_inside(tmp_path):
         (b"{'a': 1}", r"a\.json is not valid JSON"),
         (b"\xff\xfe", r"a\.json is not valid JSON"),
         (b"[1]", r"a\.json should hold a JSON object, found a list"),
+        (b'{"a": 1, "b": 2, "a": 3}', r"a\.json is not valid JSON \(it has the key 'a' twice\)"),
+        (b'{"b": {"a": 1, "a": 1}}', r"a\.json is not valid JSON \(it has the key 'a' twice\)"),
+        (b'{"a": ' + b"1" * 5_000 + b"}", r"a\.json is not valid JSON \(Exceeds the limit \(4300 digits"),
+        (b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}", r"a\.json is not valid JSON \(it nests its brackets too deeply\)"),
+        (
+            b'{"a": ' * 100_000 + b"1" + b"}" * 100_000,
+            r"a\.json is not valid JSON \(it nests its brackets too deeply\)",
+        ),
     ],
 )
 def test_json_that_is_none(content, message, tmp_path):
@@ -100,6 +110,66 @@ def test_json_that_is_none(content, message, tmp_path):
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "a.json")
+
+
+def test_json_may_be_nested_and_large(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": ' + "[" * 49 + "]" * 49 + "}" + " " * 2_000_000)
+    assert np.ravel(read_json(tmp_path / "a.json")["a"]).size == 0
+
+
+def test_json_above_the_limit(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": 1}')
+    assert read_json(tmp_path / "a.json", limit=8) == {"a": 1}
+    with pytest.raises(ValueError, match=r"a\.json is not valid JSON \(it is larger than 7 bytes\)"):
+        read_json(tmp_path / "a.json", limit=7)
+
+
+def test_of_many_keys_the_one_that_is_there_twice_is_found_at_once(tmp_path):
+    keys = ", ".join(f'"{i}": 0' for i in range(200_000))  # to compare each with each would take hours
+    (tmp_path / "a.json").write_text(f'{{{keys}, "7": 0}}')
+    with pytest.raises(ValueError, match="the key '7' twice"):
+        read_json(tmp_path / "a.json")
+
+
+@pytest.fixture
+def drawer(tmp_path):
+    """A folder with a file, beside another file."""
+    (tmp_path / "drawer").mkdir()
+    (tmp_path / "drawer" / "file").write_text("inside")
+    (tmp_path / "outside").write_text("outside")
+    return tmp_path / "drawer"
+
+
+def test_a_regular_file_is_one_in_the_folder(drawer):
+    assert regular_file(drawer, "file").read_text() == "inside"
+    if os.name == "posix":
+        (drawer / "name").symlink_to("file")
+        (drawer.parent / "shelf").symlink_to(drawer)
+        assert regular_file(drawer, "name").read_text() == "inside"
+        assert regular_file(str(drawer.parent / "shelf"), "file").read_text() == "inside"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes are POSIX's")
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "thing does not exist"),
+        (lambda path: path.mkdir(), "thing is not a regular file"),
+        (os.mkfifo, "thing is not a regular file"),
+        (lambda path: path.symlink_to("nowhere"), "thing is a broken link"),
+        (lambda path: path.symlink_to("thing"), "thing is a broken link"),
+        (
+            lambda path: path.symlink_to("../outside"),
+            "thing is a link that leads out of its folder; copy the file into",
+        ),
+        (lambda path: path.symlink_to("/dev/zero"), "thing is a link that leads out of its folder"),
+    ],
+    ids=["nothing", "folder", "pipe", "broken", "loop", "outside", "device"],
+)
+def test_what_is_no_regular_file(make, message, drawer):
+    make(drawer / "thing")
+    with pytest.raises(ValueError, match=message):
+        regular_file(drawer, "thing")
 
 
 SHAPES = [(), (1,), (3, 4), (2, 0, 3)]
@@ -153,6 +223,36 @@ def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
     x = read_tensors(tmp_path / "t")["x"]
     assert x.tobytes() == np.array(list(values.values()), dtype=np.float32).tobytes()
     assert (x.dtype, x.shape) == (np.float32, (7, 1))
+
+
+def test_a_header_says_types_and_shapes_and_no_number_is_read(tmp_path):
+    assert read_header(write_tensors(tmp_path / "t", {"x": np.ones((3, 0)), "y": np.float32(1)})) == {
+        "x": ("F64", (3, 0)),
+        "y": ("F32", ()),
+    }
+    file, size = tmp_path / "huge", 4 * 10**12
+    start = raw("F32", [10**12], b"").replace(b"[0, 0]", f"[0, {size}]".encode())
+    start = struct.pack("<Q", len(start) - 8) + start[8:]
+    file.write_bytes(start)
+    os.truncate(file, len(start) + size)  # zeros that take no room
+    assert read_header(file) == {"x": ("F32", (10**12,))}
+
+
+@pytest.mark.parametrize("length", [10**6 + 1, 10**8, 2**63, 2**64 - 1])
+def test_a_header_that_says_to_be_huge(length, tmp_path):
+    (tmp_path / "t").write_bytes(struct.pack("<Q", length) + b"{")
+    os.truncate(tmp_path / "t", 10**10)
+    with pytest.raises(ValueError, match=rf"t is not a whole .* declares a header of {length:,} bytes"):
+        read_header(tmp_path / "t")
+
+
+def test_a_header_that_is_none(tmp_path):
+    with pytest.raises(ValueError, match="t does not exist"):
+        read_header(tmp_path / "t")
+    for content in (b"", b"{}", raw("F32", [9, 2], bytes(72))[:-1], raw("F32", [3, 2], bytes(72))):
+        (tmp_path / "t").write_bytes(content)
+        with pytest.raises(ValueError, match="t is not a whole safetensors file"):
+            read_header(tmp_path / "t")
 
 
 @pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 1), ("I32", 4), ("BOOL", 1)])

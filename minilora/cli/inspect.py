@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minilora import lora
 from minilora.assets import BASE
+from minilora.autograd.tensor import Array
 from minilora.cli import options
 from minilora.data import load_ids
 from minilora.files import write_json
+from minilora.lora.inject import lora_modules
+from minilora.lora.inspect import ModuleFacts, module_facts, takers
 from minilora.nn import Llama
 from minilora.training import evaluate
 
@@ -37,6 +40,8 @@ def add(commands: Any) -> None:
         commands, "info", "show what a folder holds: a model or an adapter", "minilora info runs/bard"
     )
     info.add_argument("folder", nargs="?", help="a model or adapter folder (default: the packaged base model)")
+    info.add_argument("--model", metavar="FOLDER", help="the adapter's base (default: the packaged base model)")
+    info.add_argument("--json", metavar="FILE", help="also write the figures of an adapter to a file")
     info.set_defaults(run=run_info)
 
 
@@ -57,7 +62,9 @@ def run_eval(flags: Namespace) -> None:
 def run_info(flags: Namespace) -> None:
     folder = Path(flags.folder or BASE)
     if (folder / "adapter_config.json").exists():
-        _adapter_info(folder)
+        _adapter_info(folder, flags)
+    elif flags.model or flags.json:
+        raise ValueError(f"--model and --json go with an adapter folder, but {folder} has no adapter_config.json")
     else:
         _model_info(folder)
 
@@ -74,26 +81,61 @@ def _model_info(folder: Path) -> None:
     print(f"{_bytes(folder, 'model*.safetensors')} on disk")
 
 
-def _adapter_info(folder: Path) -> None:
+def _adapter_info(folder: Path, flags: Namespace) -> None:
     config, tensors = lora.read_adapter(folder)
-    targets = config.target_modules
-    print(
-        f"a LoRA adapter of rank {config.r}, alpha {config.lora_alpha:g}"
-        f"{', scaled by α/√r' if config.use_rslora else ''}, for "
-        f"{targets if isinstance(targets, str) else ', '.join(sorted(targets))}"
+    fit, weights, tied = _beside_base(folder, flags.model)
+    facts = module_facts(config, tensors, weights)
+    verdicts = takers(config, [module.path for module in facts], tied)
+    size = _bytes(folder, "adapter_model.safetensors")
+    print(f"{_headline(config, facts)}\n{fit}\n{_table(facts)}")
+    print(f"{sum(module.parameters for module in facts):,} parameters, {size} on disk")
+    for verdict in verdicts:
+        print(f"{verdict.program:10} {'yes' if verdict.takes else 'no'}{', ' if verdict.note else ''}{verdict.note}")
+    if flags.json:
+        rows = {"modules": [asdict(m) for m in facts], "takers": [asdict(v) for v in verdicts]}
+        write_json(flags.json, {"config": config.to_dict(), "fits": bool(weights), **rows})
+
+
+def _beside_base(folder: Path, base: str | None) -> tuple[str, dict[str, Array], bool]:
+    """Whether the adapter fits its base, in words; if so the weights that it adapts; and whether its head is tied."""
+    name = base or "the packaged base model"
+    model = Llama.from_pretrained(base or BASE)
+    try:
+        lora.load_adapter(model, folder)
+    except lora.AdapterError as error:
+        return f"does not fit {name} ({error}); say what it is for with --model", {}, False
+    weights = {path: module.weight.data for path, module in lora_modules(model)}
+    return f"fits {name}", weights, model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def _headline(config: lora.LoraConfig, facts: list[ModuleFacts]) -> str:
+    paths = [module.path for module in facts]
+    names = config.target_modules
+    targets = names if isinstance(names, str) else ", ".join(sorted(names))
+    return (
+        f"a LoRA adapter of rank {_span(map(config.rank, paths))}, alpha {_span(map(config.alpha, paths))}, scaled by "
+        f"{'α/√r' if config.use_rslora else 'α/r'} = {_span(map(config.scaling, paths))}, "
+        f"dropout {config.lora_dropout:g}\ntargets: {targets}"
     )
-    print(f"{'module':45}  {'A':>9}  {'B':>9}  {'parameters':>10}  {'‖ΔW‖':>8}")
-    for name in sorted(tensors):
-        path, found, _ = name.partition(".lora_A.weight")
-        if found:
-            a, b = tensors[name], tensors.get(f"{path}.lora_B.weight", np.empty((0, 0)))
-            if a.ndim != 2 or b.ndim != 2 or b.shape[1] != len(a):
-                raise ValueError(f"{folder}: {path} needs A (r, in) and B (out, r), found {a.shape} and {b.shape}")
-            norm = np.linalg.norm(config.scaling(path) * (b.astype(np.float64) @ a.astype(np.float64)))
-            sizes = ["×".join(map(str, m.shape)) for m in (a, b)]
-            print(f"{path:45}  {sizes[0]:>9}  {sizes[1]:>9}  {a.size + b.size:>10,}  {norm:>8.3f}")
-    print(
-        f"{sum(t.size for t in tensors.values()):,} parameters, {_bytes(folder, 'adapter_model.safetensors')} on disk"
+
+
+def _span(numbers: Iterable[float]) -> str:
+    low, *_, high = [*sorted(set(numbers))] * 2
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _table(facts: list[ModuleFacts]) -> str:
+    width = max(len(module.path) for module in facts)
+    head = f"{'module':{width}}  {'A':>9}  {'B':>9}  {'parameters':>10}  {'‖ΔW‖':>8}  {'‖ΔW‖/‖W‖':>9}  effective rank"
+    return "\n".join([head, *(_line(module, width) for module in facts)])
+
+
+def _line(module: ModuleFacts, width: int) -> str:
+    a, b = ("×".join(map(str, shape)) for shape in (module.a_shape, module.b_shape))
+    relative = "–" if module.relative is None else f"{module.relative:.4f}"
+    return (
+        f"{module.path:{width}}  {a:>9}  {b:>9}  {module.parameters:>10,}  {module.norm:>8.3f}  {relative:>9}  "
+        f"{module.effective_rank:>14.2f}"
     )
 
 

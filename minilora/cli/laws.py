@@ -11,9 +11,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+from minilora import laws
 from minilora.cli import options
 from minilora.files import write_atomically
-from minilora import laws
 from minilora.laws import CONFORMANCE, GROUPS, Law, Verdict, catalogue
 from minilora.laws.check import explanation
 

@@ -6,11 +6,12 @@ import dataclasses
 import math
 import re
 from dataclasses import dataclass, field
-from types import NoneType
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from minilora.lora.checks import ENDING, LONGEST_SHOWN, check, one_line, shown
 from minilora.nn.variants import AdapterError
 
 
@@ -51,39 +52,7 @@ class LoraConfig:
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             object.__setattr__(self, entry.name, _own(getattr(self, entry.name)))
-        for name, kinds in KINDS.items():
-            if not isinstance(value := getattr(self, name), kinds):
-                raise AdapterError(f"{name} should be a {' or '.join(k.__name__ for k in kinds)}, got {value!r}")
-        self._check_expressions()
-        for rank in (self.r, *self.rank_pattern.values()):
-            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-                raise AdapterError(f"the rank r should be a whole number of at least 1, got {rank!r}")
-        for alpha in (self.lora_alpha, *self.alpha_pattern.values()):
-            if not isinstance(alpha, int | float) or not math.isfinite(alpha):
-                raise AdapterError(f"lora_alpha should be a finite number, got {alpha!r}")
-        if not isinstance(self.lora_dropout, int | float) or not 0 <= self.lora_dropout < 1:
-            raise AdapterError(f"lora_dropout should be at least 0 and below 1, got {self.lora_dropout!r}")
-        if self.init_lora_weights not in (True, False, "gaussian"):
-            raise AdapterError(f"init_lora_weights should be True, False or 'gaussian', got {self.init_lora_weights!r}")
-        if self.bias != "none":
-            raise AdapterError(f"bias = {self.bias!r} is not implemented: there are no biases here; use 'none'")
-        if self.modules_to_save:
-            raise AdapterError(f"modules_to_save = {self.modules_to_save!r} is not implemented; use None")
-        if not self.target_modules:
-            raise AdapterError("target_modules names nothing to adapt; give a list of names, or 'all-linear'")
-        if self.layers_to_transform is not None and self.is_regex:
-            raise AdapterError(
-                "layers_to_transform goes with a list of names; with a regular expression, select the layers in it"
-            )
-
-    def _check_expressions(self) -> None:
-        """Refuse what should be a regular expression and is none."""
-        wholes = [names for names in (self.target_modules, self.exclude_modules) if isinstance(names, str)]
-        for expression in (*wholes, *self.rank_pattern, *self.alpha_pattern):
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise AdapterError(f"{expression!r} is not a valid regular expression ({error})") from None
+        check(self)
 
     @property
     def is_regex(self) -> bool:
@@ -100,9 +69,13 @@ class LoraConfig:
         """r for the module at `path`."""
         return first_match(self.rank_pattern, path, self.r)
 
+    def alpha(self, path: str) -> float:
+        """α for the module at `path`."""
+        return first_match(self.alpha_pattern, path, self.lora_alpha)
+
     def scaling(self, path: str) -> float:
         """s for the module at `path`: α/r, or α/√r with use_rslora."""
-        r, alpha = self.rank(path), first_match(self.alpha_pattern, path, self.lora_alpha)
+        r, alpha = self.rank(path), self.alpha(path)
         return alpha / math.sqrt(r) if self.use_rslora else alpha / r
 
     @classmethod
@@ -113,14 +86,15 @@ class LoraConfig:
         an option that minilora does not implement.
         """
         if values.get("peft_type") != "LORA":
-            raise AdapterError(f"expected an adapter of peft_type 'LORA', found {values.get('peft_type')!r}")
+            raise AdapterError(f"expected an adapter of peft_type 'LORA', found {shown(values.get('peft_type'))}")
         absent = [name for name in ("r", "lora_alpha", "target_modules") if values.get(name) is None]
         if absent:
             raise AdapterError(f"the adapter's config lacks {', '.join(absent)}; without it the update is not defined")
         known = {field.name for field in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in known and name not in IGNORED and value and value != "none":
-                raise AdapterError(f"the adapter uses {name} = {value!r}, which minilora does not implement")
+                option = one_line(name[:LONGEST_SHOWN])
+                raise AdapterError(f"the adapter uses {option} = {shown(value)}, which minilora does not implement")
         # A null pattern or flag in the file means that there is none.
         return cls(**{name: values[name] for name in known if values.get(name) is not None})
 
@@ -137,16 +111,6 @@ class LoraConfig:
             "use_dora": False,
         }
 
-
-KINDS: dict[str, tuple[type, ...]] = {
-    "target_modules": (list, str),
-    "exclude_modules": (list, str, NoneType),
-    "layers_to_transform": (list, int, NoneType),
-    "rank_pattern": (dict,),
-    "alpha_pattern": (dict,),
-    "use_rslora": (bool,),
-}
-"""What an option can be, said before anything is done with it: configs also come from files."""
 
 IGNORED = {
     "peft_type",
@@ -168,13 +132,18 @@ def _own(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _own(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | range):
-        return [_own(item) for item in (sorted(value) if isinstance(value, set) else value)]
+        return [_own(item) for item in (sorted(value, key=repr) if isinstance(value, set) else value)]
     return value.item() if isinstance(value, np.generic) else value
+
+
+@lru_cache(maxsize=4_000)
+def _ending(key: str) -> re.Pattern[str]:
+    return re.compile(ENDING.format(key))
 
 
 def matches(key: str, path: str) -> bool:
     """Whether the regular expression `key` matches the end of `path`, from a dot or its beginning on."""
-    return re.match(rf"(.*\.)?({key})$", path) is not None
+    return _ending(key).match(path) is not None
 
 
 def first_match(pattern: dict[str, Any], path: str, default: Any) -> Any:

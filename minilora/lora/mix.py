@@ -24,6 +24,7 @@ import numpy as np
 from minilora.autograd.tensor import Array
 from minilora.lora.config import AdapterError, LoraConfig
 from minilora.lora.inject import adapters, inject, lora_modules
+from minilora.lora.inspect import singular_values
 from minilora.lora.linear import LoraLinear
 from minilora.lora.select import leaf, select
 from minilora.nn import Module
@@ -103,11 +104,6 @@ def mix(
         if path in made:
             module.lora_A[adapter].data[...], module.lora_B[adapter].data[...] = made[path]
     return Mixture(adapter, how, rank, error)
-
-
-def singular_values(A: Array, B: Array) -> Array:
-    """The singular values of BA, largest first, by way of its thin factors: BA itself is never formed."""
-    return _thin_svd(A, B)[1]
 
 
 def _cat(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from minilora.lora.checks import shown
 from minilora.lora.config import AdapterError, LoraConfig, matches
 from minilora.nn import Linear, Module
 
@@ -27,7 +28,7 @@ def select(model: Module, config: LoraConfig) -> dict[str, Linear]:
 
 def layer_of(path: str) -> int | None:
     """The number of the layer that a path lies in: 3 for `model.layers.3.mlp.up_proj`; None outside the layers."""
-    numbers = [int(part) for part in path.split(".") if part.isdigit()]
+    numbers = [int(part) for part in path.split(".") if part.isdecimal() and len(part) < 10]
     return numbers[0] if numbers else None
 
 
@@ -61,17 +62,19 @@ def _refuse_what_matches_nothing(config: LoraConfig, linears: list[str], chosen:
     names = sorted({leaf(path) for path in linears})
     there_are = f"this model's linear modules are named {', '.join(names)}, for example {linears[0]}"
     targets = config.target_modules
-    for name in [targets] if isinstance(targets, str) else targets:
-        if name != "all-linear" and not any(_named(p, name if config.is_regex else [name]) for p in linears):
-            raise AdapterError(f"target {name!r} matches no linear module; {there_are}")
+    for name in [] if targets == "all-linear" else [targets] if isinstance(targets, str) else targets:
+        if not any(_named(p, name if config.is_regex else [name]) for p in linears):
+            raise AdapterError(f"target {shown(name)} matches no linear module; {there_are}")
     numbers = {n for n in map(layer_of, linears) if n is not None}
     for layer in config.layers or []:
         if layer not in numbers:
             there = f"layers 0 to {max(numbers)}" if numbers else "no numbered layers"
-            raise AdapterError(f"layers_to_transform asks for layer {layer!r}; this model has {there}")
+            raise AdapterError(f"layers_to_transform asks for layer {shown(layer)}; this model has {there}")
     if not chosen:
         raise AdapterError(f"nothing is left to adapt after exclude_modules and layers_to_transform; {there_are}")
     for name, pattern in (("rank_pattern", config.rank_pattern), ("alpha_pattern", config.alpha_pattern)):
         for key in pattern:
             if not any(matches(key, path) for path in chosen):
-                raise AdapterError(f"{name} has the key {key!r}, which matches no adapted module, such as {chosen[0]}")
+                raise AdapterError(
+                    f"{name} has the key {shown(key)}, which matches no adapted module, such as {chosen[0]}"
+                )

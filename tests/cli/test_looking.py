@@ -101,15 +101,59 @@ def test_info_on_a_model(here, minilora):
 
 
 def test_info_on_an_adapter(here, minilora):
-    out = minilora("info", here.bard)
-    assert "rank 2, alpha 4" in out
+    out = minilora("info", here.bard, "--model", here.tiny, "--json", "figures.json")
+    assert out.startswith("a LoRA adapter of rank 2, alpha 4, scaled by α/r = 2, dropout 0\ntargets: ")
+    assert f"\nfits {here.tiny}\n" in out
     tensors = read_tensors(here.bard / "adapter_model.safetensors")
-    assert f"{sum(array.size for array in tensors.values()):,} parameters" in out
+    size = (here.bard / "adapter_model.safetensors").stat().st_size
+    assert f"\n{sum(a.size for a in tensors.values()):,} parameters, {size:,} bytes on disk\n" in out
+    assert max(map(len, out.splitlines())) <= 120
     a, b = (tensors[f"base_model.model.model.layers.0.mlp.up_proj.lora_{x}.weight"] for x in "AB")
     (line,) = re.findall(r"^model\.layers\.0\.mlp\.up_proj .*$", out, re.M)
-    norm = np.linalg.norm(2 * b.astype(float) @ a.astype(float))
-    assert line.split()[1:] == ["2×16", "32×2", "96", f"{norm:.3f}"]
+    values = np.linalg.svd(2 * b.astype(float) @ a.astype(float), compute_uv=False)[:2]
+    norm, shares = np.sqrt(np.sum(values**2)), values / values.sum()
+    base = np.linalg.norm(read_tensors(here.tiny / "model.safetensors")["model.layers.0.mlp.up_proj.weight"])
+    rank = np.exp(-np.sum(shares * np.log(shares)))
+    assert line.split()[1:] == ["2×16", "32×2", "96", f"{norm:.3f}", f"{norm / base:.4f}", f"{rank:.2f}"]
     assert norm > 0.01
+    assert out.splitlines()[-3:] == [
+        "PEFT       yes",
+        "vLLM       yes",
+        "llama.cpp  yes, after convert_lora_to_gguf.py",
+    ]
+    figures = json.loads((here.work / "figures.json").read_text())
+    (module,) = [module for module in figures["modules"] if module["path"] == "model.layers.0.mlp.up_proj"]
+    assert module["norm"] == pytest.approx(norm)
+    assert (figures["config"]["r"], figures["fits"], figures["takers"][1]["program"]) == (2, True, "vLLM")
+
+
+def test_info_on_an_adapter_beside_a_base_that_it_does_not_fit(here, minilora):
+    out = minilora("info", here.bard)
+    (line,) = re.findall(r"^does not fit the packaged base model \(.*\); say what it is for with --model$", out, re.M)
+    assert "should have shape" in line or "lacks" in line
+    rows = [row for row in out.splitlines() if row.startswith("model.layers.")]
+    assert rows
+    assert {row.split()[-2] for row in rows} == {"–"}
+
+
+def test_info_on_an_adapter_of_several_ranks(here, minilora):
+    model = Llama.from_pretrained(here.tiny)
+    options = {"use_rslora": True, "rank_pattern": {"q_proj": 4}, "alpha_pattern": {"v_proj": 1}, "lora_dropout": 0.25}
+    lora.inject(model, lora.LoraConfig(r=1, lora_alpha=8, **options), rng=np.random.default_rng(0))
+    lora.save_adapter(model, "several")
+    out = minilora("info", "several", "--model", here.tiny)
+    assert out.startswith(
+        "a LoRA adapter of rank 1 to 4, alpha 1 to 8, scaled by α/√r = 1 to 4, dropout 0.25\ntargets: q_proj"
+    )
+    rows = [row.split() for row in out.splitlines() if row.startswith("model.layers.")]
+    assert {(row[4], row[6]) for row in rows} == {("0.000", "0.00")}  # B is still zero
+    assert re.search(r"^vLLM       no, it scales all by 8, model\.layers\.0\.self_attn\.q_proj needs 4$", out, re.M)
+    assert re.search(r"^llama\.cpp  no, it scales model\.layers\.0\.self_attn\.q_proj by 2, which needs 4$", out, re.M)
+
+
+def test_flags_that_are_for_adapters(here, fails):
+    for flag in ("--model", "--json"):
+        assert "--model and --json go with an adapter folder" in fails("info", here.tiny, flag, here.tiny)
 
 
 def test_info_without_a_folder_shows_the_packaged_base(here, minilora, monkeypatch):

@@ -1,6 +1,9 @@
 """A folder that does not fit is one line of error, and the model stays as it was."""
 
 import json
+import os
+import struct
+import warnings
 
 import numpy as np
 import pytest
@@ -26,9 +29,12 @@ def model(request, unit_llama, two_adapters):
 
 def refused(model, folder, snapshot, message):
     before = snapshot(model)
-    with pytest.raises(lora.AdapterError, match=message) as caught:
-        lora.load_adapter(model, folder, "new")
-    assert "\n" not in str(caught.value)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(lora.AdapterError, match=message) as caught:
+            lora.load_adapter(model, folder, "new")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 600
     assert snapshot(model) == before
 
 
@@ -49,9 +55,40 @@ SPOILED = {
         lambda t: t.update({"x." + A.removeprefix("base_model.model."): t.pop(A)}),
         r"lacks .*q_proj\.lora_A\.weight",
     ),
-    "transposed": (lambda t: t.update({A: t[A].T}), r"lora_A\.weight should have shape \(3, 12\) .* found \(12, 3\)"),
+    "transposed": (
+        lambda t: t.update({A: t[A].T}),
+        r"lora_A\.weight should have shape \(3, 12\) .* found \(12, 3\); the adapter was made for another base",
+    ),
     "swapped": (lambda t: t.update({A: t[B], B: t[A]}), r"lora_A\.weight should have shape \(3, 12\)"),
-    "another rank": (lambda t: t.update({A: t[A][:2]}), r"should have shape \(3, 12\) .* found \(2, 12\)"),
+    "another rank": (
+        lambda t: t.update({A: t[A][:2]}),
+        r"should have shape \(3, 12\) .* found \(2, 12\); its config says that the rank is 3",
+    ),
+    "narrower": (
+        lambda t: t.update({A: t[A][:, :8]}),
+        r"lora_A\.weight should have shape \(3, 12\) on this model, found \(3, 8\); .* a base of other dimensions",
+    ),
+    "shorter": (
+        lambda t: t.update({B: t[B][:8]}),
+        r"lora_B\.weight should have shape \(24, 3\) on this model, found \(8, 3\); .* a base of other dimensions",
+    ),
+    "no columns": (lambda t: t.update({A: t[A][:, :0]}), r"should have shape \(3, 12\) .* found \(3, 0\)"),
+    "one number": (lambda t: t.update({A: np.float32(1)}), r"should have shape \(3, 12\) .* found \(\)"),
+    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "one of the types F64, F32, F16, BF16, found I64"),
+    "truths": (lambda t: t.update({A: t[A] > 0}), r"lora_A\.weight should have one of the types .*, found BOOL"),
+    "an odd name": (lambda t: t.update({"x\n\x1b[31m" * 99: t[A]}), r"holds x  \[31mx  \[31m.*, which its config"),
+    "no prefix": (
+        lambda t: t.update({A.removeprefix("base_model.model."): t.pop(A)}),
+        rf"lacks {A}, which its config asks for",
+    ),
+    "twice": (
+        lambda t: t.update({A.removeprefix("base_model.model."): t[A] + 1}),
+        r"holds model\.layers\.1\.self_attn\.q_proj\.lora_A\.weight, which its config does not ask for",
+    ),
+    "too large": (
+        lambda t: t.update({A: t[A].astype(np.float64) * 1e40}),
+        r"lora_A\.weight holds numbers that are not finite in float32",
+    ),
     "flat": (lambda t: t.update({A: t[A].ravel()}), r"should have shape \(3, 12\) .* found \(36,\)"),
     "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"q_proj\.lora_B\.weight holds numbers that are not finite"),
     "infinity": (lambda t: t[A].__setitem__((2, 3), -np.inf), r"lora_A\.weight holds numbers that are not finite"),
@@ -92,6 +129,21 @@ CONFIGS = {
     "patterns a list": (lambda c: c.update(rank_pattern=[3]), "rank_pattern should be a dict"),
     "a bad pattern": (lambda c: c.update(alpha_pattern={"(": 3}), r"'\(' is not a valid regular expression"),
     "another type": (lambda c: c.update(peft_type="IA3"), "expected an adapter of peft_type 'LORA', found 'IA3'"),
+    "alpha huge": (lambda c: c.update(lora_alpha=10**400), "lora_alpha should be a finite number, got 1000"),
+    "alpha beyond float32": (
+        lambda c: c.update(lora_alpha=1e40),
+        r"the scale of .*q_proj, 3\.33333e\+39, is not finite in float32",
+    ),
+    "alpha true": (lambda c: c.update(lora_alpha=True), "lora_alpha should be a finite number, got True"),
+    "layers in lists": (lambda c: c.update(layers_to_transform=[[1]]), r"should hold numbers of layers, got \[1\]"),
+    "targets no names": (lambda c: c.update(target_modules=[1, None]), "should hold names of modules, got 1"),
+    "endless": (lambda c: c.update(target_modules=r"([\w.]+)+!"), "could take hours to match"),
+    "an endless key": (lambda c: c.update(rank_pattern={r"([\w.]+)+!": 3}), "could take hours to match"),
+    "a line break": (
+        lambda c: c.update({"x\ny": ["\n"]}),
+        r"the adapter uses x y = \['\\n'\], which minilora does not",
+    ),
+    "no type": (lambda c: c.pop("peft_type"), "expected an adapter of peft_type 'LORA', found None"),
     "DoRA": (lambda c: c.update(use_dora=True), "uses use_dora = True, which minilora does not implement"),
 }
 
@@ -105,10 +157,31 @@ def test_config(spoil, message, folder, model, snapshot):
     refused(model, folder, snapshot, message)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "\x00",
+        '{"r": 1, "r": 2}',
+        '{"r": ' + "1" * 5_000 + "}",
+        '{"r": ' * 9_999 + "1" + "}" * 9_999,
+        " " * 10**6,
+    ],
+)
 def test_a_config_that_is_none(content, folder, model, snapshot):
     (folder / "adapter_config.json").write_text(content)
     refused(model, folder, snapshot, r"adapter_config\.json (is not valid JSON|should hold a JSON object)")
+
+
+def test_a_config_of_megabytes_or_terabytes(folder, model, snapshot):
+    file = folder / "adapter_config.json"
+    file.write_text(file.read_text().ljust(1_000_000))
+    lora.load_adapter(model, folder, "padded")
+    for size in (1_000_001, 10**12):
+        os.truncate(file, size)
+        refused(model, folder, snapshot, r"adapter_config\.json is not valid JSON .it is larger than 1,000,000 bytes")
 
 
 def test_missing_files(folder, model, snapshot, tmp_path):
@@ -118,6 +191,139 @@ def test_missing_files(folder, model, snapshot, tmp_path):
     message = r"is no adapter folder: expected adapter_config\.json and adapter_model\.safetensors in it"
     refused(model, folder, snapshot, message)
     refused(model, tmp_path / "nowhere", snapshot, message)
+
+
+posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions are POSIX's")
+
+
+@posix
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.mkdir(), "is not a regular file"),
+        (os.mkfifo, "is not a regular file"),  # to open it would wait for ever
+        (lambda path: path.symlink_to("/dev/zero"), "is a link that leads out of its folder; copy the file into"),
+        (lambda path: path.symlink_to("nowhere"), "is a broken link"),
+        (lambda path: path.symlink_to("../good"), "is a link that leads out of its folder; copy the file into"),
+    ],
+    ids=["folder", "pipe", "device", "broken link", "link out"],
+)
+def test_what_is_no_file_of_this_folder(make, message, name, folder, unit_llama, snapshot):
+    """A good file outside is refused as well: whoever made the link may have meant a secret one."""
+    model, inside = unit_llama(), folder / "inside"
+    inside.mkdir()
+    for file in folder.glob("adapter_*"):
+        file.rename(inside / file.name)
+    (inside / name).rename(folder / "good")
+    make(inside / name)
+    refused(model, inside, snapshot, rf"{name} {message}")
+
+
+@posix
+def test_a_link_within_the_folder(folder, model):
+    (folder / "adapter_model.safetensors").rename(folder / "version-2")
+    (folder / "adapter_model.safetensors").symlink_to("version-2")
+    lora.load_adapter(model, folder, "new")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "."])
+def test_a_file_that_may_not_be_read(name, folder, model, snapshot):
+    (folder / name).chmod(0)
+    try:
+        refused(model, folder, snapshot, r"cannot be read: Permission denied; check its permissions")
+    finally:
+        (folder / name).chmod(0o700)
+
+
+def test_what_the_system_says_about_a_file(folder, model, snapshot, monkeypatch):
+    import minilora.lora.files as files
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    for function, name in [("read_header", "safetensors"), ("read_tensors", "safetensors")]:
+        monkeypatch.setattr(files, function, fail)
+        refused(model, folder, snapshot, rf"adapter_model\.{name} cannot be read: Input/output error; check")
+
+
+def declare(file, entries, size):
+    """A safetensors file that says to hold these tensors, and does: zeros that take no room on the disk."""
+    text = json.dumps(entries).encode()
+    file.write_bytes(struct.pack("<Q", len(text)) + text)
+    os.truncate(file, 8 + len(text) + size)
+
+
+def test_a_file_of_terabytes_is_not_read(folder, model, snapshot):
+    rows, file = 10**11, folder / "adapter_model.safetensors"
+    names = sorted(read_tensors(file))
+    entries = {name: {"dtype": "F32", "shape": [0, 12], "data_offsets": [0, 0]} for name in names}
+    declare(file, {**entries, A: {"dtype": "F32", "shape": [rows, 12], "data_offsets": [0, 48 * rows]}}, 48 * rows)
+    refused(
+        model, folder, snapshot, r"lora_A\.weight should have shape \(3, 12\) on this model, found \((0|10{11}), 12\)"
+    )
+    with pytest.raises(lora.AdapterError, match=r"q_proj needs A \(r, in\) and B \(out, r\) with r = 3"):
+        lora.read_adapter(folder)
+    base = {"dtype": "F32", "shape": [3, rows], "data_offsets": [0, 12 * rows]}
+    low = {"dtype": "F32", "shape": [0, 3], "data_offsets": [12 * rows, 12 * rows]}
+    declare(file, {A: base, B: low}, 12 * rows)
+    with pytest.raises(lora.AdapterError, match=r"holds 1,200,000,000,000 bytes; load it onto its model"):
+        lora.read_adapter(folder)
+
+
+UNPAIRED = {
+    "no B": (lambda t: t.pop(B), r"q_proj needs A \(r, in\) and B \(out, r\) with r = 3, found \(3, 12\) and \(\)"),
+    "no A": (lambda t: t.pop(A), r"q_proj needs A .* found \(\) and \(24, 3\)"),
+    "transposed": (lambda t: t.update({A: t[A].T}), r"q_proj needs A .* found \(12, 3\) and \(24, 3\)"),
+    "rank": (lambda t: t.update({A: t[A][:2], B: t[B][:, :2]}), r"with r = 3, found \(2, 12\) and \(24, 2\)"),
+    "flat": (lambda t: t.update({A: t[A].ravel()}), r"q_proj needs A .* found \(36,\) and \(24, 3\)"),
+    "extra": (lambda t: t.update(surplus=t[A]), "holds surplus, which is no tensor of a LoRA adapter"),
+    "magnitude": (
+        lambda t: t.update({A.replace("lora_A.weight", "lora_magnitude_vector"): t[A][0]}),
+        "lora_magnitude_vector, which is no tensor of a LoRA adapter",
+    ),
+    "no prefix": (
+        lambda t: t.update({A[17:]: t.pop(A)}),
+        r"holds model\..*lora_A\.weight, which is no tensor of a LoRA",
+    ),
+    "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"holds base_model\..*1{50}, which is no tensor of"),
+    "empty": (lambda t: t.clear(), "holds no tensors"),
+    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the types .*, found I64"),
+    "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"lora_B\.weight holds numbers that are not finite"),
+    "too large": (lambda t: t.update({A: t[A].astype(np.float64) * 1e40}), "not finite in float32"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), UNPAIRED.values(), ids=UNPAIRED.keys())
+def test_tensors_without_a_model(spoil, message, folder):
+    file = folder / "adapter_model.safetensors"
+    tensors = read_tensors(file)
+    spoil(tensors)
+    write_tensors(file, tensors)
+    with pytest.raises(lora.AdapterError, match=message) as caught:
+        lora.read_adapter(folder)
+    assert str(caught.value).isprintable()
+
+
+def test_the_folders_name_may_be_anything(tmp_path, model, snapshot):
+    refused(model, tmp_path / "two\nlines\x1b[31m", snapshot, r"two lines \[31m is no adapter folder")
+    refused(model, tmp_path / "null\0", snapshot, "null  is no adapter folder")
+
+
+def test_an_adapter_fit_for_a_float64_model_alone(folder, unit_llama):
+    """What is too large for float32 is finite in float64."""
+    file = folder / "adapter_model.safetensors"
+    write_tensors(file, {name: a.astype(np.float64) * 1e40 for name, a in read_tensors(file).items()})
+    model = unit_llama()
+    model.astype(np.float64)
+    lora.load_adapter(model, folder)
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_a_base_of_another_depth(layers, folder, unit_llama, snapshot):
+    message = r"(lacks|holds) .*layers\..*; it was made for a base with another number of layers$"
+    refused(unit_llama(num_hidden_layers=layers), folder, snapshot, message)
 
 
 @pytest.mark.parametrize("shape", [{"hidden_size": 8}, {"num_attention_heads": 2}, {"num_hidden_layers": 4}], ids=str)

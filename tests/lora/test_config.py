@@ -36,12 +36,47 @@ from minilora.lora import AdapterError, LoraConfig
         ({"layers_to_transform": 1.5}, r"layers_to_transform should be a list .*, got 1\.5"),
         ({"use_rslora": "yes"}, "use_rslora should be a bool, got 'yes'"),
         ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "layers_to_transform goes with a list of names"),
+        ({"r": 10**30}, "rank r should be at most 65,536, got 1000"),
+        ({"rank_pattern": {"q_proj": True}}, "rank r .* got True"),
+        ({"lora_alpha": 10**400}, r"lora_alpha should be a finite number, got 10{79}…$"),
+        ({"lora_alpha": True}, "lora_alpha .* got True"),
+        ({"alpha_pattern": {"q_proj": None}}, "lora_alpha .* got None"),
+        ({"lora_dropout": False}, "lora_dropout .* got False"),
+        ({"lora_dropout": "0"}, "lora_dropout .* got '0'"),
+        ({"init_lora_weights": 1}, "init_lora_weights should be True, False or 'gaussian', got 1"),
+        ({"target_modules": [1, None]}, "target_modules should hold names of modules, got 1"),
+        ({"target_modules": True}, "target_modules should be a list or str, got True"),
+        (
+            {"exclude_modules": ["q_proj", ["k_proj"]]},
+            r"exclude_modules should hold names of modules, got \['k_proj'\]",
+        ),
+        ({"layers_to_transform": [[1]]}, r"layers_to_transform should hold numbers of layers, got \[1\]"),
+        ({"layers_to_transform": [0, True]}, "layers_to_transform should hold numbers of layers, got True"),
+        ({"layers_to_transform": True}, "layers_to_transform should be a list or int or NoneType, got True"),
+        ({"rank_pattern": {3: 3}}, "rank_pattern should hold regular expressions as its keys, got 3"),
+        ({"target_modules": ["q_proj"] * 2_001}, "target_modules should have at most 2,000 entries, got 2,001"),
+        ({"alpha_pattern": {f"m{i}": 1 for i in range(2_001)}}, "alpha_pattern should have at most 2,000 entries"),
+        ({"bias": ["a\nb"]}, r"bias = \['a\\nb'\] is not implemented"),
+        ({"modules_to_save": ["x" * 1_000]}, r"modules_to_save = \['x{78}… is not implemented"),
+        ({"target_modules": "a{99999999999}"}, "is not a valid regular expression .the repetition number is too large"),
+        ({"target_modules": "[[a]"}, "is not a valid regular expression .Possible nested set"),
+        ({"target_modules": "(?\n)"}, r"'\(\?\\n\)' is not a valid regular expression"),
+        ({"rank_pattern": {"(?i)q_proj": 2}}, "is not a valid regular expression .global flags not at the start"),
+        ({"target_modules": r"([\w.]+)+!"}, "could take hours to match; use fewer repetitions"),
+        ({"exclude_modules": ".*" * 7}, "could take hours to match"),
+        ({"rank_pattern": {f".*.*.*{i}": 2 for i in range(10)}}, r"'\.\*\.\*\.\*9' could take hours to match"),
     ],
 )
 def test_what_cannot_be_meant(options, message):
     with pytest.raises(AdapterError, match=message) as caught:
         LoraConfig(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_set_of_names_is_a_list_of_them():
+    assert sorted(LoraConfig(target_modules={"v_proj", "q_proj"}).target_modules) == ["q_proj", "v_proj"]
+    with pytest.raises(AdapterError, match="target_modules should hold names of modules"):
+        LoraConfig(target_modules={"q_proj", 1})
 
 
 def test_the_defaults_are_pefts():
@@ -127,6 +162,14 @@ def test_an_option_that_is_not_implemented_is_named(name, value):
     with pytest.raises(AdapterError, match=name) as caught:
         LoraConfig.from_dict({**LoraConfig().to_dict(), name: value})
     assert "not implement" in str(caught.value)
+
+
+def test_what_a_file_says_is_repeated_in_one_short_line():
+    for name, value in [("x\n" * 1_000, True), ("loftq_config", {"a\x1b[31m": ["b" * 10_000]})]:
+        with pytest.raises(AdapterError, match="which minilora does not implement") as caught:
+            LoraConfig.from_dict({**LoraConfig().to_dict(), name: value})
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 250
 
 
 def test_options_that_are_off_or_say_nothing_about_the_update_are_passed_over():

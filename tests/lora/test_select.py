@@ -3,7 +3,7 @@
 import pytest
 
 from minilora.lora import AdapterError, LoraConfig
-from minilora.lora.select import select
+from minilora.lora.select import layer_of, select
 
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
 
@@ -55,6 +55,8 @@ ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
         ({"target_modules": ["q_proj", "query"]}, f"target 'query' matches no linear module; .* named {ALL}"),
         ({"target_modules": ["proj"]}, f"target 'proj' matches no .* named {ALL}"),
         ({"target_modules": ["embed_tokens"]}, f"target 'embed_tokens' matches no .* named {ALL}"),
+        ({"target_modules": ["q_proj", "all-linear"]}, f"target 'all-linear' matches no .* named {ALL}"),  # not a name
+        ({"target_modules": ["q_proj", "x" * 1_000]}, f"target 'x{{79}}… matches no .* named {ALL}"),
         ({"target_modules": "q_proj"}, f"target 'q_proj' matches no .* named {ALL}"),  # must match the whole path
         ({"target_modules": r"model\.layers\.1"}, f"matches no .* named {ALL}"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [0, 12]}, "asks for layer 12; .* has layers 0 to 11"),
@@ -79,3 +81,17 @@ def test_a_refused_target_changes_nothing(unit_llama, attach, snapshot):
     with pytest.raises(AdapterError, match="matches no linear module"):
         attach(model, target_modules=["q_proj", "typo"])
     assert snapshot(model) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "layer"),
+    [
+        ("model.layers.12.mlp.up_proj", 12),
+        ("lm_head", None),
+        ("a.3.b.4", 3),
+        ("model.²", None),
+        ("model." + "9" * 5_000, None),
+    ],
+)
+def test_the_layer_of_a_path(path, layer):
+    assert layer_of(path) == layer

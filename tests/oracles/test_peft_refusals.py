@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.lora.inspect import takers
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -68,6 +69,11 @@ def test_a_base_of_another_width(unit_llama, model, tmp_path, peft_adapted):
     refused(model, tmp_path, r"q_proj\.lora_[AB]\.weight should have shape \(\d+, \d+\) on this model, found")
 
 
+def test_that_it_is_the_base_is_said(unit_llama, model, tmp_path, peft_adapted):
+    peft_adapted(unit_llama(hidden_size=32), target_modules=["q_proj"], r=2).save_pretrained(tmp_path)
+    refused(model, tmp_path, "the adapter was made for a base of other dimensions")
+
+
 def test_a_base_with_another_head(unit_llama, model, tmp_path, peft_adapted):
     """PEFT keeps the frozen weight of an adapted output head, which tells the bases apart."""
     other = unit_llama(seed=99, tie_word_embeddings=False)
@@ -84,3 +90,16 @@ def test_what_peft_would_guess(name, model, tmp_path, peft_adapted):
     (tmp_path / "adapter_config.json").write_text(json.dumps(values))
     assert getattr(peft.LoraConfig.from_pretrained(tmp_path), name) == 8
     refused(model, tmp_path, f"lacks {name}")
+
+
+def test_layers_beside_all_linear(model, tmp_path):
+    """The one thing that is taken here and not there, as `minilora info` says."""
+    options = lora.LoraConfig(target_modules="all-linear", layers_to_transform=[0])
+    (verdict, *_) = takers(options, [])
+    assert not verdict.takes
+    with pytest.raises(ValueError, match="`layers_to_transform` cannot be used when `target_modules` is a str"):
+        peft.LoraConfig(target_modules="all-linear", layers_to_transform=[0])
+    lora.inject(model, options, rng=np.random.default_rng(0))
+    lora.save_adapter(model, tmp_path)  # writes the names down, and PEFT takes those
+    assert takers(lora.read_adapter(tmp_path)[0], [])[0].takes
+    assert peft.LoraConfig.from_pretrained(tmp_path).layers_to_transform == [0]

@@ -1,0 +1,251 @@
+"""Laws of files, the tokenizer and training runs; `writing.py` has those of generation."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from minilora import lora
+from minilora.autograd import Tensor
+from minilora.autograd.tensor import Array
+from minilora.data import ByteTokenizer
+from minilora.generation import Sampler, generate
+from minilora.laws.case import Case
+from minilora.laws.law import EXACT, law
+from minilora.laws.model import draw_model, logits
+from minilora.nn import Llama, LlamaConfig
+from minilora.training import AdamW, History, TrainingConfig, train
+
+TINY = LlamaConfig(
+    vocab_size=11,
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    max_position_embeddings=8,
+    initializer_range=0.5,
+)
+"""A model of 480 parameters."""
+
+UTF8 = "RFC 3629, section 3"
+BLOCKS = (0, 0x80), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000), (0x1F300, 0x1FB00)
+"""All characters that there are, by the length of their UTF-8; and emoji, so that they are drawn often."""
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+@law("runs", "load(save(A, B)) = A, B", "the files' contract: tensors are stored as they are", bound=EXACT)
+def adapter_files_keep_every_bit(case: Case) -> None:
+    """An adapter that was saved and put on another copy of the base has the same bits, and so has what it computes."""
+    targets = case.choice("targets", [["q_proj"], ["o_proj", "up_proj"], "all-linear"])
+    config = lora.LoraConfig(case.size("r", 1, 4), case.number("alpha", positive=True), target_modules=targets)
+    start = int(case.rng.integers(2**32))
+    model, other = (fresh_model(case, start) for _ in range(2))
+    lora.inject(model, config, "drawn", rng=case.rng)
+    adapter = {name: p for name, p in model.named_parameters() if "lora_" in name}
+    dtype = draw_stored(case, adapter)
+    with tempfile.TemporaryDirectory() as folder:
+        lora.save_adapter(model, folder, "drawn", dtype=dtype)
+        lora.load_adapter(other, folder, "drawn")
+    same_bits(case, other.state_dict(), model.state_dict())
+    ids = case.rng.integers(0, 11, (1, 4))
+    case.same("logits", logits(other, ids), logits(model, ids))
+
+
+@law("runs", "load(save(model)) = model", "the files' contract: tensors are stored as they are", bound=EXACT)
+def model_folders_keep_every_bit(case: Case) -> None:
+    """A model that was saved and opened has the same bits and the same shape, and computes the same."""
+    model = draw_model(case)
+    dtype = draw_stored(case, dict(model.named_parameters()))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder, dtype)
+        opened = Llama.from_pretrained(folder)
+    opened.astype(case.dtype)
+    same_bits(case, opened.state_dict(), model.state_dict())
+    case.true(f"the config should be {model.config}, is {opened.config}", opened.config == model.config)
+    ids = case.rng.integers(0, model.config.vocab_size, (1, 4))
+    case.same("logits", logits(opened, ids), logits(model, ids))
+
+
+def draw_stored(case: Case, parameters: dict[str, Tensor]) -> str:
+    """Draw a type of file, and for each parameter numbers which that type holds exactly."""
+    dtype = case.choice("dtype of the file", ["float32", "float16"])
+    for p in parameters.values():
+        p.data[...] = case.rng.standard_normal(p.shape).astype(dtype)
+    return dtype
+
+
+def same_bits(case: Case, got: dict[str, Array], want: dict[str, Array]) -> None:
+    case.true(f"the parameters should be {', '.join(want)}, are {', '.join(got)}", got.keys() == want.keys())
+    for name, array in want.items():
+        case.same(name, got[name], array)
+
+
+# --- the tokenizer ----------------------------------------------------------------------------------------------
+
+
+@law("runs", "decode(encode(text)) = text", UTF8, bound=EXACT)
+def the_tokenizer_loses_nothing(case: Case) -> None:
+    """Every text comes back from its ids, which are the bytes of its UTF-8."""
+    text, tokenizer = draw_text(case), ByteTokenizer()
+    ids = tokenizer.encode(text)
+    case.same("ids", ids, np.array([byte for character in text for byte in utf8(ord(character))]))
+    back = tokenizer.decode(ids, errors="strict")
+    case.true(f"the text should come back as {text!r}, is {back!r}", back == text)
+
+
+@law("runs", "decode(b₁) + … + decode(bₙ) = decode(b₁ … bₙ)", UTF8, bound=EXACT)
+def wherever_its_bytes_are_cut_a_text_is_the_same(case: Case) -> None:
+    """Decoded piece by piece as they are generated, bytes give the text that they give at once, broken ones too."""
+    tokenizer, text = ByteTokenizer(), draw_text(case)
+    data = bytearray(text.encode())
+    if case.choice("spoiled", [False, True]):
+        data[case.rng.integers(len(data))] = case.rng.integers(256)
+    cuts = sorted(case.note("cuts", case.rng.integers(0, len(data) + 1, case.size("number of cuts", 0, 6))))
+    decoder = tokenizer.stream()
+    pieces = [decoder.decode(bytes(data[a:b])) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
+    pieces.append(decoder.decode(b"", final=True))
+    whole = tokenizer.decode(np.frombuffer(data, dtype=np.uint8))
+    case.true(f"the pieces should make {whole!r}, make {''.join(pieces)!r}", "".join(pieces) == whole)
+
+
+def draw_text(case: Case) -> str:
+    """Characters of any kind: ASCII, other scripts, emoji, control characters, places that nothing was assigned to."""
+    blocks = case.rng.integers(0, len(BLOCKS), case.size("characters", 1, 8))
+    text = "".join(chr(case.rng.integers(*BLOCKS[block])) for block in blocks)
+    case.note("text", ascii(text))
+    return text
+
+
+def utf8(code: int) -> list[int]:
+    """The bytes of one character: its bits, six to a byte from the right, and its length in the first byte."""
+    if code < 0x80:
+        return [code]
+    length = 2 if code < 0x800 else 3 if code < 0x10000 else 4
+    first = (0xF00 >> length & 0xFF) | code >> 6 * (length - 1)
+    return [first, *(0x80 | code >> 6 * i & 0x3F for i in reversed(range(length - 1)))]
+
+
+# --- training ---------------------------------------------------------------------------------------------------
+
+
+class Crash(Exception):
+    """A power cut, seen from inside."""
+
+
+class Crashing(Llama):
+    """A model that crashes at a certain loss of its training."""
+
+    losses_left = -1  # never
+
+    def loss(self, ids: Array, targets: Array) -> Tensor:
+        if self.rng is not None:  # there is a generator while training, and none while evaluating
+            if self.losses_left == 0:
+                raise Crash
+            self.losses_left -= 1
+        return super().loss(ids, targets)
+
+
+def fresh_model(case: Case, seed: int, method: str = "full") -> Crashing:
+    """The same small model for the same seed, all of it trained, or an adapter alone."""
+    rng = np.random.default_rng(seed)
+    model = Crashing(TINY, rng)
+    if method != "full":
+        dropout = 0.5 if "dropout" in method else 0.0
+        targets = ["q_proj", "down_proj"]
+        config = lora.LoraConfig(2, 4, target_modules=targets, lora_dropout=dropout, init_lora_weights=False)
+        lora.inject(model, config, rng=rng)
+    model.astype(case.dtype)
+    return model
+
+
+def draw_start(case: Case) -> Callable[[], Crashing]:
+    """A maker of a model, the same each time."""
+    start, method = int(case.rng.integers(2**32)), case.choice("method", ["full", "lora", "lora with dropout"])
+    return lambda: fresh_model(case, start, method)
+
+
+def draw_run(case: Case) -> Callable[..., History]:
+    """A training run of two or three steps."""
+    steps = {name: case.size(name, 1, 3) for name in ("eval_every", "checkpoint_every")}
+    steps |= {"iters": case.size("iters", 2, 3), "accumulate": case.size("accumulate", 1, 2)}
+    seed = int(case.rng.integers(2**32))
+    config = TrainingConfig(**steps, batch=2, context=4, eval_windows=1, lr=0.05, min_lr=0.01, warmup=1, seed=seed)
+    ids = case.rng.integers(0, 11, 60)
+
+    def run(model: Llama, path: Path | None = None, resume: bool = False) -> History:
+        return train(model, ids[:40], ids[40:], config, checkpoint_path=path, resume=resume, quiet=True)
+
+    return run
+
+
+@law("runs", "resume(crash(run)) = run", "the checkpoint is all that a step depends on", bound=EXACT)
+def a_resumed_run_is_one_that_never_stopped(case: Case) -> None:
+    """Killed at any step and resumed from its checkpoint, a run ends with the same bits, losses and evaluations."""
+    make, run = draw_start(case), draw_run(case)
+    whole, crashed, resumed = make(), make(), make()
+    expected = run(whole)
+    crashed.losses_left = case.size("losses before the crash", 0, len(expected.losses) - 1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint"
+        with contextlib.suppress(Crash):
+            run(crashed, path)
+        history = run(resumed, path, resume=True)
+    same_bits(case, resumed.state_dict(), whole.state_dict())
+    same_history(case, history, expected)
+
+
+@law("runs", "seed₁ = seed₂  ⇒  run₁ = run₂", "a computation without hidden randomness", bound=EXACT)
+def the_same_seed_gives_the_same_bytes(case: Case) -> None:
+    """Drawn, trained and made to write with the same seeds, two models are the same and say the same."""
+    make, run = draw_start(case), draw_run(case)
+    (one, first), (two, second) = ((model, run(model)) for model in (make(), make()))
+    same_bits(case, two.state_dict(), one.state_dict())
+    same_history(case, second, first)
+    written = [generate(model, [np.array([1, 2])], 3, Sampler(1.0), seed=5)[0] for model in (one, two)]
+    case.same("what is written", written[1], written[0])
+
+
+def same_history(case: Case, got: History, want: History) -> None:
+    case.same("the losses", np.array(got.losses), np.array(want.losses))
+    case.same("the evaluations", np.array(got.evaluations), np.array(want.evaluations))
+
+
+@law("runs", "W ← W,  A ← A + …,  B ← B + …", "Hu et al. 2021 (LoRA), section 4.1", bound=EXACT)
+def training_an_adapter_leaves_the_whole_base_as_it_was(case: Case) -> None:
+    """A run moves A and B of every adapted layer, and no bit of any other parameter, norms and embedding included."""
+    run = draw_run(case)
+    model = fresh_model(case, int(case.rng.integers(2**32)))
+    targets = case.choice("targets", [["q_proj"], ["o_proj", "up_proj"], "all-linear"])
+    lora.inject(model, lora.LoraConfig(2, 4, target_modules=targets, init_lora_weights=False), rng=case.rng)
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    run(model)
+    for name, array in model.state_dict().items():
+        if "lora_" in name:
+            case.true(f"{name} was not trained", not np.array_equal(array, before[name]))
+        else:
+            case.same(name, array, before[name])
+
+
+@law(
+    "runs",
+    "θ₁ = (1 - η λ) θ₀ - η sign(g); gains do not decay",
+    "Kingma & Ba 2015, section 2.1; Loshchilov & Hutter 2019, algorithm 2",
+)
+def the_first_step_of_adamw_is_as_long_as_the_learning_rate(case: Case) -> None:
+    """With both moments corrected for their beginning, the gradient's size is divided out, and its sign is left."""
+    W = Tensor(case.array("W", case.size("out", 1, 4), case.size("in", 1, 4)), requires_grad=True)
+    w = Tensor(case.array("w", case.size("width", 1, 4)), requires_grad=True)
+    lr, decay, before = case.number("lr", positive=True), case.number("decay", positive=True), (W.data, w.data)
+    optimizer = AdamW([("W", W), ("w", w)], weight_decay=decay, eps=0)
+    W.grad, w.grad = case.array("g_W", *W.shape), case.array("g_w", *w.shape)
+    signs = np.sign(W.grad), np.sign(w.grad)
+    optimizer.step(lr)
+    case.equal("W", W.data, (1 - lr * decay) * before[0] - lr * signs[0])
+    case.equal("w", w.data, before[1] - lr * signs[1])

@@ -1,0 +1,427 @@
+"""The laws of autograd, model and runs: they hold here, and each of them catches a mistake that is planted for it."""
+
+import dataclasses
+import importlib
+import os
+
+import numpy as np
+import pytest
+
+from minilora import lora
+from minilora.autograd import OPS, Tensor, engine, ops
+from minilora.data import ByteTokenizer
+from minilora.generation import Sampler
+from minilora.laws import LAWS, run
+from minilora.laws import model as model_laws
+from minilora.training import AdamW
+
+attention = importlib.import_module("minilora.autograd.ops.attention")
+llama = importlib.import_module("minilora.nn.llama")
+sampling = importlib.import_module("minilora.generation.sampling")
+training = importlib.import_module("minilora.training.loop")
+
+OWN = [law for law in LAWS.values() if law.group in ("autograd", "model", "runs")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_waiting_for_the_disk():
+    """Nothing here survives the test: what has been written need not have reached the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("law", OWN, ids=lambda law: law.name)
+def test_the_law_holds(law, dtype):
+    verdict = run(law, cases=25, dtype=dtype, seed=7)
+    assert verdict.holds, verdict.counterexample
+    assert verdict.cases == 25
+
+
+# --- mistakes: what is wrong, and what the counterexample names ---------------------------------------------------
+
+MISTAKES = {}
+
+
+def mistake(law, names):
+    """Enter a function, which spoils the package by a monkeypatch, as the mistake that `law` catches."""
+
+    def enter(spoil):
+        MISTAKES[law] = spoil, names
+        return spoil
+
+    return enter
+
+
+def replace_op(patch, name, function):
+    """From now on the op is `function`, given the right one and what that was given."""
+    right = OPS[name]
+
+    def wrong(*inputs, **options):
+        return function(right, *inputs, **options)
+
+    patch.setattr(ops, name, wrong)
+    patch.setitem(OPS, name, wrong)
+
+
+def change_value(patch, name, change):
+    """From now on the op's output is change(output, *inputs), all arrays."""
+
+    def wrong(right, *inputs, **options):
+        out = right(*inputs, **options)
+        out.data = change(out.data, *arrays(inputs)).astype(out.dtype)
+        return out
+
+    replace_op(patch, name, wrong)
+
+
+def change_rules(patch, name, change):
+    """From now on the op's rules are change(rules, *inputs)."""
+
+    def wrong(right, *inputs, **options):
+        out = right(*inputs, **options)
+        if out.requires_grad:
+            out.rules = change(out.rules, *arrays(inputs))
+        return out
+
+    replace_op(patch, name, wrong)
+
+
+def arrays(inputs):
+    return [x.data if isinstance(x, Tensor) else x for x in inputs]
+
+
+@mistake("the-pull-back-is-linear-in-the-cotangent", "op = cross_entropy")
+def what_arrives_at_the_loss_is_ignored(patch):
+    change_rules(patch, "cross_entropy", lambda rules, *_: (lambda g: rules[0](np.ones_like(g)),))
+
+
+@mistake("the-gradient-is-the-slope-in-every-direction", "op = causal_attention")
+def the_gradient_of_the_keys_is_transposed_and_reshaped(patch):
+    def joint(rules, *_):
+        def pull(g):
+            dq, dk, dv = rules(g)
+            return dq, dk.swapaxes(-1, -2).reshape(dk.shape), dv
+
+        return pull
+
+    change_rules(patch, "causal_attention", joint)
+
+
+@mistake("the-gradient-of-a-sum-is-the-sum-of-the-gradients", "the gradient should be")
+def the_second_summand_is_subtracted(patch):
+    change_rules(patch, "add", lambda rules, *_: (rules[0], lambda g: -g))
+
+
+@mistake("a-product-is-differentiated-one-factor-at-a-time", "the gradient should be")
+def each_factor_gets_itself(patch):
+    change_rules(patch, "mul", lambda rules, *_: rules[::-1])
+
+
+@mistake("a-composition-is-pulled-back-from-the-outside-in", "f = x tanh(x)")
+def tensors_are_visited_as_they_are_found(patch):
+    """Rather than by age: one is visited before all that arrives at it has arrived."""
+    right = engine._ancestors
+
+    def found(output):
+        order = {id(output): output}
+        for tensor in (todo := [output]):
+            for _, x in tensor.edges:
+                if id(x) not in order:
+                    order[id(x)] = x
+                    todo.append(x)
+        assert len(order) == len(right(output))
+        return list(order.values())[::-1]
+
+    patch.setattr(engine, "_ancestors", found)
+
+
+@mistake("linear-ops-are-adjoint-to-their-pull-backs", "op = rotary")
+def the_gradient_is_turned_forward(patch):
+    right = OPS["rotary"]
+    change_rules(patch, "rotary", lambda rules, x, cos, sin: (lambda g: right(g, cos, sin).data,))
+
+
+@mistake("the-adjoint-of-broadcasting-is-summation", "the gradient of x should be")
+def broadcasting_takes_the_mean(patch):
+    right = engine._unbroadcast
+    patch.setattr(engine, "_unbroadcast", lambda g, like: right(g, like) * like.dtype.type(like.size / g.size))
+
+
+def rows_are_assigned(rules, weight, ids):
+    def pull(g):
+        gw = np.zeros_like(weight)
+        gw[ids] = g
+        return gw
+
+    return (pull,)
+
+
+@mistake("the-adjoint-of-a-gather-is-scatter-add", "op = embedding")
+def the_last_of_repeated_ids_wins(patch):
+    change_rules(patch, "embedding", rows_are_assigned)
+
+
+@mistake("what-is-used-twice-gets-both-gradients", "the gradient of x should be")
+def the_second_use_replaces_the_first(patch):
+    right = engine._pull_back
+    patch.setattr(engine, "_pull_back", lambda tensor, g: list({id(x): (x, gx) for x, gx in right(tensor, g)}.values()))
+
+
+@mistake("a-frozen-input-costs-no-gradient", "which is frozen, was called")
+def all_rules_are_called(patch):
+    def pull_back(tensor, g):
+        pulled = tensor.rules(g) if callable(tensor.rules) else [rule(g) for rule in tensor.rules]
+        return [(x, pulled[i]) for i, x in tensor.edges]
+
+    patch.setattr(engine, "_pull_back", pull_back)
+
+
+def softmax_over_the_first_axis(patch):
+    change_value(patch, "softmax", lambda p, x: np.exp(x) / np.exp(x).sum(axis=0))
+
+
+@mistake("fused-ops-equal-their-compositions", "op = softmax")
+def softmax_is_taken_over_the_wrong_axis(patch):
+    softmax_over_the_first_axis(patch)
+
+
+@mistake("causal-attention-equals-its-composition", "the value should be")
+def the_heads_of_a_group_alternate(patch):
+    """Query head i uses key head i mod G, not i // (H/G)."""
+
+    def tiled(right, q, k, v):
+        copies = q.shape[1] // k.shape[1]
+        return right(q, *(ops.concatenate(*[x] * copies, axis=1) for x in (k, v)))
+
+    replace_op(patch, "causal_attention", tiled)
+
+
+@mistake("taking-gradients-changes-nothing", "op = tanh")
+def a_rule_works_in_place(patch):
+    change_rules(patch, "tanh", lambda rules, x: (lambda g: np.multiply(g, 1 - np.tanh(x) ** 2, out=g),))
+
+
+@mistake("backward-adds-to-the-gradient-that-is-there", "x.grad should be")
+def backward_begins_anew(patch):
+    right = engine.backward
+
+    def backward(output, cotangent=None):
+        for x in engine._ancestors(output):
+            x.grad = None
+        right(output, cotangent)
+
+    patch.setattr(engine, "backward", backward)
+
+
+@mistake("what-comes-later-changes-nothing-before", "logits of the first")
+def the_mask_is_finite(patch):
+    patch.setattr(attention, "_future", lambda n, like: np.triu(np.full_like(like, -5, shape=(n, n)), k=1))
+
+
+def positions_begin_at_zero(patch):
+    right = llama.rotary_turns
+    patch.setattr(llama, "rotary_turns", lambda config, start, stop, like: right(config, 0, stop - start, like))
+
+
+@mistake("a-cache-replaces-the-past", "logits should be")
+def positions_begin_at_zero_after_the_cache(patch):
+    positions_begin_at_zero(patch)
+
+
+@mistake("rotary-scores-depend-on-the-distance-alone", "the score should be")
+def angles_grow_with_the_square_of_the_position(patch):
+    right = model_laws.rotary_turns
+    patch.setattr(model_laws, "rotary_turns", lambda config, m, _, like: right(config, m * m, m * m + 1, like))
+
+
+@mistake("rotary-keeps-lengths", "|R(m) x|² should be")
+def positions_are_added(patch):
+    change_value(patch, "rotary", lambda y, x, cos, sin: x + np.concatenate([cos, sin], axis=-1))
+
+
+@mistake("rms-norm-forgets-the-scale", "norm(c x) should be")
+def the_root_is_forgotten(patch):
+    change_value(patch, "rms_norm", lambda y, x, w: w * x / np.mean(x * x, axis=-1, keepdims=True))
+
+
+@mistake("rms-norm-gives-a-root-mean-square-of-one", "rms of the output should be")
+def the_sum_stands_for_the_mean(patch):
+    change_value(patch, "rms_norm", lambda y, x, w: y / x.shape[-1] ** 0.5)
+
+
+@mistake("softmax-lies-on-the-simplex", "the sum of probabilities should be")
+def softmax_is_taken_over_the_rows(patch):
+    softmax_over_the_first_axis(patch)
+
+
+@mistake("softmax-forgets-a-shift", "softmax(x + c) should be")
+def softmax_overflows(patch):
+    def naive(p, x):
+        with np.errstate(all="ignore"):
+            return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+    change_value(patch, "softmax", naive)
+
+
+@mistake("the-gradient-of-cross-entropy-is-p-minus-y", "∂L/∂z should be")
+def the_number_of_targets_is_forgotten(patch):
+    change_rules(patch, "cross_entropy", lambda rules, z, targets: (lambda g: rules[0](g * targets.size),))
+
+
+@mistake("knowing-nothing-costs-log-V", "the loss should be")
+def the_loss_is_a_sum(patch):
+    change_value(patch, "cross_entropy", lambda loss, z, targets: loss * targets.size)
+
+
+@mistake("rows-of-a-batch-do-not-see-each-other", "logits should be")
+def the_norm_goes_over_the_batch(patch):
+    change_value(patch, "rms_norm", lambda y, x, w: w * x / np.sqrt(np.mean(x * x, axis=(0, -1), keepdims=True)))
+
+
+@mistake("permuting-a-batch-permutes-the-output", "logits should be")
+def a_rows_place_is_felt(patch):
+    change_value(patch, "embedding", lambda x, *_: x * (1 + 1e-6 * np.arange(len(x))[:, None, None]))
+
+
+@mistake("the-gradient-of-a-batch-is-the-mean-over-its-rows", "the gradient of model.embed_tokens.weight should be")
+def repeated_tokens_count_once(patch):
+    change_rules(patch, "embedding", rows_are_assigned)
+
+
+@mistake("attention-averages-the-values-it-sees", "how far the output lies outside the values seen")
+def weights_are_not_divided_by_their_sum(patch):
+    patch.setattr(attention, "softmax_in_place", lambda x: np.exp(x - x.max(axis=-1, keepdims=True), out=x))
+
+
+@mistake("grouped-heads-are-full-heads-that-repeat", "logits should be")
+def the_heads_of_a_group_alternate_in_the_model(patch):
+    the_heads_of_a_group_alternate(patch)
+
+
+@mistake("a-tied-head-learns-in-both-places", "the gradient of the shared table should be")
+def the_tied_head_is_detached(patch):
+    def forward(self, ids, cache=None, adapters=None):
+        weight = self.lm_head.weight
+        tied = weight is self.model.embed_tokens.weight
+        return ops.linear(self.model(ids, cache), weight.detach() if tied else weight)
+
+    patch.setattr(llama.Llama, "forward", forward)
+
+
+@mistake("without-its-branches-the-stream-passes-through", "logits should be")
+def the_stream_is_cut(patch):
+    patch.setattr(llama.DecoderLayer, "forward", lambda self, x, turns, cache=None: self.mlp(x))
+
+
+def write_float16(patch, module):
+    right = module.write_tensors
+
+    def write(path, tensors):
+        right(path, {name: array.astype(np.float16).astype(array.dtype) for name, array in tensors.items()})
+
+    patch.setattr(module, "write_tensors", write)
+
+
+@mistake("adapter-files-keep-every-bit", "lora_A.drawn should be")
+def adapters_are_rounded(patch):
+    write_float16(patch, importlib.import_module("minilora.lora.files"))
+
+
+@mistake("model-folders-keep-every-bit", "model.embed_tokens.weight should be")
+def models_are_rounded(patch):
+    write_float16(patch, importlib.import_module("minilora.nn.pretrained"))
+
+
+@mistake("the-tokenizer-loses-nothing", "ids should be")
+def a_character_is_a_byte(patch):
+    patch.setattr(ByteTokenizer, "encode", lambda self, text: np.array([ord(c) % 256 for c in text]))
+
+
+@mistake("wherever-its-bytes-are-cut-a-text-is-the-same", "the pieces should make")
+def every_piece_is_decoded_alone(patch):
+    class Pieces:
+        def decode(self, data, final=False):
+            return data.decode("utf-8", "replace")
+
+    patch.setattr(ByteTokenizer, "stream", lambda self, errors="replace": Pieces())
+
+
+@mistake("a-resumed-run-is-one-that-never-stopped", "should be, bit for bit")
+def the_moments_are_not_resumed(patch):
+    right = training.checkpoint.load
+
+    def load(path, optimizer, *rest):
+        right(path, optimizer, *rest)
+        optimizer.m[...] = 0
+
+    patch.setattr(training.checkpoint, "load", load)
+
+
+@mistake("the-same-seed-gives-the-same-bytes", "should be, bit for bit")
+def batches_come_from_a_generator_of_their_own(patch):
+    right, own = training.sample_batch, np.random.default_rng(0)
+    patch.setattr(training, "sample_batch", lambda ids, batch, context, rng: right(ids, batch, context, own))
+
+
+@mistake("training-an-adapter-leaves-the-whole-base-as-it-was", "model.norm.weight should be")
+def a_norm_is_not_frozen(patch):
+    right = lora.inject
+
+    def inject(model, *rest, **options):
+        right(model, *rest, **options)
+        model.model.norm.weight.requires_grad = True
+
+    patch.setattr(lora, "inject", inject)
+
+
+@mistake("the-first-step-of-adamw-is-as-long-as-the-learning-rate", "w should be")
+def gains_decay(patch):
+    right = AdamW.step
+
+    def step(self, lr):
+        self.decayed = self.data.size
+        right(self, lr)
+
+    patch.setattr(AdamW, "step", step)
+
+
+@mistake("greedy-writing-takes-the-likeliest-token", "scores of the tokens in row")
+def what_is_written_stands_at_position_zero(patch):
+    positions_begin_at_zero(patch)
+
+
+@mistake("a-row-writes-by-its-own-dice", "of row")
+def rows_exchange_their_dice(patch):
+    right = Sampler.choose
+    patch.setattr(Sampler, "choose", lambda self, logits, draws: right(self, logits, draws[::-1]))
+
+
+@mistake("without-freedom-sampling-is-greedy", "tokens should be")
+def one_token_more_is_kept(patch):
+    right = Sampler.probabilities
+
+    def probabilities(self, logits):
+        return right(dataclasses.replace(self, top_k=self.top_k + 1 if self.top_k else None), logits)
+
+    patch.setattr(Sampler, "probabilities", probabilities)
+
+
+@mistake("cutting-the-tail-keeps-the-ratios", "probabilities of row 0 should be")
+def what_is_cut_is_lost(patch):
+    right = sampling._nucleus
+    patch.setattr(sampling, "_nucleus", lambda p, top_p: p * (right(p, top_p) > 0))
+
+
+@pytest.mark.parametrize("law", OWN, ids=lambda law: law.name)
+def test_the_law_catches_a_mistake(law, monkeypatch):
+    spoil, names = MISTAKES[law.name]
+    spoil(monkeypatch)
+    verdict = run(law)
+    assert verdict.holds is False
+    assert names in verdict.counterexample
+
+
+def test_every_mistake_has_its_law():
+    assert MISTAKES.keys() == {law.name for law in OWN}
