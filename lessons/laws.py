@@ -5,7 +5,6 @@ quicker.
 """
 
 import argparse
-import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +21,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=200, help="for each law and dtype")
     cases = parser.parse_args().cases
-    warnings.simplefilter("ignore")  # PEFT warns when there is nothing to merge, which is what some laws are about
     found = []
     for law in catalogue(*CONFORMANCE):
         found.append((law, *(both(law, layer, cases) for layer in (MiniloraLayer, PeftLayer))))

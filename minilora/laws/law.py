@@ -62,7 +62,8 @@ class Law:
 
     def missing_in(self, layer: type[Any]) -> list[str]:
         """What this law is about and `layer` does not offer."""
-        return [name for name in self.needs if not hasattr(_specimen(layer), name)]
+        specimen = _specimen(layer)
+        return [name for name in self.needs if not hasattr(specimen, name)]
 
 
 def _specimen(layer: type[Any]) -> Any:

@@ -8,7 +8,7 @@ pytest.importorskip("peft")
 from minilora.laws import CONFORMANCE, catalogue, run
 from minilora.laws.implementations.peft import PeftLayer
 
-pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
+pytestmark = pytest.mark.oracle
 
 DIFFERS = {
     "unmerging-restores-every-bit": "subtracts the update, where minilora keeps W",
