@@ -129,9 +129,12 @@ def test_queries_over_a_cached_past_give_the_last_rows(error, step):
 @pytest.mark.parametrize(
     ("q", "k", "v"),
     [
-        ((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 4, 4)),  # keys and values differ
-        ((1, 2, 3, 4), (1, 2, 3, 6), (1, 2, 3, 6)),  # another number of features
-        ((2, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4)),  # another batch
+        ((1, 2, 3, 4), (1, 2, 3, 4), (1, 2, 4, 4)),  # fewer keys than values
+        ((1, 2, 3, 4), (1, 2, 4, 4), (1, 2, 3, 4)),  # more keys than values
+        ((1, 2, 3, 4), (1, 2, 3, 6), (1, 2, 3, 6)),  # more features
+        ((1, 2, 3, 4), (1, 2, 3, 2), (1, 2, 3, 2)),  # fewer features
+        ((2, 2, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4)),  # a smaller batch
+        ((1, 2, 3, 4), (2, 2, 3, 4), (2, 2, 3, 4)),  # a larger batch
         ((1, 3, 3, 4), (1, 2, 3, 4), (1, 2, 3, 4)),  # heads that do not divide
         ((1, 2, 4, 4), (1, 2, 3, 4), (1, 2, 3, 4)),  # more queries than keys
     ],

@@ -1,6 +1,7 @@
 """Single ops at the points that random cases miss: ties, kinks, repeats, empty arrays, arguments that do not fit."""
 
 import functools
+import re
 
 import numpy as np
 import pytest
@@ -96,6 +97,7 @@ def test_embedding_refuses_ids_outside_the_table(ids):
         (lambda x: ops.linear(x, np.ones((2, 4))), (0, 4), (0, 2)),
         (lambda x: x[np.zeros(0, int)], (3, 4), (0, 4)),
         (lambda x: x * 2 + 1, (0, 3), (0, 3)),
+        (lambda x: x * np.ones((2, 1, 1)), (0, 3), (2, 0, 3)),
         (lambda x: x.sum(axis=0), (0, 3), (3,)),
         (lambda x: x.mean(axis=1), (0, 3), (0,)),
         (ops.softmax, (0, 3), (0, 3)),
@@ -118,19 +120,34 @@ def test_reductions_take_numpy_integers_as_axis():
         assert gradcheck(along_rows, [x], np.random.default_rng(0)) < 1e-7
 
 
-def test_matmul_refuses_vectors():
-    with pytest.raises(ValueError, match=r"matrices, got shapes \(3,\) and \(3, 2\); reshape"):
-        Tensor(np.ones(3)) @ Tensor(np.ones((3, 2)))
+def test_without_arguments_reductions_take_every_axis_and_concatenate_the_first():
+    x = np.arange(6.0).reshape(2, 3)
+    for found, expected in (
+        (ops.sum(x), x.sum()),
+        (ops.mean(x), x.mean()),
+        (ops.max(x), x.max()),
+        (ops.concatenate(x, 2 * x), np.concatenate([x, 2 * x])),
+    ):
+        assert found.shape == expected.shape
+        assert found.data.tolist() == expected.tolist()
 
 
-def test_linear_refuses_another_number_of_features():
-    with pytest.raises(ValueError, match=r"linear expects 3 features .* got x of \(2, 4\)"):
-        ops.linear(Tensor(np.ones((2, 4))), Tensor(np.ones((5, 3))))
+@pytest.mark.parametrize(("left", "right"), [((3,), (3, 2)), ((2, 3), (3,)), ((3,), (3,))])
+def test_matmul_refuses_vectors(left, right):
+    with pytest.raises(ValueError, match=re.escape(f"matrices, got shapes {left} and {right}; reshape")):
+        Tensor(np.ones(left)) @ Tensor(np.ones(right))
 
 
-def test_silu_gate_refuses_shapes_that_differ():
-    with pytest.raises(ValueError, match=r"silu_gate expects .* \(1, 3\) and \(2, 3\)"):
-        ops.silu_gate(Tensor(np.ones((1, 3))), Tensor(np.ones((2, 3))))
+@pytest.mark.parametrize("features", [2, 4])
+def test_linear_refuses_another_number_of_features(features):
+    with pytest.raises(ValueError, match=rf"linear expects 3 features .* got x of \(2, {features}\)"):
+        ops.linear(Tensor(np.ones((2, features))), Tensor(np.ones((5, 3))))
+
+
+@pytest.mark.parametrize(("gate", "up"), [(1, 2), (2, 1)])
+def test_silu_gate_refuses_shapes_that_differ(gate, up):
+    with pytest.raises(ValueError, match=rf"silu_gate expects .* \({gate}, 3\) and \({up}, 3\)"):
+        ops.silu_gate(Tensor(np.ones((gate, 3))), Tensor(np.ones((up, 3))))
 
 
 def test_the_public_names_are_all_ops_and_all_the_ops():

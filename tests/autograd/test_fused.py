@@ -4,6 +4,8 @@ The difference is relative, for random cotangents: 1e-12 in float64, where only 
 float32, whose rounding of 6e-8 grows with the number of terms. Attention has its own file.
 """
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -115,17 +117,19 @@ def test_cross_entropy_of_equal_logits_is_log_of_the_number_of_classes():
 
 
 @pytest.mark.parametrize(
-    ("targets", "message"),
+    ("logits", "targets", "message"),
     [
-        ([0, 3], "from 0 to 2"),
-        ([-1, 0], "from 0 to 2"),
-        ([0], r"targets of shape \(2,\)"),
-        ([[0], [1]], r"targets of shape \(2,\), one per logit row, got \(2, 1\)"),
+        ((2, 3), [0, 3], "from 0 to 2"),
+        ((2, 3), [-1, 0], "from 0 to 2"),
+        ((2, 3), [0], r"targets of shape \(2,\)"),
+        ((2, 3), [[0], [1]], r"targets of shape \(2,\), one per logit row, got \(2, 1\)"),
+        ((0, 3), [], "at least one target"),
+        ((2, 1, 3), [0, 1], r"targets of shape \(2, 1\), one per logit row, got \(2,\)"),
     ],
 )
-def test_cross_entropy_refuses_targets_that_do_not_fit(targets, message):
+def test_cross_entropy_refuses_targets_that_do_not_fit(logits, targets, message):
     with pytest.raises(ValueError, match=message):
-        ops.cross_entropy(Tensor(np.zeros((2, 3))), np.array(targets))
+        ops.cross_entropy(Tensor(np.zeros(logits)), np.array(targets))
 
 
 def test_rms_norm_adds_epsilon_to_the_mean_square():
@@ -152,9 +156,10 @@ def test_rotary_keeps_lengths_and_sees_only_the_distance_of_places():
     assert abs(scores[0, 3] - scores[3, 0]) > 0.1  # the two directions differ
 
 
-def test_rotary_refuses_another_number_of_features():
-    with pytest.raises(ValueError, match="rotary expects 4 features"):
-        ops.rotary(Tensor(np.zeros((1, 2, 1, 6))), np.zeros((2, 1, 2)), np.zeros((2, 1, 2)))
+@pytest.mark.parametrize("features", [4, 8])
+def test_rotary_refuses_another_number_of_features(features):
+    with pytest.raises(ValueError, match="rotary expects 6 features"):
+        ops.rotary(Tensor(np.zeros((1, 2, 1, features))), np.zeros((2, 1, 3)), np.zeros((2, 1, 3)))
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.8])
@@ -170,6 +175,13 @@ def test_dropout_drops_the_fraction_and_keeps_the_mean(p):
 def test_dropout_with_probability_zero_is_the_identity():
     x = np.random.default_rng(1).standard_normal((5, 7))
     assert np.array_equal(ops.dropout(Tensor(x), 0.0, np.random.default_rng(0)).data, x)
+
+
+@pytest.mark.parametrize(("p", "expected"), [(0.0, [1, 1, 1, 1]), (0.5, [0, 0, 2, 2])])
+def test_dropout_keeps_what_draws_the_probability_itself(p, expected):
+    """A draw can be exactly 0; with probability 0 nothing is dropped all the same."""
+    rng = SimpleNamespace(random=lambda shape, dtype: np.array([0, 0.25, 0.5, 0.75], dtype))
+    assert ops.dropout(Tensor(np.ones(4)), p, rng).data.tolist() == expected
 
 
 def test_dropout_draws_anew_each_time_and_the_same_from_the_same_seed():

@@ -132,6 +132,29 @@ def test_the_scale_of_a_function_hides_nothing(plant, scale):
     assert worst_error(plant, wrong, [TALL]) > CAUGHT
 
 
+def test_a_large_value_hides_nothing(plant):
+    def right(x):
+        return 1e4 + x * x, (lambda g: g * 2 * x,)
+
+    def wrong(x):
+        return 1e4 + x * x, (lambda g: g * 2.002 * x,)
+
+    assert worst_error(plant, right, [TALL]) < 1e-7
+    assert worst_error(plant, wrong, [TALL]) > CAUGHT
+
+
+@pytest.mark.parametrize(("options", "directions"), [({}, 4), ({"directions": 1}, 1)])
+def test_each_direction_takes_four_points_for_each_input(options, directions):
+    calls = []
+    gradcheck(lambda x, y: calls.append(1) or x * y, [np.ones(3)] * 2, np.random.default_rng(0), **options)
+    assert len(calls) == 1 + 2 * directions * 4
+
+
+def test_nothing_to_check_passes():
+    assert gradcheck(ops.exp, [np.ones((0, 3))], np.random.default_rng(0)) == 0
+    assert gradcheck(ops.exp, [np.ones(3)], np.random.default_rng(0), directions=0) == 0
+
+
 def test_a_gradient_that_is_zero_passes():
     """The sum of a softmax is 1 whatever the entries: claimed and measured slope are rounding alone."""
     rng = np.random.default_rng(0)
@@ -147,7 +170,7 @@ def test_a_plain_sum_would_miss_what_a_random_cotangent_sees(plant):
     assert gradcheck(transposed, [x.data], np.random.default_rng(0)) > CAUGHT
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int64, np.complex128])
 def test_anything_but_float64_is_refused(dtype):
     arrays = [np.ones(3), np.ones(3, dtype)]
     with pytest.raises(TypeError, match=f"expects float64 inputs, got {np.dtype(dtype)}"):

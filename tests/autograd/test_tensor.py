@@ -62,6 +62,19 @@ def test_gradients_have_their_tensors_dtype_when_precisions_mix():
     assert (x.grad.dtype, y.grad.dtype) == (np.float32, np.float64)
 
 
+@pytest.mark.parametrize("tensor", [np.float32, np.float64])
+@pytest.mark.parametrize("rule", [np.float16, np.float32, np.float64])
+def test_a_gradient_takes_its_tensors_dtype_whatever_a_rule_returns(plant, tensor, rule):
+    @plant
+    def identity(x):
+        return 1 * x, (lambda g: g.astype(rule),)
+
+    x = Tensor(np.ones(3, tensor), requires_grad=True)
+    (g,) = gradients(identity(x), [x], np.array([1, 2, 3]))
+    assert g.dtype == tensor
+    assert g.tolist() == [1, 2, 3]
+
+
 def test_a_cotangent_takes_the_outputs_dtype():
     y = Tensor(np.ones(2, np.float32), requires_grad=True) * 2
     for cotangent in ([1, 2], np.array([1, 2]), np.array([1.0, 2.0]), Tensor(np.array([1.0, 2.0]))):
@@ -139,11 +152,16 @@ def test_operators_and_methods_are_the_ops():
         (x.sum(axis=(0, 2)), values.sum(axis=(0, 2))),
         (x.sum(axis=1, keepdims=True), values.sum(axis=1, keepdims=True)),
         (x.mean(axis=-1, keepdims=True), values.mean(axis=-1, keepdims=True)),
+        (x.max(axis=(0, 2)), values.max(axis=(0, 2))),
+        (x.max(axis=1, keepdims=True), values.max(axis=1, keepdims=True)),
+        (x.sum(), values.sum()),
         (x.mean(), values.mean()),
+        (x.max(), values.max()),
         (x[1, :, ::-2], values[1, :, ::-2]),
         (list(x)[1], values[1]),
     ):
         assert isinstance(found, Tensor)
+        assert found.shape == expected.shape
         np.testing.assert_allclose(found.data, expected, rtol=1e-14)
     assert len(x) == 2
     assert Tensor([2.5]).item() == 2.5
@@ -162,12 +180,14 @@ def test_repr_shows_the_values_and_whether_gradients_are_wanted():
     assert repr(Tensor([1.0], requires_grad=True)) == "Tensor([1.], requires_grad=True)"
 
 
-def test_an_op_of_the_package_is_not_replaced_by_one_of_the_same_name():
+@pytest.mark.parametrize("module", ["__main__", "notebook"])
+def test_an_op_of_the_package_is_not_replaced_by_one_of_the_same_name(module):
     """The operators find their op by name: another `mul` would change what * means."""
 
     def mul(x, y):
         return x * y, (lambda g: g, lambda g: g)
 
+    mul.__module__ = module
     with pytest.raises(ValueError, match="there is an op 'mul' already"):
         op(mul)
     assert (Tensor([2.0]) * 3).item() == 6

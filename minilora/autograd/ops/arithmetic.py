@@ -99,7 +99,6 @@ def silu(x: Array) -> Any:
 @op
 def where(condition: Any, x: Array, y: Array) -> Any:
     """x where the condition holds, else y. The condition is a plain boolean array."""
-    condition = np.asarray(condition) if isinstance(condition, bool) else condition
     return np.where(condition, x, y), (
         None,
         lambda g: np.where(condition, g, 0),
