@@ -57,12 +57,12 @@ class Mixture:
     def __str__(self) -> str:
         low, high = min(self.rank.values()), max(self.rank.values())
         ranks = str(low) if low == high else f"{low} to {high}"
+        made = f"{self.adapter}: {self.how}, rank {ranks} in {len(self.rank)} modules"
         worst = max(self.error, key=lambda path: self.error[path])
+        if not self.error[worst]:
+            return f"{made}; exactly the weighted sum"
         energy = f", {self.kept[worst]:.1%} of the energy kept" if self.how == "svd" else ""
-        return (
-            f"{self.adapter}: {self.how}, rank {ranks} in {len(self.rank)} modules; at most "
-            f"{self.error[worst]:.2g} ‖ΔW‖ from the weighted sum{energy} ({worst})"
-        )
+        return f"{made}; at most {self.error[worst]:.2g} ‖ΔW‖ from the weighted sum{energy} ({worst})"
 
 
 def mix(

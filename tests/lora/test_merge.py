@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from minilora import lora
 from minilora.lora.inject import lora_modules
+from minilora.nn import Llama
 
 CHOICES = ["a", "b", {"a": 0.7, "b": 0.3}, {"a": -1.5, "b": 2.0}]
 
@@ -191,3 +192,16 @@ def test_the_difference_is_measured_without_dropout(unit_llama, attach, ids):
     model = attach(unit_llama(), "a", lora_dropout=0.5)
     model.train(np.random.default_rng(0))
     assert lora.merge_difference(model, ids, np.float64) < 1e-10
+
+
+def test_the_difference_is_measured_without_recording(two_adapters, ids, monkeypatch):
+    model, logits, forward = two_adapters(), [], Llama.forward
+
+    def recorded(*inputs, **options):
+        logits.append(forward(*inputs, **options))
+        return logits[-1]
+
+    monkeypatch.setattr(Llama, "forward", recorded)
+    model(ids)
+    lora.merge_difference(model, ids)
+    assert [bool(tensor.edges) for tensor in logits] == [True, False, False]

@@ -182,6 +182,24 @@ def test_products_do_not_grow_in_number_with_the_adapters(model, monkeypatch):
         assert counted == {"matmul": 2 * adapted, "linear": sum(isinstance(module, Linear) for module in modules)}
 
 
+def test_the_thin_products_are_as_wide_as_the_largest_rank(model, monkeypatch):
+    """On q of layer 1 the choice of two has ranks 2 and 5; v of layer 0 knows a alone, of rank 3."""
+    widths = []
+
+    def recorded(a, b):
+        widths.append(b.shape)
+        return matmul(a, b)
+
+    matmul = OPS["matmul"]
+    monkeypatch.setitem(OPS, "matmul", recorded)
+    model(IDS[:3], adapters=["a", {"b": 1, "c": 2}, None])
+    paths = [path for path, _ in lora_modules(model)]
+    inner = dict(zip(paths, [first[-1] for first in widths[::2]], strict=True))
+    assert [first[-1] for first in widths[::2]] == [second[-2] for second in widths[1::2]]
+    assert inner["model.layers.1.self_attn.q_proj"] == 7
+    assert inner["model.layers.0.self_attn.v_proj"] == 3
+
+
 def test_threads_do_not_see_each_others_choices(model, monkeypatch):
     """Several calls at once on one model; in the middle of every forward pass all of them meet."""
     work = [MIXED, "a", ["b"] * 5 + [None], None]
