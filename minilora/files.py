@@ -81,7 +81,7 @@ def read_json(path: str | Path, limit: int | None = None) -> dict[str, Any]:
             content = file.read(-1 if limit is None else limit + 1)
         if limit is not None and len(content) > limit:
             raise ValueError(f"it is larger than {limit:,} bytes")
-        value = json.loads(content.decode(), object_pairs_hook=_without_duplicates)
+        value = json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist") from None
     except RecursionError:

@@ -15,6 +15,7 @@ from minilora.autograd.tensor import Array
 from minilora.cli import options
 from minilora.data import load_ids
 from minilora.files import write_json
+from minilora.lora.checks import one_line
 from minilora.lora.inject import lora_modules
 from minilora.lora.inspect import ModuleFacts, module_facts, takers
 from minilora.nn import Llama
@@ -115,7 +116,7 @@ def _headline(config: lora.LoraConfig, facts: list[ModuleFacts]) -> str:
     return (
         f"a LoRA adapter of rank {_span(map(config.rank, paths))}, alpha {_span(map(config.alpha, paths))}, scaled by "
         f"{'α/√r' if config.use_rslora else 'α/r'} = {_span(map(config.scaling, paths))}, "
-        f"dropout {config.lora_dropout:g}\ntargets: {targets}"
+        f"dropout {config.lora_dropout:g}\ntargets: {one_line(targets)}"
     )
 
 
@@ -132,9 +133,9 @@ def _table(facts: list[ModuleFacts]) -> str:
 
 def _line(module: ModuleFacts, width: int) -> str:
     a, b = ("×".join(map(str, shape)) for shape in (module.a_shape, module.b_shape))
-    relative = "–" if module.relative is None else f"{module.relative:.4f}"
+    path, relative = one_line(module.path), "–" if module.relative is None else f"{module.relative:.4f}"
     return (
-        f"{module.path:{width}}  {a:>9}  {b:>9}  {module.parameters:>10,}  {module.norm:>8.3f}  {relative:>9}  "
+        f"{path:{width}}  {a:>9}  {b:>9}  {module.parameters:>10,}  {module.norm:>8.3f}  {relative:>9}  "
         f"{module.effective_rank:>14.2f}"
     )
 

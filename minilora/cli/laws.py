@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ def run(flags: Namespace) -> int:
     if flags.list:
         for_each(chosen, listed)
         return 0
+    if flags.json and Path(flags.json).is_dir():
+        raise ValueError(f"--json should name a file, {flags.json} is a folder")
     begun, results = time.perf_counter(), []
 
     def tried(law: Law) -> str:
@@ -75,20 +78,23 @@ def find_layer(name: str) -> type[Any]:
         raise ValueError(f"there is no layer {name!r}: expected {', '.join(LAYERS)}, or your own as module:Class")
     sys.path.insert(0, "")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names that are none
         hint = '; install it with pip install "minilora[oracle]"' if name == "peft" else ""
         raise ValueError(f"cannot find the layer {name!r} ({error}){hint}") from None
     finally:
         sys.path.remove("")
+    if not isinstance(found, type):
+        raise ValueError(f"the layer {name!r} should be a class, is a {type(found).__name__}")
+    return found
 
 
-def for_each(laws: list[Law], text: Any) -> None:
+def for_each(chosen: list[Law], text: Callable[[Law], str]) -> None:
     """Print what `text` makes of each law, below the heading of its group; a bar shows the way on a terminal."""
     from tqdm import tqdm
 
     group = ""
-    with tqdm(laws, leave=False, disable=not sys.stderr.isatty(), bar_format="{n}/{total} {desc}") as bar:
+    with tqdm(chosen, leave=False, disable=not sys.stderr.isatty(), bar_format="{n}/{total} {desc}") as bar:
         for law in bar:
             bar.set_description_str(law.name)
             lines = text(law)

@@ -63,7 +63,7 @@ class Law:
     def missing_in(self, layer: type[Any]) -> list[str]:
         """What this law is about and `layer` does not offer."""
         specimen = _specimen(layer)
-        return [name for name in self.needs if not hasattr(specimen, name)]
+        return [name for name in self.needs if not _offers(specimen, name)]
 
 
 def _specimen(layer: type[Any]) -> Any:
@@ -73,6 +73,14 @@ def _specimen(layer: type[Any]) -> Any:
         return layer(one, one, one, 1.0, 1)
     except Exception:  # the laws will say what is wrong with it
         return layer
+
+
+def _offers(layer: Any, name: str) -> bool:
+    """Whether there is such an attribute; one that fails is there, and the laws will say so."""
+    try:
+        return hasattr(layer, name)
+    except Exception:
+        return True
 
 
 LAWS: dict[str, Law] = {}

@@ -55,6 +55,7 @@ class Adapter:
         return self.alpha / self.r * (self.B @ self.A)
 
     def __iter__(self) -> Iterator[Any]:
+        """A, B, α, r, in the order in which a layer takes them."""
         return iter((self.A, self.B, self.alpha, self.r))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.laws.case import Case
+from minilora.laws.guard import copied
 from minilora.laws.law import EXACT, law, rounding
 from minilora.laws.layer import Layer, draw_adapter, draw_inputs, draw_weight
 
@@ -17,6 +18,48 @@ def the_update_is_BA_scaled_by_alpha_over_r(case: Case, layer: Layer) -> None:
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     case.equal("h", layer(W, *adapter).forward(x), x @ (W + adapter.delta).T)
+
+
+@law("lora", "h(x) = h(x)", "a layer outside training is a function", bound=EXACT)
+def the_same_input_gives_the_same_output(case: Case, layer: Layer) -> None:
+    """Outside training nothing is left to chance: dropout is off, and no call changes the next."""
+    W = draw_weight(case)
+    adapted, x = layer(W, *draw_adapter(case, W)), draw_inputs(case, W, tokens=3)
+    case.same("h, computed again", adapted.forward(x), adapted.forward(x))
+
+
+@law("lora", "x ← x,  g ← g", "a function does not change its argument", bound=EXACT)
+def a_call_leaves_its_inputs_alone(case: Case, layer: Layer) -> None:
+    """The arrays that a layer is called with belong to the caller."""
+    W = draw_weight(case)
+    adapter, x = draw_adapter(case, W), draw_inputs(case, W)
+    adapted, given = layer.unguarded(W.copy(), *copied(adapter)), x.copy()
+    adapted.forward(given)
+    case.same("x after forward", given, x)
+    if hasattr(adapted, "gradients"):
+        g = case.array("g", len(x), len(W))
+        given_g = g.copy()
+        adapted.gradients(given, given_g)
+        case.same("x after gradients", given, x)
+        case.same("g after gradients", given_g, g)
+
+
+@law("lora", "x float32  ⇒  h float32", "one precision throughout", bound=EXACT)
+def the_dtype_stays(case: Case, layer: Layer) -> None:
+    """What goes in as float32 comes out as float32: a scale that is float64 would double the memory."""
+    W = draw_weight(case)
+    h = layer(W, *draw_adapter(case, W)).forward(draw_inputs(case, W))
+    case.true(f"h should be {case.dtype}, is {h.dtype}", h.dtype == case.dtype)
+
+
+@law("lora", "h₁ does not depend on layer 2", "no shared state", bound=EXACT)
+def a_second_layer_changes_nothing(case: Case, layer: Layer) -> None:
+    """Layers do not share what they hold: making and using another one changes no bit."""
+    W = draw_weight(case)
+    adapted, x = layer(W, *draw_adapter(case, W)), draw_inputs(case, W)
+    before = adapted.forward(x)
+    layer(case.array("W of the second", *W.shape), *draw_adapter(case, W, " of the second")).forward(x)
+    case.same("h", adapted.forward(x), before)
 
 
 @law("lora", "B = 0  ⇒  h = W x", f"{HU}, section 4.1")
@@ -123,13 +166,25 @@ def a_fresh_adapter_is_the_identity(case: Case, layer: Layer) -> None:
     case.equal("h", layer.fresh(W, r, alpha, case.rng).forward(x), x @ W.T)
 
 
-@law("lora", "0 < rms(A) ≤ 2/√in, for any r", "He et al. 2015, eq. 10, for the inputs of A", needs=("fresh", "A"))
+@law("lora", "A₀ = 0, rank(B₀) full;  or the reverse", f"{HU}, section 4.1", needs=("fresh", "A", "B"))
+def a_fresh_adapter_can_learn(case: Case, layer: Layer) -> None:
+    """One factor begins at zero, the other at random and of full rank: so a gradient comes through, in r directions."""
+    W = draw_weight(case)
+    r = case.size("r", 1, 4)
+    layers = [layer.fresh(W, r, 1.0, case.rng) for _ in range(2)]
+    (drawn, zero), (other, _) = (sorted([x.A, x.B], key=lambda M: -np.abs(M).max()) for x in layers)
+    case.true("one of A and B should be zero, and the other not", bool(np.any(drawn) and not np.any(zero)))
+    values = np.linalg.svd(drawn, compute_uv=False)
+    case.true(f"the drawn factor should have full rank, has singular values {values}", values[-1] > 1e-5 * values[0])
+    case.true("two fresh layers are drawn alike", not np.array_equal(drawn, other))
+
+
+@law("lora", "rms(A₀) ≤ 2/√in, for any r", "PEFT 0.21.2's default; He et al. 2015, section 2.2", needs=("fresh", "A"))
 def a_fresh_A_is_scaled_by_its_inputs(case: Case, layer: Layer) -> None:
-    """A begins at random, its entries of the order of 1/√in whatever the rank; 1/√r would be far too large."""
+    """Unless asked otherwise, A begins with entries of the order of 1/√in; by 1/√r it would be far too large."""
     n_in, r = 64 * case.size("in / 64", 1, 4), case.size("r", 1, 8)
     A = layer.fresh(case.array("W", 2, n_in), r, 1.0, case.rng).A
     rms = float(np.sqrt(np.mean(np.square(A))))
-    case.true("A is zero, and would stay so", rms > 0)
     case.at_most("rms(A) √in", rms * n_in**0.5, 2)
 
 
@@ -184,7 +239,7 @@ def the_gradient_of_x_comes_through_both_paths(case: Case, layer: Layer) -> None
 
 @law("lora", "∂L/∂W is not formed", f"{HU}, section 4.2", bound=EXACT, needs=("gradients",))
 def the_frozen_weight_gets_no_gradient(case: Case, layer: Layer) -> None:
-    """Nothing is computed for W, and nothing kept: this is where LoRA saves memory."""
+    """No gradient comes back for W, as large as W itself: this is where LoRA saves memory."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     got = layer(W, *adapter).gradients(x, case.array("g", len(x), len(W)))
@@ -211,6 +266,18 @@ def a_step_moves_A_and_B_and_not_one_bit_of_W(case: Case, layer: Layer) -> None:
     case.equal("B", adapted.B, adapter.B - lr * gradients["B"])
 
 
+@law("lora", "step: h = W x + s B' A' x", f"{HU}, section 4.1", needs=("step", "A", "B"))
+def after_a_step_the_layer_computes_with_its_new_factors(case: Case, layer: Layer) -> None:
+    """Nothing of the update is kept from before a step."""
+    W = draw_weight(case)
+    adapter, x = draw_adapter(case, W), draw_inputs(case, W)
+    adapted = layer(W, *adapter)
+    adapted.forward(x)
+    adapted.step(x, case.array("g", len(x), len(W)), 0.1)
+    update = adapter.alpha / adapter.r * (adapted.B @ adapted.A)
+    case.equal("h", adapted.forward(x), x @ (W + update).T)
+
+
 @law(
     "lora",
     "one input: h - W x is 0, or s B A x / (1 - p)",
@@ -225,6 +292,18 @@ def dropout_acts_on_the_input_of_A_alone(case: Case, layer: Layer) -> None:
     update = layer(W, *adapter).forward_in_training(x, p, case.rng) - x @ W.T  # (tokens, out)
     kept = np.abs(update).max(axis=1, keepdims=True) > 1e-3 * np.abs(x @ adapter.delta.T).max(axis=1, keepdims=True)
     case.equal("update", update, np.where(kept, x @ adapter.delta.T / (1 - p), 0))
+
+
+@law("lora", "A = B = 1:  h - W x = dropout(x)", "Srivastava et al. 2014, section 4", needs=("forward_in_training",))
+def dropout_draws_for_each_input_alone(case: Case, layer: Layer) -> None:
+    """Inputs of one token are dropped independently of each other."""
+    n, p = case.size("in", 2, 6), case.choice("p", [0.5, 0.25, 0.75])
+    W, one = case.array("W", n, n), np.eye(n, dtype=case.dtype)
+    x = draw_inputs(case, W, tokens=60)
+    h = layer(W, one, one, float(n), n).forward_in_training(x, p, case.rng) - x @ W.T
+    kept = np.abs(h) > 0.5 * np.abs(x)
+    case.equal("dropout(x)", h, np.where(kept, x / (1 - p), 0))
+    case.true("all inputs of a token are dropped together", bool(np.any(kept.any(axis=1) & ~kept.all(axis=1))))
 
 
 @law("lora", "E[dropout(x)] = x", "Srivastava et al. 2014, section 10", needs=("forward_in_training",))

@@ -61,7 +61,7 @@ def unmerging_restores_every_bit(case: Case, layer: Layer) -> None:
     case.same("weight after unmerging", adapted.weight, W)
 
 
-@law("merge", "h before = h after merge, unmerge", HU, bound=EXACT, needs=("merge", "unmerge", "weight"))
+@law("merge", "h before = h after merge, unmerge", HU, bound=EXACT, needs=("merge", "unmerge"))
 def after_unmerging_the_adapter_acts_as_before(case: Case, layer: Layer) -> None:
     """Unmerging brings back the two paths, with the update counted once."""
     W = draw_weight(case)
@@ -81,6 +81,19 @@ def merging_leaves_A_and_B_alone(case: Case, layer: Layer) -> None:
     adapted.merge()
     case.same("A", adapted.A, adapter.A)
     case.same("B", adapted.B, adapter.B)
+
+
+@law("merge", "step, merge: W' = W + s B' A'", HU, needs=("merge", "unmerge", "weight", "step", "A", "B"))
+def merging_after_a_step_merges_the_new_factors(case: Case, layer: Layer) -> None:
+    """A merge is made of what A and B are now, whatever was merged before."""
+    W = draw_weight(case)
+    adapter, x = draw_adapter(case, W), draw_inputs(case, W)
+    adapted = layer(W, *adapter)
+    adapted.merge()
+    adapted.unmerge()
+    adapted.step(x, case.array("g", len(x), len(W)), 0.1)
+    adapted.merge()
+    case.equal("merged weight", adapted.weight, W + adapter.alpha / adapter.r * (adapted.B @ adapted.A))
 
 
 @law("merge", "parameters(merged) = in · out", HU, needs=("merge_and_unload",))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from minilora.laws.case import Broken, Case
+from minilora.laws.guard import Maker
 from minilora.laws.law import Law
 
 if TYPE_CHECKING:
@@ -44,20 +45,44 @@ def run(law: Law, layer: type[Any] | None = None, cases: int = 200, dtype: str =
     Parameters
     ----------
     layer : the class of the layer that is held to the law, see `layer.py`; minilora's own if not given
-    """
-    import hypothesis
-    from hypothesis import strategies
 
+    Raises ValueError for a dtype that the law has no bound for, or no cases.
+    """
+    from hypothesis import errors
+
+    if cases < 1 or dtype not in law.bound:
+        raise ValueError(f"expected at least one case, in {' or '.join(law.bound)}; got {cases}, in {dtype!r}")
     layer = layer or own_layer()
     if law.takes_layer and law.missing_in(layer):
         return Verdict(law, dtype, None)
-    errors: list[float] = []  # of the cases that held
+    held: list[Case] = []
+    broken: list[Broken] = []
+    try:
+        _try_cases(law, layer, cases, dtype, seed, held, broken)
+    except NotImplementedError:
+        return Verdict(law, dtype, None)
+    except (Broken, errors.Flaky) as end:  # Hypothesis raises for the smallest case last
+        found = broken[-1]
+        worst = max(found.error, *(case.worst for case in held), 0.0)
+        unsteady = "tried again, the same case gave another answer; what went wrong at first:\n"
+        text = str(found) if isinstance(end, Broken) else f"{unsteady}{found}"
+        return Verdict(law, dtype, False, len(held) + 1, worst, text)
+    return Verdict(law, dtype, True, len(held), max(case.worst for case in held))
+
+
+def _try_cases(
+    law: Law, layer: type[Any], cases: int, dtype: str, seed: int, held: list[Case], broken: list[Broken]
+) -> None:
+    """Let Hypothesis draw the cases, noting those that held and what broke. Raises Broken for the smallest that did."""
+    import hypothesis
+    from hypothesis import strategies
 
     def holds(data: DataObject) -> None:
         case = Case(data, dtype, law.bound[dtype])
         if failure := _failure(law, layer, case):
+            broken.append(Broken(*failure))
             raise Broken(*failure)
-        errors.append(case.worst)
+        held.append(case)
 
     settings = hypothesis.settings(
         max_examples=cases,
@@ -68,23 +93,17 @@ def run(law: Law, layer: type[Any] | None = None, cases: int = 200, dtype: str =
         verbosity=hypothesis.Verbosity.quiet,
         report_multiple_bugs=False,
     )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what an implementation warns of is no verdict
-            hypothesis.seed(seed)(settings(hypothesis.given(strategies.data())(holds)))()
-    except NotImplementedError:
-        return Verdict(law, dtype, None)
-    except Broken as broken:  # Hypothesis raises for the smallest case last
-        return Verdict(law, dtype, False, len(errors) + 1, max(broken.error, *errors, 0.0), str(broken))
-    return Verdict(law, dtype, True, len(errors), max(errors))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what an implementation warns of is no verdict
+        hypothesis.seed(seed)(settings(hypothesis.given(strategies.data())(holds)))()
 
 
-def _failure(law: Law, layer: type[Any] | None, case: Case) -> tuple[str, float] | None:
+def _failure(law: Law, layer: type[Any], case: Case) -> tuple[str, float] | None:
     """The case and what is wrong with it, and its error; None when the law holds."""
     from hypothesis.errors import HypothesisException
 
     try:
-        law.holds(case, layer) if law.takes_layer else law.holds(case)
+        law.holds(case, Maker(layer)) if law.takes_layer else law.holds(case)
     except Broken as broken:
         return f"{case}\n{broken}", broken.error
     except (NotImplementedError, HypothesisException):

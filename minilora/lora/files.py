@@ -43,6 +43,8 @@ def save_adapter(
     ----------
     base : the model's name or path, for the reader's information
     dtype : "float32" or "float16", on disk
+
+    Raises AdapterError, before anything is written, for an unknown adapter or dtype, or numbers not finite in it.
     """
     refuse_unknown(model, [adapter])
     holders = {path: module for path, module in lora_modules(model) if adapter in module.config}
@@ -51,7 +53,13 @@ def save_adapter(
     tensors = {}
     for path, module in holders.items():
         for part in PARTS:
-            tensors[f"{PREFIX}{path}.{part}.weight"] = getattr(module, part)[adapter].data.astype(dtype)
+            array = getattr(module, part)[adapter].data
+            with np.errstate(over="ignore"):
+                tensors[_key(path, part)] = array.astype(dtype)
+            if not np.isfinite(tensors[_key(path, part)]).all():
+                raise AdapterError(
+                    f"{part} of {path} holds numbers that are not finite in {dtype}; nothing was written"
+                )
     config = next(iter(holders.values())).config[adapter]
     if config.target_modules == "all-linear":  # PEFT writes down the names that it stood for
         config = dataclasses.replace(config, target_modules=sorted({leaf(path) for path in holders}))
@@ -176,8 +184,8 @@ def _what_differs(axis: int, shape: tuple[int, int], found: tuple[int, ...]) -> 
 
 def _layers(names: list[str], others: Header | dict[str, tuple[int, int]]) -> str:
     """A hint where all these names are of layers that the others do not have."""
-    elsewhere = not {layer_of(name) for name in names} & {layer_of(name) for name in others}
-    return "; it was made for a base with another number of layers" if others and elsewhere else ""
+    here, there = ({layer_of(name) for name in some} - {None} for some in (names, others))
+    return "; it was made for a base with another number of layers" if here and there and not here & there else ""
 
 
 def _refuse_other_types(file: Path, header: Header) -> None:

@@ -24,7 +24,7 @@ def inject(model: Module, config: LoraConfig, adapter: str = "default", *, rng: 
     is taken or not usable, or adapters are merged.
     """
     refuse_if_merged(model, "attach another adapter")
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
+    if not isinstance(adapter, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
         raise AdapterError(f"an adapter's name is made of letters, digits, - and _; got {adapter!r}")
     if adapter in adapters(model):
         raise AdapterError(

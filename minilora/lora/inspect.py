@@ -10,6 +10,7 @@ import numpy as np
 
 from minilora.autograd.tensor import Array
 from minilora.lora.config import LoraConfig
+from minilora.lora.factors import singular_values
 from minilora.lora.select import layer_of
 
 VLLM_DEFAULT_RANK, VLLM_RANKS = 16, (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what its max_lora_rank can be
@@ -35,19 +36,6 @@ class Taker:
     program: str
     takes: bool
     note: str = ""
-
-
-def singular_values(A: Array, B: Array) -> Array:
-    """The singular values of B A, largest first, without forming it: A (r, in), B (out, r) -> (≤ r,), float64.
-
-    With B = Q₁R₁ and Aᵀ = Q₂R₂, B A = Q₁ (R₁R₂ᵀ) Q₂ᵀ has those of the small matrix R₁R₂ᵀ.
-    """
-    sizes = [float(np.abs(M).max(initial=0)) for M in (A, B)]
-    if 0 in sizes:
-        return np.zeros(min(*A.shape, len(B)))
-    thin = [M.astype(np.float64) / size for M, size in zip((A.T, B), sizes, strict=True)]  # no overflow on the way
-    right, left = (np.asarray(np.linalg.qr(M, mode="r")) for M in thin)
-    return np.linalg.svd(left @ right.T, compute_uv=False) * sizes[0] * sizes[1]
 
 
 def effective_rank(A: Array, B: Array) -> float:

@@ -23,8 +23,8 @@ import numpy as np
 
 from minilora.autograd.tensor import Array
 from minilora.lora.config import AdapterError, LoraConfig
+from minilora.lora.factors import singular_values, thin_svd
 from minilora.lora.inject import adapters, inject, lora_modules
-from minilora.lora.inspect import singular_values
 from minilora.lora.linear import LoraLinear
 from minilora.lora.select import leaf, select
 from minilora.nn import Module
@@ -51,7 +51,7 @@ class Mixture:
 
     @property
     def kept(self) -> dict[str, float]:
-        """The share of the energy ‖Σ wᵢ ΔWᵢ‖² that an "svd" of rank r keeps: 1 - error²."""
+        """Of an "svd": the share of the energy ‖Σ wᵢ ΔWᵢ‖² that it keeps, 1 - error²."""
         return {path: 1 - error**2 for path, error in self.error.items()}
 
     def __str__(self) -> str:
@@ -61,6 +61,8 @@ class Mixture:
         worst = max(self.error, key=lambda path: self.error[path])
         if not self.error[worst]:
             return f"{made}; exactly the weighted sum"
+        if math.isinf(self.error[worst]):
+            return f"{made}; the weighted sum is zero, and the mixture is not ({worst})"
         energy = f", {self.kept[worst]:.1%} of the energy kept" if self.how == "svd" else ""
         return f"{made}; at most {self.error[worst]:.2g} ‖ΔW‖ from the weighted sum{energy} ({worst})"
 
@@ -84,26 +86,46 @@ def mix(
     Raises AdapterError, before the model is changed, for an unknown adapter, a weight that is not finite, ranks that
     differ under "linear", an unknown way, a name that is taken, or when adapters are merged.
     """
-    r_fits = r is None or (how == "svd" and isinstance(r, Integral) and r >= 1)
-    if how not in WAYS or not isinstance(weights, Mapping) or not weights or not r_fits:
-        raise AdapterError(
-            f"mix expects weights by name, how = {', '.join(map(repr, WAYS))}, and with 'svd' alone a whole number r "
-            f"of at least 1; got {weights!r}, how = {how!r}, r = {r!r}"
-        )
+    _check(weights, how, r)
     weights = strengths(weights, adapters(model))
     made: dict[str, Factors] = {}
     error: dict[str, float] = {}
     for path, module in lora_modules(model):
         mine = {name: w for name, w in weights.items() if name in module.config}
         if mine:
+            exact = _cat(module, mine, r)
+            _refuse_infinite(exact, path, module)
             made[path] = WAYS[how](module, mine, r)
-            error[path] = _distance(made[path], _cat(module, mine, r))
+            error[path] = _distance(made[path], exact)
     rank = {path: len(A) for path, (A, _) in made.items()}
     inject(model, _config(model, rank), adapter, rng=np.random.default_rng(0))
     for path, module in lora_modules(model):
         if path in made:
             module.lora_A[adapter].data[...], module.lora_B[adapter].data[...] = made[path]
     return Mixture(adapter, how, rank, error)
+
+
+def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
+    """Refuse what `mix` cannot work with, before it looks at the model."""
+    if not isinstance(weights, Mapping) or not weights:
+        raise AdapterError(
+            f"expected a weight for each adapter, such as {{'bard': 0.7, 'recipe': 0.3}}, got {weights!r}"
+        )
+    if not isinstance(how, str) or how not in WAYS:
+        raise AdapterError(f"expected how = {', '.join(map(repr, WAYS))}, got {how!r}")
+    if r is not None and how != "svd":
+        raise AdapterError(f"a rank can be chosen for 'svd' alone; {how!r} has the one that comes of it, got r = {r!r}")
+    if r is not None and (not isinstance(r, Integral) or isinstance(r, bool) or r < 1):
+        raise AdapterError(f"expected a rank r of at least 1, a whole number, got {r!r}")
+
+
+def _refuse_infinite(factors: Factors, path: str, module: LoraLinear) -> None:
+    """Weights can be so large that a mixture is infinite in the model's own type."""
+    with np.errstate(over="ignore"):
+        if not all(np.isfinite(M.astype(module.weight.dtype)).all() for M in factors):
+            raise AdapterError(
+                f"the weights are too large: the mixture at {path} is not finite in {module.weight.dtype}"
+            )
 
 
 def _cat(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
@@ -127,7 +149,7 @@ def _linear(module: LoraLinear, weights: dict[str, float], r: int | None) -> Fac
 
 def _svd(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
     """The r largest singular values of the exact mixture, each shared out evenly between A and B."""
-    left, values, right = _thin_svd(*_cat(module, weights, r))
+    left, values, right = thin_svd(*_cat(module, weights, r))
     r = min(r or max(len(module.lora_A[name].data) for name in weights), len(values))
     roots = np.sqrt(values[:r])
     return roots[:, None] * right[:r], left[:, :r] * roots  # (r, in), (out, r)
@@ -139,14 +161,6 @@ WAYS = {"cat": _cat, "linear": _linear, "svd": _svd}
 def _factors(module: LoraLinear, name: str) -> Factors:
     """A and B of one adapter, in float64: a mixture is worked out once and rounded once."""
     return module.lora_A[name].data.astype(np.float64), module.lora_B[name].data.astype(np.float64)
-
-
-def _thin_svd(A: Array, B: Array) -> tuple[Array, Array, Array]:
-    """U (out, k), singular values (k,) and Vᵀ (k, in) of BA. With B = QR and Aᵀ = Q'R', the SVD is that of RR'ᵀ."""
-    q_out, r_out = np.linalg.qr(B)
-    q_in, r_in = np.linalg.qr(A.T)
-    left, values, right = np.linalg.svd(r_out @ r_in.T, full_matrices=False)
-    return q_out @ left, values, right @ q_in.T
 
 
 def _distance(made: Factors, exact: Factors) -> float:

@@ -93,8 +93,9 @@ class Llama(Module):
         Parameters
         ----------
         cache : what has been seen before; the ids continue it
-        adapters : for this call alone, in place of the active ones: a name, names with strengths, or a list that has
-            one of these, or None for the base, for each row of the batch
+        adapters : for this call alone, in place of the active ones: a name, names with strengths ({} for the base),
+            or a list that has one of these, or None for the base, for each row of the batch. Gradients reach the
+            active ones alone: what is not active is frozen
         """
         ids = np.asarray(ids) if isinstance(ids, list | tuple) else ids
         seen = 0 if cache is None else cache.length

@@ -7,7 +7,7 @@ carries the choice; what a variant computes, its module knows.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -91,6 +91,6 @@ def strengths(choice: Choice, known: Sequence[str]) -> dict[str, float]:
     for name, strength in named.items():
         if name not in known:
             raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
-        if not isinstance(strength, Real) or not math.isfinite(strength):
+        if not isinstance(strength, Real) or not abs(strength) <= sys.float_info.max:
             raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength!r}")
     return {name: float(strength) for name, strength in named.items()}

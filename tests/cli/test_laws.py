@@ -83,7 +83,7 @@ def test_a_layer_of_ones_own_with_a_mistake(mine, capsys):
     assert "The smallest counterexample found, in float64:\n" in out
     assert "h should be [[" in out
     assert "          not tried: it is about merge, which the layer does not all have\n" in out
-    assert "\n6 laws hold, 3 broken, 36 not tried, " in out
+    assert "\n10 laws hold, 3 broken, 40 not tried, " in out
     record = {entry["name"]: entry for entry in json.loads(Path("laws.json").read_text())}
     assert set(record) == {law.name for law in catalogue(*CONFORMANCE)}
     broken = record["the-rank-divides-the-scale"]
@@ -108,6 +108,10 @@ def test_infinite_errors_are_valid_json(mine):
         (["--layer", "pefft"], "no layer 'pefft': expected minilora, peft, twenty-lines, or your own as module:Class"),
         (["--layer", "nowhere:Class"], "cannot find the layer 'nowhere:Class' (No module named 'nowhere')"),
         (["--layer", "json:Class"], "cannot find the layer 'json:Class' (module 'json' has no attribute 'Class')"),
+        (["--layer", "json:dumps"], "the layer 'json:dumps' should be a class, is a function"),
+        (["--layer", ":Class"], "cannot find the layer ':Class' ("),
+        (["--layer", "../x:Class"], "cannot find the layer '../x:Class' ("),
+        (["--json", "."], "--json should name a file, . is a folder"),
         (["--layer", "twenty-lines", "--only", "model"], "--layer goes with the groups lora, merge, many"),
     ],
 )

@@ -183,3 +183,14 @@ def test_data_verify_and_fetch(here, minilora, monkeypatch):
     (here.data / "play.txt").write_bytes(content)
     assert minilora("data", "verify").split() == ["play", "ok", str(here.data / "play.txt")]
     assert minilora("data", "fetch", "play") == f"play: {here.data / 'play.txt'}\n"
+
+
+def test_info_hands_no_control_characters_to_the_terminal(here, minilora):
+    """What a stranger's file says is shown in one line, and a terminal does not obey it."""
+    file = here.bard / "adapter_config.json"
+    config = json.loads(file.read_text())
+    config["target_modules"].append("v_proj\n\x1b[2J\x07")
+    file.write_text(json.dumps(config))
+    out = minilora("info", here.bard, "--model", here.tiny)
+    assert "v_proj  [2J " in out.splitlines()[1]
+    assert not set(out) & {"\x1b", "\x07"}

@@ -37,13 +37,16 @@ def test_arrays_are_of_unit_scale_and_without_zeros(data, dtype):
 
 
 def test_signs_are_drawn_as_well():
-    x = case(real=False).array("x", 100)
+    x = case(real=False).array("x", 1000)
     assert set(x) == {-3, -2, -1, 1, 2, 3}
+    assert 0.4 < np.mean(x < 0) < 0.6
 
 
 def test_simple_cases_have_whole_positive_numbers():
-    assert all(case(real=False, seed=s).number("a", positive=True) in range(1, 9) for s in range(20))
-    assert not all(case(seed=s).number("a", positive=True) in range(1, 9) for s in range(20))
+    assert {case(real=False, seed=s).number("a", positive=True) for s in range(100)} == set(range(1, 9))
+    real = [case(seed=s).number("a", positive=True) for s in range(200)]
+    assert 0.5 <= min(real) < 1
+    assert 7 < max(real) <= 8
 
 
 def test_the_same_seed_draws_the_same():
@@ -112,7 +115,15 @@ def test_the_same_bits():
 
 @pytest.mark.parametrize(
     ("got", "want", "error"),
-    [(1 + 2.3e-16, 1.0, 2.2e-16), (0.0, -0.0, 5e-324), (2, 1, 1), (np.float32(1), 1.0, np.inf), ([1.0], 1.0, np.inf)],
+    [
+        (1 + 2.3e-16, 1.0, 2.2e-16),
+        (0.0, -0.0, 5e-324),
+        (2, 1, 1),
+        (True, False, 1),
+        (np.float32(1), 1.0, np.inf),
+        ([1.0], 1.0, np.inf),
+        (1.0, [1.0], np.inf),
+    ],
 )
 def test_other_bits(got, want, error):
     with pytest.raises(Broken, match="W should be") as caught:
@@ -125,12 +136,21 @@ def test_bits_are_told_apart_in_the_message():
         case(bound=0).same("W", [1 + 2.3e-16], [1.0])
 
 
+@pytest.mark.parametrize(("got", "want"), [(0.1, np.nextafter(0.1, 1)), (np.nextafter(0.1, 1), 0.1)])
+def test_neither_number_is_rounded_to_the_other(got, want):
+    with pytest.raises(Broken, match=r"0\.1(?!0)") as caught:
+        case(bound=0).same("W", got, want)
+    assert "0.10000000000000002" in str(caught.value)
+
+
 def test_at_most():
     tried = case(bound=0.1)
     tried.at_most("distance", 2.0, 3.0)
     assert tried.worst == 0
     tried.at_most("distance", 10.5, 10.0)
     assert tried.worst == pytest.approx(0.05)
+    tried.at_most("distance", 0.27, 0.2)
+    assert tried.worst == pytest.approx(0.07)
     with pytest.raises(Broken, match="distance should be at most 10, is 12"):
         tried.at_most("distance", 12.0, 10.0)
     with pytest.raises(Broken):
@@ -146,7 +166,7 @@ def test_plain_facts():
 
 def test_a_case_shows_numbers_first_then_arrays():
     tried = case(real=False)
-    tried.note("W", np.array([[1.0, -2.0]]))
+    tried.note("W", np.array([[1.0, -2 / 3]]))
     tried.note("r", 2)
     tried.note("alpha", 1 / 3)
-    assert str(tried) == "r = 2, alpha = 0.333333\nW = [[ 1., -2.]]"
+    assert str(tried) == "r = 2, alpha = 0.333333\nW = [[ 1. , -0.666667]]"

@@ -4,7 +4,7 @@ import pytest
 
 from minilora.laws import check
 from minilora.laws.implementations.twenty_lines import TwentyLines
-from tests.laws.test_kit import ScalesTwiceOnMerge
+from tests.laws.test_kit import KeepsItsFactors, ScalesTwiceOnMerge
 
 
 class MyLoraLinear:
@@ -24,9 +24,12 @@ def test_a_mistake_with_its_counterexample(capsys):
     assert "An adapted layer adds a product of two thin matrices" in out
     assert "The smallest counterexample found, in float64:" in out
     assert "out = 1, in = 1, r = 2" in out
+    assert (
+        "BROKEN  the-rank-divides-the-scale: [A; A], [B, B], 2r, α  ≡  A, B, r, α\n          Every factor twice" in out
+    )
     assert "h should be [[" in out
     assert "  holds   the-gauge-changes-nothing: " in out
-    assert "6 laws hold, 3 are broken; 36 say nothing about a layer without " in out
+    assert "10 laws hold, 3 are broken; 40 say nothing about a layer without " in out
     assert "merging" not in out  # what cannot be tried is no news
 
 
@@ -34,7 +37,7 @@ def test_a_layer_without_mistakes(capsys):
     assert check(TwentyLines, cases=20) is True
     out = capsys.readouterr().out
     assert "BROKEN" not in out
-    assert "22 laws hold, 0 are broken; 23 say nothing about a layer without forward_in_training, forward_rows, " in out
+    assert "28 laws hold, 0 are broken; 25 say nothing about a layer without forward_in_training, forward_rows, " in out
 
 
 def test_one_group(capsys):
@@ -42,6 +45,11 @@ def test_one_group(capsys):
     assert "merg" not in capsys.readouterr().out.replace("merge_and_unload", "")
     assert check(ScalesTwiceOnMerge, "merge", cases=20) is False
     assert "BROKEN  the-merged-weight-is-W-plus-the-update" in capsys.readouterr().out
+
+
+def test_one_law_is_broken(capsys):
+    assert check(KeepsItsFactors, "merge", cases=20) is False
+    assert " laws hold, 1 is broken" in capsys.readouterr().out
 
 
 def test_the_example_in_its_documentation_is_right(capsys):
@@ -62,3 +70,21 @@ def test_what_is_no_layer(wrong):
 def test_an_unknown_group():
     with pytest.raises(ValueError, match="a layer can be held to the laws of lora, merge, many; got 'model'"):
         check(TwentyLines, "model")
+
+
+def test_a_layer_that_does_nothing_obeys_nothing(capsys):
+    """Laws that say nothing about a layer are no praise."""
+
+    class Later(TwentyLines):
+        def forward(self, x):
+            raise NotImplementedError
+
+    assert check(Later, "lora", cases=5) is False
+    assert "raised TypeError: forward is not implemented" in capsys.readouterr().out
+
+    class NoMerge(TwentyLines):
+        def merge(self):
+            raise NotImplementedError
+
+    assert check(NoMerge, "merge", cases=5) is False
+    assert "say nothing about" in capsys.readouterr().out

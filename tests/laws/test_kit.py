@@ -1,5 +1,7 @@
 """The conformance kit finds what people get wrong: each planted mistake is caught by a law that names it."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,67 @@ class FullRank(TwentyLines):
         return super().forward(x) + 1e-6 * x.sum(axis=1, keepdims=True) * np.arange(len(self.weight)) ** 2
 
 
+class DropsOutsideTraining(TwentyLines):
+    rng = np.random.default_rng(0)
+
+    def forward(self, x):
+        return super().forward(x) + 1e-9 * self.rng.standard_normal((len(x), len(self.weight)))
+
+
+class WritesIntoItsInput(TwentyLines):
+    def forward(self, x):
+        h = super().forward(x)
+        x *= 2
+        return h
+
+
+class WritesIntoTheGradient(TwentyLines):
+    def gradients(self, x, g):
+        found = super().gradients(x, g)
+        g *= self.scale
+        return found
+
+
+class WorksInDouble(TwentyLines):
+    def forward(self, x):
+        return super().forward(x) * np.float64(1)
+
+
+class SharesItsFactors(TwentyLines):
+    """The dict of adapters is the class's, not the layer's."""
+
+    factors: ClassVar = {}
+
+    def __init__(self, W, A, B, alpha, r):
+        super().__init__(W, A, B, alpha, r)
+        self.factors["B"] = self.B
+
+    def forward(self, x):
+        return x @ self.weight.T + self.scale * (x @ self.A.T) @ np.resize(self.factors["B"], self.B.shape).T
+
+
+class KeepsItsUpdate(TwentyLines):
+    """ΔW is formed once, at the beginning."""
+
+    def __init__(self, W, A, B, alpha, r):
+        super().__init__(W, A, B, alpha, r)
+        self.update = self.scale * B @ A
+
+    def forward(self, x):
+        return x @ (self.original + self.update).T
+
+
+class KeepsItsMerge(TwentyLines):
+    """The merged weight is formed at the first merge."""
+
+    merged = None
+
+    def merge(self):
+        if self.merged is None:
+            self.merged = self.original + self.scale * self.B @ self.A
+        self.weight = self.merged
+
+
 class DrawsB(MiniloraLayer):
     @classmethod
     def fresh(cls, W, r, alpha, rng):
@@ -64,6 +127,23 @@ class DrawsNothing(MiniloraLayer):
         self = MiniloraLayer.fresh(W, r, alpha, rng)
         self._layer.lora_A["default"].data[...] = 0
         return self
+
+
+class DrawsOneRow(MiniloraLayer):
+    """All rows of A alike: the update stays at rank 1."""
+
+    @classmethod
+    def fresh(cls, W, r, alpha, rng):
+        self = MiniloraLayer.fresh(W, r, alpha, rng)
+        A = self._layer.lora_A["default"].data
+        A[...] = A[:1] if r > 1 else 0.5
+        return self
+
+
+class AlwaysDrawsTheSame(MiniloraLayer):
+    @classmethod
+    def fresh(cls, W, r, alpha, rng):
+        return MiniloraLayer.fresh(W, r, alpha, np.random.default_rng(0))
 
 
 class FanInIsTheRank(MiniloraLayer):
@@ -94,15 +174,27 @@ class DropsTheBaseToo(MiniloraLayer):
         return self.forward(x * (rng.random(x.shape) >= p) / (1 - p))
 
 
+class DropsWholeTokens(MiniloraLayer):
+    def forward_in_training(self, x, p, rng):
+        kept = (rng.random((len(x), 1)) >= p) / (1 - p)
+        return x @ self.weight.T + self.forward(x * kept) - (x * kept) @ self.weight.T
+
+
 class DropsWithoutScaling(MiniloraLayer):
     def forward_in_training(self, x, p, rng):
         kept = rng.random(x.shape) >= p
         return x @ self.weight.T + self.forward(x * kept) - (x * kept) @ self.weight.T
 
 
-class KeepsTheWrongShare(MiniloraLayer):
+class DropsTooLittleOfMuch(MiniloraLayer):
     def forward_in_training(self, x, p, rng):
-        kept = (rng.random(x.shape) >= 0.9 * p) / (1 - p)
+        kept = (rng.random(x.shape) >= (0.93 * p if p > 0.5 else p)) / (1 - p)
+        return x @ self.weight.T + self.forward(x * kept) - (x * kept) @ self.weight.T
+
+
+class DropsTooLittleOfLittle(MiniloraLayer):
+    def forward_in_training(self, x, p, rng):
+        kept = (rng.random(x.shape) >= (0.8 * p if p < 0.5 else p)) / (1 - p)
         return x @ self.weight.T + self.forward(x * kept) - (x * kept) @ self.weight.T
 
 
@@ -175,6 +267,17 @@ class UnmergesBySubtraction(TwentyLines):
             self.original = self.weight
 
 
+class KeepsTheMerged(TwentyLines):
+    """Merging again, it puts away the merged weight as the one to come back to."""
+
+    def merge(self):
+        self.kept = self.weight
+        super().merge()
+
+    def unmerge(self):
+        self.weight = getattr(self, "kept", self.weight)
+
+
 class CountsTwiceWhenMerged(TwentyLines):
     def forward(self, x):
         return x @ self.weight.T + self.scale * (x @ self.A.T) @ self.B.T
@@ -233,6 +336,24 @@ class SquaresStrength(MiniloraLayer):
         super().set_active({name: s * abs(s) for name, s in strengths.items()})
 
 
+class ZeroMeansOne(MiniloraLayer):
+    """`strength or 1.0`, for those who do not give one."""
+
+    def set_active(self, strengths):
+        super().set_active({name: s or 1.0 for name, s in strengths.items()})
+
+
+class AddsToTheActive(MiniloraLayer):
+    def set_active(self, strengths):
+        super().set_active({**lora.active(self.model), **strengths} if strengths else {})
+
+
+class NothingKeepsTheLast(MiniloraLayer):
+    def set_active(self, strengths):
+        if strengths:
+            super().set_active(strengths)
+
+
 class LastOneWins(MiniloraLayer):
     def set_active(self, strengths):
         super().set_active(dict(list(strengths.items())[-1:]))
@@ -252,6 +373,17 @@ class RemembersTheLast(MiniloraLayer):
     def forward(self, x):
         self.calls = getattr(self, "calls", 0) + 1
         return super().forward(x) * (1 + 1e-13 * self.calls)
+
+
+class RescalesInPlace(MiniloraLayer):
+    """Multiplies B by an adapter's strength, having divided it by the strength before."""
+
+    def set_active(self, strengths):
+        before = getattr(self, "before", {})
+        for name, strength in strengths.items():
+            self._layer.lora_B[name].data *= strength / before.get(name, 1.0)
+        self.before = {**before, **strengths}
+        super().set_active(dict.fromkeys(strengths, 1.0))
 
 
 class MixesSquaredWeights(MiniloraLayer):
@@ -279,6 +411,25 @@ class SvdOfTheFirst(MiniloraLayer):
 class SvdKeepsAll(MiniloraLayer):
     def mix(self, weights, how, r=None):
         super().mix(weights, "cat" if how == "svd" else how, None if how == "svd" else r)
+
+
+class MixesItsPartsAway(MiniloraLayer):
+    def mix(self, weights, how, r=None):
+        super().mix(weights, how, r)
+        for name in weights:
+            self._layer.lora_B[name].data *= 0.5
+
+
+class RowsChangeWhatIsActive(MiniloraLayer):
+    def forward_rows(self, x, names):
+        self.set_active({})
+        return super().forward_rows(x, names)
+
+
+class RowsAddToWhatIsActive(MiniloraLayer):
+    def forward_rows(self, x, names):
+        active = self.forward(x) - x @ self.weight.T if lora.active(self.model).keys() == {"b"} else 0
+        return super().forward_rows(x, names) + active
 
 
 class OneAdapterForAllRows(MiniloraLayer):
@@ -318,14 +469,31 @@ MISTAKES = {
     NonlinearBetween: "the-layer-is-linear",
     NormalisesOverTokens: "tokens-are-independent",
     FullRank: "the-update-has-rank-at-most-r",
+    DropsOutsideTraining: "the-same-input-gives-the-same-output",
+    WritesIntoItsInput: "a-call-leaves-its-inputs-alone",
+    WritesIntoTheGradient: "a-call-leaves-its-inputs-alone",
+    WorksInDouble: "the-dtype-stays",
+    SharesItsFactors: "a-second-layer-changes-nothing",
+    KeepsItsUpdate: "after-a-step-the-layer-computes-with-its-new-factors",
+    KeepsItsMerge: "merging-after-a-step-merges-the-new-factors",
     DrawsB: "a-fresh-adapter-is-the-identity",
-    DrawsNothing: "a-fresh-A-is-scaled-by-its-inputs",
+    DrawsNothing: "a-fresh-adapter-can-learn",
+    DrawsOneRow: "a-fresh-adapter-can-learn",
+    AlwaysDrawsTheSame: "a-fresh-adapter-can-learn",
+    DropsWholeTokens: "dropout-draws-for-each-input-alone",
+    ZeroMeansOne: "the-update-is-linear-in-the-strength",
+    AddsToTheActive: "switching-leaves-no-trace",
+    NothingKeepsTheLast: "with-none-active-the-layer-is-the-base",
+    MixesItsPartsAway: "mixing-by-cat-is-exact",
+    RowsChangeWhatIsActive: "a-mixed-batch-equals-its-single-runs",
+    RowsAddToWhatIsActive: "a-mixed-batch-equals-its-single-runs",
     FanInIsTheRank: "a-fresh-A-is-scaled-by-its-inputs",
     RootOfRForgotten: "rslora-divides-by-the-root-of-the-rank",
     DropsOutputs: "dropout-acts-on-the-input-of-A-alone",
     DropsTheBaseToo: "dropout-acts-on-the-input-of-A-alone",
     DropsWithoutScaling: "dropout-is-unbiased",
-    KeepsTheWrongShare: "dropout-is-unbiased",
+    DropsTooLittleOfMuch: "dropout-is-unbiased",
+    DropsTooLittleOfLittle: "dropout-is-unbiased",
     GradientsSwapped: "the-gradients-are-projections-of-the-full-gradient",
     GradientUnscaled: "at-init-the-gradient-of-B-is-that-of-W-seen-through-A",
     MeanOverTokens: "the-gradients-are-projections-of-the-full-gradient",
@@ -338,6 +506,7 @@ MISTAKES = {
     MergesTheTranspose: "the-merged-weight-is-W-plus-the-update",
     MergesAgain: "merging-twice-is-merging-once",
     UnmergesBySubtraction: "unmerging-restores-every-bit",
+    KeepsTheMerged: "unmerging-restores-every-bit",
     CountsTwiceWhenMerged: "merging-changes-no-output",
     MergeEatsB: "merging-leaves-A-and-B-alone",
     StaysFlagged: "after-unmerging-the-adapter-acts-as-before",
@@ -351,6 +520,7 @@ MISTAKES = {
     AllActAlways: "an-inactive-adapter-does-nothing",
     CannotBeSwitchedOff: "with-none-active-the-layer-is-the-base",
     RemembersTheLast: "switching-leaves-no-trace",
+    RescalesInPlace: "switching-leaves-no-trace",
     MixesSquaredWeights: "mixing-by-cat-is-exact",
     LinearWithoutRoots: "mixing-by-linear-carries-the-cross-terms",
     LinearThatIsExact: "mixing-by-linear-carries-the-cross-terms",
@@ -375,9 +545,15 @@ CAUGHT_BY_THE_WAY = {
 
 @pytest.mark.parametrize(("layer", "name"), MISTAKES.items(), ids=lambda value: getattr(value, "__name__", value))
 def test_a_mistake_is_caught_by_the_law_that_names_it(layer, name):
-    verdict = run(LAWS[name], layer, cases=200)
+    dtype = "float32" if layer is WorksInDouble else "float64"  # where double is not what was asked for
+    verdict = run(LAWS[name], layer, cases=200, dtype=dtype)
     assert verdict.holds is False
     assert "raised" not in verdict.counterexample  # it is wrong, not out of order
+
+
+def test_a_row_is_named_with_its_adapter():
+    wrong = run(LAWS["a-mixed-batch-equals-its-single-runs"], NoneIsTheActive)
+    assert "row 0 (base) should be" in wrong.counterexample
 
 
 @pytest.mark.parametrize(("name", "spoil"), CAUGHT_BY_THE_WAY.items())
@@ -392,6 +568,85 @@ def test_the_other_laws_can_fail_too(name, spoil):
             return MiniloraLayer.many(W, spoiled)
 
     assert run(LAWS[name], Spoiled, cases=100).holds is False
+
+
+class StepsInPlace(TwentyLines):
+    """On the very arrays that it was given."""
+
+    def step(self, x, g, lr):
+        found = self.gradients(x, g)
+        self.A -= lr * found["A"]
+        self.B -= lr * found["B"]
+
+
+class MergesInPlace(TwentyLines):
+    """With a copy of W to put back."""
+
+    kept = None
+
+    def merge(self):
+        if self.kept is None:
+            self.kept = self.weight.copy()
+            self.weight += self.scale * self.B @ self.A
+
+    def unmerge(self):
+        if self.kept is not None:
+            self.weight[...], self.kept = self.kept, None
+
+    def forward(self, x):
+        h = x @ self.weight.T
+        return h if self.kept is not None else h + self.scale * (x @ self.A.T) @ self.B.T
+
+    def gradients(self, x, g):
+        base = self.weight if self.kept is None else self.kept
+        back = self.scale * g @ self.B
+        return {"A": back.T @ x, "B": self.scale * g.T @ (x @ self.A.T), "x": g @ base + back @ self.A}
+
+
+class AnswersInLists(TwentyLines):
+    def forward(self, x):
+        return list(super().forward(x))
+
+
+class BeginsWithA(MiniloraLayer):
+    """B at random and A zero, the other way to begin at the identity."""
+
+    @classmethod
+    def fresh(cls, W, r, alpha, rng):
+        self = MiniloraLayer.fresh(W, r, alpha, rng)
+        A, B = self._layer.lora_A["default"].data, self._layer.lora_B["default"].data
+        A[...], B[...] = 0, rng.standard_normal(B.shape)
+        return self
+
+
+class StacksAll(MiniloraLayer):
+    """One product for all adapters, those that are off with strength 0."""
+
+    def forward(self, x):
+        layer = self._layer
+        h = x @ layer.weight.data.T
+        if layer.merged:
+            return h
+        A = np.concatenate([a.data for a in layer.lora_A.values()])
+        B = np.concatenate(
+            [layer.active.get(n, 0) * layer.scaling[n] * b.data for n, b in layer.lora_B.items()], axis=1
+        )
+        return h + x @ A.T @ B.T
+
+    def forward_rows(self, x, names):
+        active, rows = lora.active(self.model), []
+        for row, name in zip(x, names, strict=True):
+            self.set_active({name: 1.0} if name else {})
+            rows.append(self.forward(row))
+        self.set_active(active)
+        return np.stack(rows)
+
+
+@pytest.mark.parametrize("layer", [StepsInPlace, MergesInPlace, AnswersInLists, BeginsWithA, StacksAll])
+@pytest.mark.parametrize("law", catalogue(*CONFORMANCE), ids=lambda law: law.name)
+def test_other_ways_to_do_it_right_obey_as_well(law, layer):
+    verdict = run(law, layer, cases=15, seed=2)
+    assert verdict.holds is not False, verdict.counterexample
 
 
 def test_every_law_of_the_kit_has_a_mistake_that_it_names():

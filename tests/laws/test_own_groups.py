@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from minilora.data import ByteTokenizer
 from minilora.generation import Sampler
 from minilora.laws import LAWS, run
 from minilora.laws import model as model_laws
+from minilora.laws import runs as runs_laws
+from minilora.laws import writing as writing_laws
 from minilora.training import AdamW
 
 attention = importlib.import_module("minilora.autograd.ops.attention")
@@ -41,14 +44,14 @@ def test_the_law_holds(law, dtype):
 
 # --- mistakes: what is wrong, and what the counterexample names ---------------------------------------------------
 
-MISTAKES = {}
+MISTAKES = []
 
 
 def mistake(law, names):
-    """Enter a function, which spoils the package by a monkeypatch, as the mistake that `law` catches."""
+    """Enter a function, which spoils the package by a monkeypatch, as a mistake that `law` catches."""
 
     def enter(spoil):
-        MISTAKES[law] = spoil, names
+        MISTAKES.append(pytest.param(law, names, spoil, id=f"{law}: {spoil.__name__}"))
         return spoil
 
     return enter
@@ -86,6 +89,12 @@ def change_rules(patch, name, change):
         return out
 
     replace_op(patch, name, wrong)
+
+
+def doubled(rules, *_):
+    if callable(rules):
+        return lambda g: [2 * gx for gx in rules(g)]
+    return tuple(lambda g, rule=rule: 2 * rule(g) for rule in rules)
 
 
 def arrays(inputs):
@@ -149,6 +158,26 @@ def broadcasting_takes_the_mean(patch):
     patch.setattr(engine, "_unbroadcast", lambda g, like: right(g, like) * like.dtype.type(like.size / g.size))
 
 
+def some_axes_take_the_mean(patch, which):
+    right = engine._unbroadcast
+
+    def unbroadcast(g, like):
+        found = right(g, like)
+        return found * like.dtype.type(like.size / g.size) if which(g, like) else found
+
+    patch.setattr(engine, "_unbroadcast", unbroadcast)
+
+
+@mistake("the-adjoint-of-broadcasting-is-summation", "the gradient of x should be")
+def axes_of_length_one_take_the_mean(patch):
+    some_axes_take_the_mean(patch, lambda g, like: g.ndim == like.ndim)
+
+
+@mistake("the-adjoint-of-broadcasting-is-summation", "the gradient of x should be")
+def missing_axes_take_the_mean(patch):
+    some_axes_take_the_mean(patch, lambda g, like: g.ndim > like.ndim > 0)
+
+
 def rows_are_assigned(rules, weight, ids):
     def pull(g):
         gw = np.zeros_like(weight)
@@ -158,9 +187,19 @@ def rows_are_assigned(rules, weight, ids):
     return (pull,)
 
 
+@mistake("the-gradient-is-the-slope-in-every-direction", "op = embedding")
+def repeated_ids_count_once(patch):
+    change_rules(patch, "embedding", rows_are_assigned)
+
+
 @mistake("the-adjoint-of-a-gather-is-scatter-add", "op = embedding")
 def the_last_of_repeated_ids_wins(patch):
     change_rules(patch, "embedding", rows_are_assigned)
+
+
+@mistake("the-adjoint-of-a-gather-is-scatter-add", "op = index")
+def the_last_of_repeated_rows_wins(patch):
+    change_rules(patch, "index", rows_are_assigned)
 
 
 @mistake("what-is-used-twice-gets-both-gradients", "the gradient of x should be")
@@ -187,6 +226,16 @@ def softmax_is_taken_over_the_wrong_axis(patch):
     softmax_over_the_first_axis(patch)
 
 
+@mistake("fused-ops-equal-their-compositions", "the gradient of input 0 should be")
+def a_fused_gradient_is_doubled(patch):
+    change_rules(patch, "silu", doubled)
+
+
+@mistake("causal-attention-equals-its-composition", "the gradient of input 1 should be")
+def the_keys_are_transposed_on_the_way_back(patch):
+    the_gradient_of_the_keys_is_transposed_and_reshaped(patch)
+
+
 @mistake("causal-attention-equals-its-composition", "the value should be")
 def the_heads_of_a_group_alternate(patch):
     """Query head i uses key head i mod G, not i // (H/G)."""
@@ -201,6 +250,20 @@ def the_heads_of_a_group_alternate(patch):
 @mistake("taking-gradients-changes-nothing", "op = tanh")
 def a_rule_works_in_place(patch):
     change_rules(patch, "tanh", lambda rules, x: (lambda g: np.multiply(g, 1 - np.tanh(x) ** 2, out=g),))
+
+
+@mistake("taking-gradients-changes-nothing", "the gradient of input 0 should be")
+def a_rule_adds_to_what_it_gave_before(patch):
+    def adding(rules, x):
+        total = np.zeros_like(x)
+
+        def rule(g):
+            total[...] += rules[0](g)
+            return total.copy()
+
+        return (rule,)
+
+    change_rules(patch, "silu", adding)
 
 
 @mistake("backward-adds-to-the-gradient-that-is-there", "x.grad should be")
@@ -315,6 +378,14 @@ def the_stream_is_cut(patch):
     patch.setattr(llama.DecoderLayer, "forward", lambda self, x, turns, cache=None: self.mlp(x))
 
 
+@mistake("without-its-branches-the-stream-passes-through", "tied = False")
+def the_head_is_the_embedding_always(patch):
+    def forward(self, ids, cache=None, adapters=None):
+        return ops.linear(self.model(ids, cache), self.model.embed_tokens.weight)
+
+    patch.setattr(llama.Llama, "forward", forward)
+
+
 def write_float16(patch, module):
     right = module.write_tensors
 
@@ -329,6 +400,17 @@ def adapters_are_rounded(patch):
     write_float16(patch, importlib.import_module("minilora.lora.files"))
 
 
+@mistake("adapter-files-keep-every-bit", "the parameters should be")
+def loading_adapts_every_layer(patch):
+    right = lora.load_adapter
+
+    def load_adapter(model, folder, name):
+        right(model, folder, name)
+        lora.inject(model, lora.LoraConfig(1, 1), "another", rng=np.random.default_rng(0))
+
+    patch.setattr(lora, "load_adapter", load_adapter)
+
+
 @mistake("model-folders-keep-every-bit", "model.embed_tokens.weight should be")
 def models_are_rounded(patch):
     write_float16(patch, importlib.import_module("minilora.nn.pretrained"))
@@ -339,6 +421,18 @@ def a_character_is_a_byte(patch):
     patch.setattr(ByteTokenizer, "encode", lambda self, text: np.array([ord(c) % 256 for c in text]))
 
 
+@mistake("the-tokenizer-loses-nothing", "the text should come back as")
+def the_last_character_is_lost(patch):
+    right = ByteTokenizer.decode
+    patch.setattr(ByteTokenizer, "decode", lambda self, ids, **options: right(self, ids, **options)[:-1])
+
+
+@mistake("the-tokenizer-loses-nothing", "the text should come back as")
+def a_newline_is_added(patch):
+    right = ByteTokenizer.decode
+    patch.setattr(ByteTokenizer, "decode", lambda self, ids, **options: right(self, ids, **options) + "\n")
+
+
 @mistake("wherever-its-bytes-are-cut-a-text-is-the-same", "the pieces should make")
 def every_piece_is_decoded_alone(patch):
     class Pieces:
@@ -346,6 +440,26 @@ def every_piece_is_decoded_alone(patch):
             return data.decode("utf-8", "replace")
 
     patch.setattr(ByteTokenizer, "stream", lambda self, errors="replace": Pieces())
+
+
+def the_last_piece_becomes(patch, change):
+    right = ByteTokenizer.stream
+
+    def stream(self, errors="replace"):
+        decode = right(self, errors).decode
+        return SimpleNamespace(decode=lambda data, final=False: change(decode(data, final)) if final else decode(data))
+
+    patch.setattr(ByteTokenizer, "stream", stream)
+
+
+@mistake("wherever-its-bytes-are-cut-a-text-is-the-same", "the pieces should make")
+def what_is_broken_off_is_dropped(patch):
+    the_last_piece_becomes(patch, lambda piece: "")
+
+
+@mistake("wherever-its-bytes-are-cut-a-text-is-the-same", "the pieces should make")
+def the_end_is_marked(patch):
+    the_last_piece_becomes(patch, lambda piece: piece or "\ufffd")
 
 
 @mistake("a-resumed-run-is-one-that-never-stopped", "should be, bit for bit")
@@ -392,6 +506,21 @@ def what_is_written_stands_at_position_zero(patch):
     positions_begin_at_zero(patch)
 
 
+def what_is_written_becomes(patch, change):
+    right = writing_laws.generate
+    patch.setattr(writing_laws, "generate", lambda *arguments: [change(new) for new in right(*arguments)])
+
+
+@mistake("greedy-writing-takes-the-likeliest-token", "new tokens, has")
+def one_token_too_many_is_written(patch):
+    what_is_written_becomes(patch, lambda new: np.append(new, new[-1]))
+
+
+@mistake("greedy-writing-takes-the-likeliest-token", "new tokens, has")
+def one_token_too_few_is_written(patch):
+    what_is_written_becomes(patch, lambda new: new[:-1])
+
+
 @mistake("a-row-writes-by-its-own-dice", "of row")
 def rows_exchange_their_dice(patch):
     right = Sampler.choose
@@ -414,14 +543,26 @@ def what_is_cut_is_lost(patch):
     patch.setattr(sampling, "_nucleus", lambda p, top_p: p * (right(p, top_p) > 0))
 
 
-@pytest.mark.parametrize("law", OWN, ids=lambda law: law.name)
-def test_the_law_catches_a_mistake(law, monkeypatch):
-    spoil, names = MISTAKES[law.name]
+@pytest.mark.parametrize(("law", "names", "spoil"), MISTAKES)
+def test_the_law_catches_a_mistake(law, names, spoil, monkeypatch):
     spoil(monkeypatch)
-    verdict = run(law)
+    verdict = run(LAWS[law])
     assert verdict.holds is False
     assert names in verdict.counterexample
 
 
-def test_every_mistake_has_its_law():
-    assert MISTAKES.keys() == {law.name for law in OWN}
+@pytest.mark.parametrize("op", sorted(OPS.keys() - {"neg"}))
+def test_a_wrong_derivative_is_caught_in_every_op(op, monkeypatch):
+    change_rules(monkeypatch, op, doubled)
+    verdict = run(LAWS["the-gradient-is-the-slope-in-every-direction"], cases=100)
+    assert verdict.holds is False
+    assert "the slope should be" in verdict.counterexample
+
+
+@pytest.mark.parametrize("code", [0, 0x7F, 0x80, 0x7FF, 0x800, 0xD7FF, 0xE000, 0xFFFF, 0x10000, 0x1F600, 0x10FFFF])
+def test_the_bytes_of_a_character(code):
+    assert runs_laws.utf8(code) == list(chr(code).encode())
+
+
+def test_every_law_has_a_mistake():
+    assert {law for law, _, _ in (mistake.values for mistake in MISTAKES)} == {law.name for law in OWN}

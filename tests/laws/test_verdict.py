@@ -26,15 +26,19 @@ def test_as_many_cases_as_asked_for(cases):
     assert cases < 7 or len({len(x) for x in seen}) >= 3
 
 
-def draws(seed, dtype="float64"):
+def draws(seed, cases=10):
     seen = []
-    run(made(lambda case: seen.append(case.array("x", 2).tolist())), cases=10, seed=seed, dtype=dtype)
+    run(made(lambda case: seen.append(case.array("x", 2).tolist())), cases=cases, seed=seed)
     return seen
 
 
 def test_the_seed_decides_the_cases():
     assert draws(0) == draws(0)
     assert draws(0) != draws(1)
+
+
+def test_few_cases_are_drawn_twice():
+    assert len({tuple(x) for x in draws(0, cases=200) if x[0] % 1}) > 70
 
 
 def test_the_dtype_and_its_bound_reach_the_case():
@@ -49,6 +53,11 @@ def test_the_worst_error_of_all_cases():
     errors = iter([0.1, 0.4, 0.2])
     law = made(lambda case: case.equal("h", [1 + next(errors)], [1.0]), bound=rounding(0.5, 0.5))
     assert run(law, cases=3).worst_error == pytest.approx(0.4)
+
+
+def test_the_case_that_breaks_the_law_counts():
+    verdict = run(made(lambda case: case.true("no", False)))
+    assert (verdict.holds, verdict.cases) == (False, 1)
 
 
 def test_the_smallest_counterexample():
@@ -80,6 +89,17 @@ def test_an_exception_of_the_implementation_is_a_finding():
     assert verdict.worst_error == math.inf
 
 
+def test_a_layer_that_cannot_be_made_is_a_finding():
+    class Fails(TwentyLines):
+        def __init__(self, W, A, B, alpha, r):
+            raise RuntimeError("not today")
+
+    verdict = run(LAWS["the-layer-is-linear"], Fails)
+    assert verdict.holds is False
+    assert "raised RuntimeError: not today" in verdict.counterexample
+    assert LAWS["merging-twice-is-merging-once"].missing_in(Fails) == ["weight"]
+
+
 def test_what_a_layer_does_not_offer_is_not_tried():
     class Minimal:
         def __init__(self, W, A, B, alpha, r):
@@ -90,7 +110,7 @@ def test_what_a_layer_does_not_offer_is_not_tried():
 
     assert run(LAWS["the-gauge-changes-nothing"], Minimal).holds is True
     verdict = run(LAWS["merging-changes-no-output"], Minimal)
-    assert (verdict.holds, verdict.cases) == (None, 0)
+    assert (verdict.holds, verdict.cases, verdict.worst_error) == (None, 0, 0)
     assert LAWS["merging-twice-is-merging-once"].missing_in(Minimal) == ["merge", "weight"]
     assert LAWS["merging-leaves-A-and-B-alone"].missing_in(TwentyLines) == []  # attributes of the object count
 
@@ -110,6 +130,13 @@ def test_laws_of_minilora_alone_take_no_layer():
     assert type(seen[0]).__name__ == "Case"
 
 
+def test_laws_and_verdicts_stay_as_they_are():
+    verdict = run(made(lambda case: None), cases=1)
+    for thing in (verdict, verdict.law):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            thing.bound = {}
+
+
 def test_nothing_is_printed(capfd):
     run(made(lambda case: case.true("no", False)))
     assert capfd.readouterr() == ("", "")
@@ -122,3 +149,55 @@ def test_what_an_implementation_warns_of_is_no_verdict(recwarn):
 
     assert run(made(holds), cases=3).holds is True
     assert not recwarn.list
+
+
+def test_a_layer_that_leaves_things_to_chance():
+    """Hypothesis tries a case again, and finds that it holds now: also this is an answer."""
+
+    class DropsOutside(TwentyLines):
+        rng = np.random.default_rng(0)
+
+        def forward(self, x):
+            return super().forward(x) + (self.rng.random() < 0.3)
+
+    verdict = run(LAWS["the-layer-is-linear"], DropsOutside)
+    assert verdict.holds is False
+    assert verdict.counterexample.startswith(
+        "tried again, the same case gave another answer; what went wrong at first:"
+    )
+    assert "h(a x + y) should be" in verdict.counterexample
+
+
+@pytest.mark.parametrize("missing", ["__init__", "forward"])
+def test_what_every_layer_needs_cannot_be_left_for_later(missing):
+    def later(self, *arguments):
+        raise NotImplementedError
+
+    layer = type("Later", (TwentyLines,), {missing: later})
+    verdict = run(LAWS["zero-B-is-the-identity"], layer)
+    assert verdict.holds is False
+    assert f"raised TypeError: {missing} is not implemented; every layer needs it" in verdict.counterexample
+
+
+@pytest.mark.parametrize("arguments", [{"cases": 0}, {"dtype": "float16"}])
+def test_what_cannot_be_tried(arguments):
+    with pytest.raises(ValueError, match="expected at least one case, in float64 or float32; got "):
+        run(LAWS["zero-B-is-the-identity"], **arguments)
+
+
+def test_an_attribute_that_fails_is_a_finding():
+    class Fails(TwentyLines):
+        @property
+        def weight(self):
+            raise RuntimeError("not yet")
+
+        @weight.setter
+        def weight(self, value):
+            self.hidden = value
+
+        def forward(self, x):
+            return x @ self.hidden.T
+
+    verdict = run(LAWS["merging-twice-is-merging-once"], Fails)
+    assert verdict.holds is False
+    assert "raised RuntimeError: not yet" in verdict.counterexample

@@ -100,6 +100,12 @@ def test_the_config_on_disk(unit_llama, attach, tmp_path):
     }
 
 
+def test_the_base_is_given_by_name_alone(unit_llama, attach, tmp_path):
+    with pytest.raises(TypeError, match="positional argument"):
+        lora.save_adapter(attach(unit_llama()), tmp_path, "default", "a/base")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_first_of_two_matching_patterns_still_counts(unit_llama, attach, tmp_path):
     patterns = {"q_proj": 40, r".*\.1\..*": 1, ".*_proj": 16}
     model, other = attach(unit_llama(), alpha_pattern=patterns), unit_llama()
@@ -155,3 +161,15 @@ def test_a_failing_save_leaves_a_folder_that_opens(failing, unit_llama, attach, 
     lora.load_adapter(back, tmp_path)
     expected = adapter_state(old if failing == 1 else new, "default")
     assert all(adapter_state(back, "default")[n].tobytes() == a.tobytes() for n, a in expected.items())
+
+
+def test_numbers_that_the_files_type_cannot_hold_are_not_written(unit_llama, attach, tmp_path):
+    """100,000 is infinite in float16; such a file could not be loaded again."""
+    model = attach(unit_llama())
+    model.model.layers[1].self_attn.v_proj.lora_B["default"].data[0, 0] = 1e5
+    with pytest.raises(
+        lora.AdapterError, match=r"lora_B of model\.layers\.1\.self_attn\.v_proj .* not finite in float16"
+    ):
+        lora.save_adapter(model, tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()
+    lora.save_adapter(model, tmp_path / "single")

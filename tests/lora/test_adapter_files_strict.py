@@ -45,7 +45,10 @@ def test_the_folder_itself_is_good(folder, model):
 
 SPOILED = {
     "missing": (lambda t: t.pop(A), r"adapter_model\.safetensors lacks .*1\.self_attn\.q_proj\.lora_A\.weight, which"),
-    "several missing": (lambda t: [t.pop(A), t.pop(B)], r"lacks .*q_proj\.lora_A\.weight and 1 more, which"),
+    "several missing": (
+        lambda t: [t.pop(A), t.pop(B)],
+        r"lacks .*q_proj\.lora_A\.weight and 1 more, which its config asks for$",
+    ),
     "extra": (lambda t: t.update(surplus=t[A]), r"holds surplus, which its config does not ask for"),
     "an extra module": (
         lambda t: t.update({A.replace("q_proj", "k_proj"): t[A]}),
@@ -63,6 +66,18 @@ SPOILED = {
     "another rank": (
         lambda t: t.update({A: t[A][:2]}),
         r"should have shape \(3, 12\) .* found \(2, 12\); its config says that the rank is 3",
+    ),
+    "another rank of B": (
+        lambda t: t.update({B: t[B][:, :2]}),
+        r"should have shape \(24, 3\) .* found \(24, 2\); its config says that the rank is 3",
+    ),
+    "three axes": (
+        lambda t: t.update({A: t[A][:, :, None]}),
+        r"should have shape \(3, 12\) .* found \(3, 12, 1\); the adapter was made for another base",
+    ),
+    "three axes, another rank": (
+        lambda t: t.update({A: t[A][:2, :, None]}),
+        r"should have shape \(3, 12\) .* found \(2, 12, 1\); the adapter was made for another base",
     ),
     "narrower": (
         lambda t: t.update({A: t[A][:, :8]}),
@@ -92,7 +107,7 @@ SPOILED = {
     "flat": (lambda t: t.update({A: t[A].ravel()}), r"should have shape \(3, 12\) .* found \(36,\)"),
     "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"q_proj\.lora_B\.weight holds numbers that are not finite"),
     "infinity": (lambda t: t[A].__setitem__((2, 3), -np.inf), r"lora_A\.weight holds numbers that are not finite"),
-    "empty": (lambda t: t.clear(), r"lacks .* and 11 more"),
+    "empty": (lambda t: t.clear(), r"lacks .* and 11 more, which its config asks for$"),
 }
 
 
@@ -272,11 +287,53 @@ def test_a_file_of_terabytes_is_not_read(folder, model, snapshot):
         lora.read_adapter(folder)
 
 
+@pytest.mark.parametrize(("kind", "size"), [("F64", 8), ("F32", 4), ("F16", 2), ("BF16", 2)])
+def test_two_gigabytes_are_read_without_a_model_and_no_more(kind, size, folder, monkeypatch):
+    config, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
+    config.write_text(config.read_text().replace('"r": 3', '"r": 4'))
+    monkeypatch.setattr("minilora.lora.files.read_tensors", lambda path: {})
+    most = 2**31
+    for rows in (0, 1):  # of B, each of four numbers
+        entries = {
+            A: {"dtype": kind, "shape": [4, most // (4 * size)], "data_offsets": [0, most]},
+            B: {"dtype": kind, "shape": [rows, 4], "data_offsets": [most, most + 4 * size * rows]},
+        }
+        declare(file, entries, most + 4 * size * rows)
+        if rows:
+            with pytest.raises(lora.AdapterError, match=f"holds {most + 4 * size:,} bytes; load it onto its model"):
+                lora.read_adapter(folder)
+        else:
+            assert lora.read_adapter(folder)[1] == {}
+
+
+def test_a_name_of_a_hundred_letters_is_read_without_a_model_and_no_longer_one(folder):
+    file = folder / "adapter_model.safetensors"
+    tensors = read_tensors(file)
+    a, b = tensors.pop(A), tensors.pop(B)
+    for length in (100, 101):
+        longer = {key.replace("layers.1", "layers." + "1" * (length + 1 - len(key))): x for key, x in ((A, a), (B, b))}
+        assert {len(key) for key in longer} == {length}
+        write_tensors(file, {**tensors, **longer})
+        if length == 100:
+            assert len(lora.read_adapter(folder)[1]) == len(tensors) + 2
+        else:
+            with pytest.raises(lora.AdapterError, match=r"holds base_model\..*lora_[AB]\.weigh, which is no tensor"):
+                lora.read_adapter(folder)
+
+
 UNPAIRED = {
     "no B": (lambda t: t.pop(B), r"q_proj needs A \(r, in\) and B \(out, r\) with r = 3, found \(3, 12\) and \(\)"),
     "no A": (lambda t: t.pop(A), r"q_proj needs A .* found \(\) and \(24, 3\)"),
     "transposed": (lambda t: t.update({A: t[A].T}), r"q_proj needs A .* found \(12, 3\) and \(24, 3\)"),
     "rank": (lambda t: t.update({A: t[A][:2], B: t[B][:, :2]}), r"with r = 3, found \(2, 12\) and \(24, 2\)"),
+    "larger rank": (
+        lambda t: t.update({A: t[A][[0, 1, 2, 0]], B: t[B][:, [0, 1, 2, 0]]}),
+        r"with r = 3, found \(4, 12\) and \(24, 4\)",
+    ),
+    "smaller A": (lambda t: t.update({A: t[A][:2]}), r"with r = 3, found \(2, 12\) and \(24, 3\)"),
+    "larger A": (lambda t: t.update({A: t[A][[0, 1, 2, 0]]}), r"with r = 3, found \(4, 12\) and \(24, 3\)"),
+    "A of three axes": (lambda t: t.update({A: t[A][:, :, None]}), r"found \(3, 12, 1\) and \(24, 3\)"),
+    "B of three axes": (lambda t: t.update({B: t[B][:, :, None]}), r"found \(3, 12\) and \(24, 3, 1\)"),
     "flat": (lambda t: t.update({A: t[A].ravel()}), r"q_proj needs A .* found \(36,\) and \(24, 3\)"),
     "extra": (lambda t: t.update(surplus=t[A]), "holds surplus, which is no tensor of a LoRA adapter"),
     "magnitude": (
@@ -286,6 +343,10 @@ UNPAIRED = {
     "no prefix": (
         lambda t: t.update({A[17:]: t.pop(A)}),
         r"holds model\..*lora_A\.weight, which is no tensor of a LoRA",
+    ),
+    "no suffix": (
+        lambda t: t.update({A.removesuffix(".weight"): t.pop(A)}),
+        r"holds .*q_proj\.lora_A, which is no tensor of a LoRA",
     ),
     "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"holds base_model\..*1{50}, which is no tensor of"),
     "empty": (lambda t: t.clear(), "holds no tensors"),
@@ -331,7 +392,7 @@ def test_a_base_of_another_shape(shape, folder, unit_llama, snapshot):
     refused(unit_llama(**shape), folder, snapshot, r"(should have shape .* on this model, found|lacks .*layers\.3)")
 
 
-def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach, tmp_path, snapshot, ids):
+def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach, tmp_path, snapshot, ids, monkeypatch):
     """PEFT writes one down beside the adapter of an output head."""
     model, same, other = (unit_llama(seed, tie_word_embeddings=False) for seed in (0, 0, 1))
     attach(model, target_modules=["lm_head"])
@@ -341,7 +402,13 @@ def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach
     write_tensors(tmp_path / "adapter_model.safetensors", tensors)
     lora.load_adapter(same, tmp_path)
     np.testing.assert_array_equal(same(ids).data, model(ids).data)
-    refused(other, tmp_path, snapshot, r"is for another base: its copy of lm_head\.weight differs from this model's")
+    message = r"is for another base: its copy of lm_head\.weight differs from this model's"
+    refused(other, tmp_path, snapshot, message)
+    monkeypatch.setattr("minilora.lora.files.read_tensors", lambda path: pytest.fail("it was read"))
+    for rows in (28, 30):  # one of another shape is not even read
+        tensors["base_model.model.lm_head.base_layer.weight"] = np.resize(model.lm_head.weight.data, (rows, 12))
+        write_tensors(tmp_path / "adapter_model.safetensors", tensors)
+        refused(unit_llama(tie_word_embeddings=False), tmp_path, snapshot, message)
 
 
 def test_a_name_that_is_taken_or_cannot_be_one(folder, two_adapters, snapshot):

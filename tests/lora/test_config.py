@@ -1,6 +1,7 @@
 """Configs that cannot be meant, and what the patterns mean."""
 
 import dataclasses
+import sys
 
 import pytest
 
@@ -37,6 +38,7 @@ from minilora.lora import AdapterError, LoraConfig
         ({"use_rslora": "yes"}, "use_rslora should be a bool, got 'yes'"),
         ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "layers_to_transform goes with a list of names"),
         ({"r": 10**30}, "rank r should be at most 65,536, got 1000"),
+        ({"rank_pattern": {"q_proj": 65_537}}, "rank r should be at most 65,536, got 65537"),
         ({"rank_pattern": {"q_proj": True}}, "rank r .* got True"),
         ({"lora_alpha": 10**400}, r"lora_alpha should be a finite number, got 10{79}…$"),
         ({"lora_alpha": True}, "lora_alpha .* got True"),
@@ -74,9 +76,34 @@ def test_what_cannot_be_meant(options, message):
 
 
 def test_a_set_of_names_is_a_list_of_them():
-    assert sorted(LoraConfig(target_modules={"v_proj", "q_proj"}).target_modules) == ["q_proj", "v_proj"]
+    names = ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert LoraConfig(target_modules=set(names)).target_modules == names
+    assert LoraConfig(target_modules=names[::-1]).target_modules == names[::-1]  # a list stays in its order
     with pytest.raises(AdapterError, match="target_modules should hold names of modules"):
         LoraConfig(target_modules={"q_proj", 1})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"r": 65_536},
+        {"rank_pattern": {"q_proj": 1}},
+        {"lora_alpha": -sys.float_info.max},
+        {"lora_dropout": 0.999},
+        {"target_modules": ["q_proj"] * 2_000},
+        {"alpha_pattern": {f"m{i}": 1 for i in range(2_000)}},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_the_most_that_can_be_meant(options):
+    ((name, value),) = options.items()
+    assert getattr(LoraConfig(**options), name) == value
+
+
+def test_a_message_shows_eighty_letters_of_a_value():
+    for text, shown in [("x" * 78, "'" + "x" * 78 + "'"), ("x" * 79, "'" + "x" * 79 + "…")]:
+        with pytest.raises(AdapterError, match=f"bias = {shown} is not"):
+            LoraConfig(bias=text)
 
 
 def test_the_defaults_are_pefts():

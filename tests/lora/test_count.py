@@ -1,5 +1,7 @@
 """Counts of parameters: r (in + out) for each adapted weight, and the numbers that are known from elsewhere."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -33,6 +35,13 @@ def test_a_plain_model_trains_everything(unit_llama):
     assert report.percent == 100
 
 
+def test_a_report_and_its_rows_stay_as_they_are(unit_llama):
+    report = lora.report(unit_llama())
+    for counted, name in ((report, "rows"), (report.rows[0], "total")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(counted, name, 0)
+
+
 def test_of_two_adapters_the_active_one_is_trained(two_adapters):
     model = two_adapters()
     a, b = 3 * 3 * (12 + 24 + 12 + 12), 2 * 3 * (12 + 24 + 12 + 20 + 20 + 12)
@@ -56,6 +65,10 @@ def test_rows_and_the_printed_table(unit_llama, attach):
     assert len({len(line) for line in lines}) == 1  # columns line up
     (line,) = [line for line in lines if "up_proj" in line]
     assert line.split() == ["model.layers.*.mlp.up_proj", "3", "×", "20×12", "224", "944", "23.73%"]
+    (line,) = [line for line in lines if "embed_tokens" in line]  # a single module, of 29 × 12 in all
+    assert line.split() == ["model.embed_tokens", "29×12", "0", "348", "0.00%"]
+    (line,) = [line for line in str(lora.report(unit_llama(num_hidden_layers=2))).splitlines() if "up_proj" in line]
+    assert line.split()[1:4] == ["2", "×", "20×12"]
     assert lines[-1].split() == ["all", "224", f"{report.total:,}", f"{report.percent:.2f}%"]
 
 

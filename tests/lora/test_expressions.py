@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from minilora.lora import LoraConfig
+from minilora.lora import AdapterError, LoraConfig
 from minilora.lora.expressions import MOST_TRIES, most_tries
 
 UNSLOTH = (
@@ -97,8 +97,34 @@ def test_the_count_of_the_ways():
         "(ab|ac|b)": 2,
         r"(a|\w|\d)": 3,
         "a?|b": 3,
+        "a??b|c": 3,
+        "a?+": 2,
+        r"\?": 1,
+        ".*é.*": 1225,
+        "a*?b|c": 98,
+        "a{2}|b": 98,
+        r"\.a|\.b|c": 2,
     }
     assert {expression: most_tries(expression) for expression in counts} == counts
+
+
+def test_the_tries_of_all_expressions_of_a_config_add_up():
+    """Ten million for the targets and exclusions together, two hundred thousand for the keys: one more is refused."""
+    pairs, fives = "(a|a)", "(a|a|a|a|a)"
+    names, keys = pairs * 7 + fives * 7, pairs * 6 + fives * 5
+    assert (most_tries(names), most_tries(keys)) == (10_000_000, 200_000)
+    LoraConfig(target_modules=names)
+    LoraConfig(rank_pattern={keys: 1})
+    for options in ({"target_modules": names, "exclude_modules": "q"}, {"rank_pattern": {keys: 1, "q": 1}}):
+        with pytest.raises(AdapterError, match="'q' could take hours to match"):
+            LoraConfig(**options)
+    with pytest.raises(AdapterError, match="'q' could take hours to match"):
+        LoraConfig(rank_pattern={keys: 1}, alpha_pattern={"q": 1})
+
+
+def test_the_longest_and_the_deepest_that_are_counted():
+    assert most_tries("q" * 1_000) == 1
+    assert most_tries("(" * 30 + "q" + ")" * 30) == 1
 
 
 def test_what_passes_is_fast():

@@ -1,13 +1,15 @@
 """Norms and effective ranks against dense NumPy, and who would take which adapter."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.lora.factors import singular_values
 from minilora.lora.inject import lora_modules
-from minilora.lora.inspect import Taker, effective_rank, module_facts, singular_values, takers
+from minilora.lora.inspect import Taker, effective_rank, module_facts, takers
 from minilora.lora.select import layer_of
 
 SHAPES = [(1, 5, 7), (3, 12, 24), (8, 8, 8), (6, 4, 9), (6, 9, 4), (5, 3, 3)]  # r, in, out
@@ -91,8 +93,12 @@ def test_facts_about_modules(adapted):
     model, config, tensors = adapted
     modules = dict(lora_modules(model))
     facts = module_facts(config, tensors, {path: module.weight.data for path, module in modules.items()})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        facts[0].norm = 0.0
     assert sorted(fact.path for fact in facts) == sorted(modules)
     assert [layer_of(fact.path) for fact in facts] == sorted([*range(11), *range(11)])  # 10 after 9
+    elsewhere = {key.replace("model.layers.0", "x.0"): tensor for key, tensor in tensors.items()}
+    assert [layer_of(fact.path) for fact in module_facts(config, elsewhere, {})][:4] == [0, 0, 1, 1]
     for fact in facts:
         module, r = modules[fact.path], 5 if "up_proj" in fact.path else 3
         assert (fact.a_shape, fact.b_shape) == ((r, 12), (module.out_features, r))
@@ -164,12 +170,23 @@ def test_takers(options, expected, recwarn):
         assert bool(note) == bool(taker.note)
 
 
+def test_the_least_buffer_of_vllm_that_holds_a_rank():
+    for least, most in [(17, 32), (33, 64), (65, 128), (129, 256), (257, 320), (321, 512)]:
+        for r in (least, most):
+            assert takers(lora.LoraConfig(r=r), PATHS)[1].note == f"started with --max-lora-rank {most}"
+
+
 @pytest.mark.parametrize(
     ("tied", "paths", "takes"), [(True, ["lm_head"], False), (False, ["lm_head"], True), (True, PATHS, True)]
 )
 def test_llama_cpp_and_the_output_head(tied, paths, takes):
-    assert takers(lora.LoraConfig(target_modules=["lm_head"]), paths, tied)[2].takes is takes
+    config = lora.LoraConfig(target_modules=["lm_head"])
+    assert takers(config, paths, tied)[2].takes is takes
+    assert takers(config, paths)[2].takes  # not tied, unless it is said
 
 
 def test_a_taker_says_what_it_is_about():
-    assert takers(lora.LoraConfig(), PATHS)[0] == Taker("PEFT", True, "")
+    taker = takers(lora.LoraConfig(), PATHS)[0]
+    assert taker == Taker("PEFT", True, "")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        taker.takes = False

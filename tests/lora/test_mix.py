@@ -1,5 +1,6 @@
 """Mixing adapters into a new one: cat is exact, svd is the best of its rank, linear has the cross terms it says."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -182,13 +183,16 @@ def test_linear_has_the_cross_terms_that_it_says(weights, equal_ranks):
     assert set(made.rank.values()) == {3}
 
 
-def test_adapters_that_cancel(equal_ranks):
+@pytest.mark.parametrize(("size_A", "size_B"), [(1, 1), (1e4, 1), (1, 1e4)])
+def test_adapters_that_cancel(size_A, size_B, equal_ranks):
     """Σ wᵢ ΔWᵢ is then nothing but rounding; cat says that it is exact, and linear how far off it is."""
     model = equal_ranks
     for _, module in lora_modules(model):
         if "x" in module.config:
             A, B = (part["x"].data for part in (module.lora_A, module.lora_B))
             A_too, B_too = (part["y"].data for part in (module.lora_A, module.lora_B))
+            A *= size_A
+            B *= size_B
             A_too[...], B_too[...] = 2 * A, module.scaling["x"] / module.scaling["y"] / 2 * B
     for how in ("cat", "svd"):
         assert set(lora.mix(model, {"x": 1, "y": -1}, f"by-{how}", how).error.values()) == {0}
@@ -262,6 +266,9 @@ def test_saved_and_loaded_it_is_the_same(how, two_adapters, unit_llama, tmp_path
     np.testing.assert_array_equal(fresh(IDS).data, model(IDS).data)
     config, _ = lora.read_adapter(tmp_path)
     assert config.target_modules == ["down_proj", "q_proj", "up_proj", "v_proj"]  # as short as it can be
+    common = 2 if how == "cat" else 3  # of cat the MLP's, of svd that of q and v
+    assert config.r == config.lora_alpha == common
+    assert sorted(config.rank_pattern.values()) == sorted(r for r in made.rank.values() if r != common)
 
 
 def test_saved_and_loaded_where_the_last_names_would_mean_more(unit_llama, attach, tmp_path):
@@ -295,23 +302,26 @@ def test_it_merges_as_any_other(model):
     assert sorted(lora.adapters(model)) == ["a", "b", "c"]
 
 
-WISHES = "mix expects weights by name, how = 'cat', 'linear', 'svd', and with 'svd' alone a whole number r of at least"
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"weights": {}}, WISHES),
-        ({"weights": "a"}, WISHES),
-        ({"weights": ["a", "b"]}, WISHES),
-        ({"weights": None}, WISHES),
-        ({"how": "ties"}, f"{WISHES}.*how = 'ties'"),
-        ({"how": "cat", "r": 4}, f"{WISHES}.*how = 'cat', r = 4"),
-        ({"how": "linear", "r": 4}, WISHES),
-        ({"how": "svd", "r": 0}, WISHES),
-        ({"how": "svd", "r": -2}, WISHES),
-        ({"how": "svd", "r": 2.5}, f"{WISHES}.*r = 2.5"),
-        ({"how": "svd", "r": "8"}, f"{WISHES}.*r = '8'"),
+        ({"weights": {}}, r"expected a weight for each adapter, such as {'bard': 0.7, 'recipe': 0.3}, got {}"),
+        ({"weights": "a"}, "expected a weight for each adapter, .* got 'a'"),
+        ({"weights": ["a", "b"]}, r"expected a weight for each adapter, .* got \['a', 'b'\]"),
+        ({"weights": None}, "expected a weight for each adapter, .* got None"),
+        ({"how": "ties"}, "expected how = 'cat', 'linear', 'svd', got 'ties'"),
+        ({"how": ["cat"]}, r"expected how = 'cat', 'linear', 'svd', got \['cat'\]"),
+        ({"how": None, "r": 4}, "expected how = 'cat', 'linear', 'svd', got None"),
+        ({"how": "cat", "r": 4}, "a rank can be chosen for 'svd' alone; 'cat' has .* got r = 4"),
+        ({"how": "linear", "r": 4}, "a rank can be chosen for 'svd' alone; 'linear' has .* got r = 4"),
+        ({"how": "svd", "r": 0}, "expected a rank r of at least 1, a whole number, got 0"),
+        ({"how": "svd", "r": -2}, "expected a rank r of at least 1, .* got -2"),
+        ({"how": "svd", "r": 2.5}, "expected a rank r of at least 1, .* got 2.5"),
+        ({"how": "svd", "r": "8"}, "expected a rank r of at least 1, .* got '8'"),
+        ({"how": "svd", "r": True}, "expected a rank r of at least 1, .* got True"),
+        ({"weights": {"a": 1e308, "b": 1e308}, "how": "svd"}, "too large: the mixture at .* is not finite in float64"),
+        ({"weights": {"a": 10**400}}, "the strength of 'a' should be a finite number"),
+        ({"adapter": None}, "name is made of letters, digits, - and _; got None"),
         ({"weights": {"a": 1, "bard": 1}}, "there is no adapter 'bard'; the model has a, b, c"),
         ({"weights": {"a": 1, "b": math.nan}}, "the strength of 'b' should be a finite number, got nan"),
         ({"weights": {"a": math.inf}}, "the strength of 'a' should be a finite number, got inf"),
@@ -348,6 +358,8 @@ def test_a_model_without_adapters_is_refused(unit_llama, snapshot):
 def test_what_is_said_of_a_mixture(two_adapters):
     model = two_adapters()
     cat = lora.mix(model, {"a": 1, "b": 1}, "both")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cat.how = "svd"
     assert str(cat).startswith("both: cat, rank 2 to 5 in 12 modules; exactly the weighted sum")
     svd = lora.mix(model, {"a": 1, "b": 1}, "flat", "svd", 1)
     worst = max(svd.error, key=svd.error.get)
@@ -355,3 +367,17 @@ def test_what_is_said_of_a_mixture(two_adapters):
         f"flat: svd, rank 1 in 12 modules; at most {svd.error[worst]:.2g} ‖ΔW‖ from the weighted sum, "
         f"{1 - svd.error[worst] ** 2:.1%} of the energy kept ({worst})"
     )
+
+
+def test_a_mixture_too_large_for_the_models_own_type(two_adapters, snapshot):
+    """1e39 is a number of Python's, and infinite in float32."""
+    model = two_adapters()
+    before = snapshot(model)
+    with pytest.raises(lora.AdapterError, match=r"too large: the mixture at .* is not finite in float32"):
+        lora.mix(model, {"a": 1e39})
+    assert snapshot(model) == before
+
+
+def test_a_sum_of_zero_that_the_mixture_misses():
+    found = lora.Mixture("none", "linear", {"q_proj": 2, "v_proj": 2}, {"q_proj": 0.1, "v_proj": math.inf})
+    assert str(found) == "none: linear, rank 2 in 2 modules; the weighted sum is zero, and the mixture is not (v_proj)"

@@ -53,7 +53,10 @@ ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
     ("options", "message"),
     [
         ({"target_modules": ["q_proj", "query"]}, f"target 'query' matches no linear module; .* named {ALL}"),
-        ({"target_modules": ["proj"]}, f"target 'proj' matches no .* named {ALL}"),
+        (
+            {"target_modules": ["proj"]},
+            rf"target 'proj' matches no .* named {ALL}, for example model\.layers\.0\.self_attn\.q_proj$",
+        ),
         ({"target_modules": ["embed_tokens"]}, f"target 'embed_tokens' matches no .* named {ALL}"),
         ({"target_modules": ["q_proj", "all-linear"]}, f"target 'all-linear' matches no .* named {ALL}"),  # not a name
         ({"target_modules": ["q_proj", "x" * 1_000]}, f"target 'x{{79}}… matches no .* named {ALL}"),
@@ -65,7 +68,10 @@ ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
             {"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]},
             "nothing is left to adapt after exclude_modules",
         ),
-        ({"rank_pattern": {"up_proj": 2}}, "rank_pattern has the key 'up_proj', which matches no adapted module"),
+        (
+            {"rank_pattern": {"up_proj": 2}, "target_modules": ["v_proj"]},
+            r"rank_pattern has the key 'up_proj', which matches no adapted module, such as .*\.0\.self_attn\.v_proj$",
+        ),
         ({"alpha_pattern": {"q": 2}}, "alpha_pattern has the key 'q', which matches no adapted module"),
     ],
 )
@@ -89,6 +95,8 @@ def test_a_refused_target_changes_nothing(unit_llama, attach, snapshot):
         ("model.layers.12.mlp.up_proj", 12),
         ("lm_head", None),
         ("a.3.b.4", 3),
+        ("a." + "9" * 9, 10**9 - 1),
+        ("a." + "9" * 10, None),
         ("model.²", None),
         ("model." + "9" * 5_000, None),
     ],
