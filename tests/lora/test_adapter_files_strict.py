@@ -71,6 +71,10 @@ SPOILED = {
         lambda t: t.update({B: t[B][:, :2]}),
         r"should have shape \(24, 3\) .* found \(24, 2\); its config says that the rank is 3",
     ),
+    "wider, and another rank": (
+        lambda t: t.update({A: np.resize(t[A], (2, 14))}),
+        r"should have shape \(3, 12\) .* found \(2, 14\); the adapter was made for another base",
+    ),
     "three axes": (
         lambda t: t.update({A: t[A][:, :, None]}),
         r"should have shape \(3, 12\) .* found \(3, 12, 1\); the adapter was made for another base",
