@@ -3,11 +3,11 @@
 from minilora.laws import check
 check(MyLoraLinear)  # what holds; and the smallest counterexample of what does not
 
-Reading order: `law.py` (what a law is), `lora.py`, `merge.py`, `many.py` (the laws of LoRA), then `layer.py` (what a
-class needs to be held to them). `minilora laws --list` prints the catalogue.
+Reading order: `law.py` (what a law is); `lora.py`, `learning.py`, `merge.py`, `many.py` (the laws of LoRA); then
+`layer.py` (what a class needs to be held to them). `minilora laws --list` prints the catalogue.
 """
 
-from minilora.laws import autograd, lora, many, merge, model, runs, writing  # noqa: F401 (each enters its laws)
+from minilora.laws import autograd, learning, lora, many, merge, model, runs, writing  # noqa: F401 (each enters its laws)
 from minilora.laws.check import check
 from minilora.laws.law import CONFORMANCE, GROUPS, LAWS, Law, catalogue
 from minilora.laws.verdict import Verdict, run
