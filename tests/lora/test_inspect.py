@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.lora.factors import singular_values
+from minilora.lora.factors import singular_values, thin_svd
 from minilora.lora.inject import lora_modules
 from minilora.lora.inspect import Taker, effective_rank, module_facts, takers
 from minilora.lora.select import layer_of
@@ -27,6 +27,20 @@ def test_singular_values_are_those_of_the_product(shape, dtype):
     np.testing.assert_allclose(found, dense[: len(found)], rtol=1e-10, atol=1e-12 * dense[0])
     assert np.all(dense[len(found) :] < 1e-12 * dense[0])
     assert len(found) == min(shape)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_singular_vectors_are_those_of_the_product(shape):
+    """U and V have orthonormal columns, as few as there are singular values, and U Σ Vᵀ is B A."""
+    r, n_in, n_out = shape
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((r, n_in)), 1e3 * rng.standard_normal((n_out, r))
+    left, values, right = thin_svd(a, b)
+    k = min(shape)
+    assert (left.shape, values.shape, right.shape) == ((n_out, k), (k,), (k, n_in))
+    assert np.abs((left * values) @ right - b @ a).max() < 1e-12 * values[0]
+    assert np.abs(left.T @ left - np.eye(k)).max() < 1e-12
+    assert np.abs(right @ right.T - np.eye(k)).max() < 1e-12
 
 
 def test_singular_values_without_the_product():

@@ -369,6 +369,11 @@ def test_what_is_said_of_a_mixture(two_adapters):
     )
 
 
+def test_energy_is_said_of_svd_alone():
+    found = lora.Mixture("sum", "linear", {"q_proj": 2}, {"q_proj": 0.1})
+    assert str(found) == "sum: linear, rank 2 in 1 modules; at most 0.1 ‖ΔW‖ from the weighted sum (q_proj)"
+
+
 def test_a_mixture_too_large_for_the_models_own_type(two_adapters, snapshot):
     """1e39 is a number of Python's, and infinite in float32."""
     model = two_adapters()
