@@ -84,7 +84,7 @@ class Case:
             raise Broken(f"{what} should be {want.dtype} {want.shape}, is {got.dtype} {got.shape}")
         if got.tobytes() != want.tobytes():
             error = float(np.max(np.abs(got - want))) if got.dtype.kind == "f" else 1.0
-            texts = _text(want, 17), _text(got, 17)  # as many digits as show the last bit
+            texts = _text(want, None), _text(got, None)  # with as many digits as tell them apart
             self._judge(max(error, 5e-324), f"{what} should be, bit for bit, {texts[0]}, is {texts[1]}")
 
     def at_most(self, what: str, got: float, limit: float) -> None:
@@ -118,8 +118,8 @@ def _short(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _text(array: Array, digits: int = 6) -> str:
-    """An array on one line, with as many digits as one reads."""
-    return " ".join(
-        np.array2string(array, precision=digits, separator=", ", threshold=60, max_line_width=10_000).split()
-    )
+def _text(array: Array, digits: int | None = 6) -> str:
+    """An array on one line, with as many digits as one reads; with None, with as many as it takes to be exact."""
+    mode: Any = "maxprec" if digits else "unique"
+    text = np.array2string(array, precision=digits, floatmode=mode, separator=", ", threshold=60, max_line_width=10_000)
+    return " ".join(text.split())

@@ -52,6 +52,7 @@ OPERATIONS: dict[str, tuple[Function, str]] = {
     "sub": (lambda x, y: x - y, "nm,m"),
     "div": (lambda x, y: x / (y * y + 0.5), "nm,nm"),
     "where": (lambda x, y: ops.where(np.eye(*x.shape, dtype=bool), x, y), "nm,nm"),
+    "neg": (lambda x: -x, "nm"),
     "power": (lambda x: (x * x + 0.5) ** 1.5, "nm"),
     "exp": (lambda x: ops.exp(0.5 * x), "nm"),
     "log": (lambda x: ops.log(x * x + 0.5), "nm"),
@@ -79,7 +80,7 @@ ONE_OP_OF_TWO_INPUTS = {name: OPERATIONS[name] for name in ("mul", "matmul", "li
 
 # Linear in their first input; the others are held.
 LINEAR: dict[str, tuple[Function, str]] = {
-    **{name: OPERATIONS[name] for name in ("mul", "matmul", "linear", "sum", "mean", "reshape", "transpose")},
+    **{name: OPERATIONS[name] for name in ("mul", "matmul", "linear", "neg", "sum", "mean", "reshape", "transpose")},
     **{name: OPERATIONS[name] for name in ("index", "slice", "embedding", "dropout", "rotary")},
     "matmul, the right one": (lambda y, x: x @ y, "mk,nm"),
     "linear in its weight": (lambda w, x: ops.linear(x, w), "km,nm"),

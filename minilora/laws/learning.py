@@ -45,8 +45,8 @@ def at_init_A_gets_no_gradient(case: Case, layer: Layer) -> None:
     """While B is zero, no gradient reaches A: the first step moves B alone."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
-    got = layer(W, A, 0 * B, alpha, r).gradients(x, case.array("g", len(x), len(W)))
-    case.equal("∂L/∂A", got["A"], 0 * A)
+    got = layer(W, A, np.zeros_like(B), alpha, r).gradients(x, case.array("g", len(x), len(W)))
+    case.equal("∂L/∂A", got["A"], np.zeros_like(A))
 
 
 @law("lora", "B = 0  ⇒  ∂L/∂B = s G Aᵀ,  G = Σ g xᵀ", f"{HU}, section 4.1, differentiated", needs=("gradients",))
@@ -55,7 +55,7 @@ def at_init_the_gradient_of_B_is_that_of_W_seen_through_A(case: Case, layer: Lay
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
     g = case.array("g", len(x), len(W))
-    got = layer(W, A, 0 * B, alpha, r).gradients(x, g)
+    got = layer(W, A, np.zeros_like(B), alpha, r).gradients(x, g)
     case.equal("∂L/∂B", got["B"], alpha / r * (g.T @ x) @ A.T)
 
 
@@ -64,9 +64,9 @@ def with_A_and_B_zero_nothing_is_ever_learned(case: Case, layer: Layer) -> None:
     """Zero times zero is a saddle point: both gradients vanish, so one of the factors has to begin elsewhere."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
-    got = layer(W, 0 * A, 0 * B, alpha, r).gradients(x, case.array("g", len(x), len(W)))
-    case.equal("∂L/∂A", got["A"], 0 * A)
-    case.equal("∂L/∂B", got["B"], 0 * B)
+    got = layer(W, np.zeros_like(A), np.zeros_like(B), alpha, r).gradients(x, case.array("g", len(x), len(W)))
+    case.equal("∂L/∂A", got["A"], np.zeros_like(A))
+    case.equal("∂L/∂B", got["B"], np.zeros_like(B))
 
 
 @law("lora", "∂L/∂A = s Bᵀ G,  ∂L/∂B = s G Aᵀ,  G = Σ g xᵀ = ∂L/∂(ΔW)", "chain rule", needs=("gradients",))

@@ -67,7 +67,7 @@ def zero_B_is_the_identity(case: Case, layer: Layer) -> None:
     """An adapter whose B is zero changes nothing."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
-    case.equal("h", layer(W, A, 0 * B, alpha, r).forward(x), x @ W.T)
+    case.equal("h", layer(W, A, np.zeros_like(B), alpha, r).forward(x), x @ W.T)
 
 
 @law("lora", "h(x, α) - W x = (h(x, 1) - W x) · α", f"{HU}, section 4.1")
@@ -93,7 +93,9 @@ def with_alpha_over_r_fixed_the_rank_does_not_scale(case: Case, layer: Layer) ->
     """Rank that is not used changes nothing as long as α/r stays."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
-    padded = layer(W, np.concatenate([A, 0 * A]), np.concatenate([B, 0 * B], axis=1), 2 * alpha, 2 * r)
+    padded = layer(
+        W, np.concatenate([A, np.zeros_like(A)]), np.concatenate([B, np.zeros_like(B)], axis=1), 2 * alpha, 2 * r
+    )
     case.equal("h", padded.forward(x), layer(W, A, B, alpha, r).forward(x))
 
 

@@ -188,13 +188,19 @@ class DropsWithoutScaling(MiniloraLayer):
 
 class DropsTooLittleOfMuch(MiniloraLayer):
     def forward_in_training(self, x, p, rng):
-        kept = (rng.random(x.shape) >= (0.93 * p if p > 0.5 else p)) / (1 - p)
+        kept = (rng.random(x.shape) >= (0.94 * p if p > 0.5 else p)) / (1 - p)
         return x @ self.weight.T + self.forward(x * kept) - (x * kept) @ self.weight.T
 
 
 class DropsTooLittleOfLittle(MiniloraLayer):
     def forward_in_training(self, x, p, rng):
         kept = (rng.random(x.shape) >= (0.8 * p if p < 0.5 else p)) / (1 - p)
+        return x @ self.weight.T + self.forward(x * kept) - (x * kept) @ self.weight.T
+
+
+class LeaksWhatItDrops(MiniloraLayer):
+    def forward_in_training(self, x, p, rng):
+        kept = np.where(rng.random(x.shape) >= p, 1 / (1 - p), -0.01)
         return x @ self.weight.T + self.forward(x * kept) - (x * kept) @ self.weight.T
 
 
@@ -432,6 +438,17 @@ class RowsAddToWhatIsActive(MiniloraLayer):
         return super().forward_rows(x, names) + active
 
 
+class ShrinksInsteadOfSvd(MiniloraLayer):
+    """As far from the sum as the best of rank r, but not of rank r: all of it, times a number."""
+
+    def mix(self, weights, how, r=None):
+        if how == "svd":
+            exact = sum(w * self._layer.delta(name) for name, w in weights.items())
+            left = np.linalg.norm(np.linalg.svd(exact, compute_uv=False)[r:]) / np.linalg.norm(exact)
+            weights, how, r = {name: w * (1 - left) for name, w in weights.items()}, "cat", None
+        super().mix(weights, how, r)
+
+
 class OneAdapterForAllRows(MiniloraLayer):
     def forward_rows(self, x, names):
         return super().forward_rows(x, [names[0]] * len(names))
@@ -494,6 +511,7 @@ MISTAKES = {
     DropsWithoutScaling: "dropout-is-unbiased",
     DropsTooLittleOfMuch: "dropout-is-unbiased",
     DropsTooLittleOfLittle: "dropout-is-unbiased",
+    LeaksWhatItDrops: "dropout-is-unbiased",
     GradientsSwapped: "the-gradients-are-projections-of-the-full-gradient",
     GradientUnscaled: "at-init-the-gradient-of-B-is-that-of-W-seen-through-A",
     MeanOverTokens: "the-gradients-are-projections-of-the-full-gradient",
@@ -526,6 +544,7 @@ MISTAKES = {
     LinearThatIsExact: "mixing-by-linear-carries-the-cross-terms",
     SvdOfTheFirst: "mixing-by-svd-is-the-best-of-its-rank",
     SvdKeepsAll: "mixing-by-svd-is-the-best-of-its-rank",
+    ShrinksInsteadOfSvd: "mixing-by-svd-is-the-best-of-its-rank",
     OneAdapterForAllRows: "a-mixed-batch-equals-its-single-runs",
     RowsSorted: "permuting-rows-with-their-adapters-permutes-the-output",
     NoneIsTheActive: "a-row-without-adapter-is-the-base",

@@ -26,6 +26,10 @@ def test_as_many_cases_as_asked_for(cases):
     assert cases < 7 or len({len(x) for x in seen}) >= 3
 
 
+def test_two_hundred_cases_unless_asked_for_others():
+    assert run(made(lambda case: None)).cases == 200
+
+
 def draws(seed, cases=10):
     seen = []
     run(made(lambda case: seen.append(case.array("x", 2).tolist())), cases=cases, seed=seed)
