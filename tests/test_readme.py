@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minilora import cli
+from minilora import cli, laws
 from minilora.assets import BASE
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -50,3 +50,18 @@ def test_the_card_says_what_the_record_says():
     final = re.search(r"\[3000, ([0-9.]+)\]", (BASE / "history.json").read_text())
     assert final is not None
     assert f"**{float(final[1]):.4f} nats per character**" in card
+
+
+def test_the_table_has_the_laws_that_there_are():
+    table = re.findall(
+        r"^\| ([\w-]+) \| .* \| (holds|\*\*differs\*\*) \| (?:holds|\*\*differs\*\*) \|$", README, re.MULTILINE
+    )
+    assert table == [(law.name, "holds") for law in laws.catalogue(*laws.CONFORMANCE)]
+    assert f"Of these {len(table)} laws, {len(table)} hold for minilora" in README
+
+
+def test_the_mistake_is_found_as_it_is_printed(capsys):
+    (block,) = [block for block in BLOCKS if "check(MyLoraLinear)" in block]
+    printed = README.partition(block)[2].split("```")[2].strip("\n").removesuffix("…")
+    exec(compile(block, "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(printed)
