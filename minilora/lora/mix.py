@@ -33,6 +33,8 @@ from minilora.nn.variants import strengths
 Factors: TypeAlias = tuple[Array, Array]
 """A (r, in) and B (out, r), in float64."""
 
+WAYS = "cat", "linear", "svd"
+
 
 @dataclass(frozen=True)
 class Mixture:
@@ -93,9 +95,9 @@ def mix(
     for path, module in lora_modules(model):
         mine = {name: w for name, w in weights.items() if name in module.config}
         if mine:
-            exact = _cat(module, mine, r)
+            exact = _cat(module, mine)
             _refuse_infinite(exact, path, module)
-            made[path] = WAYS[how](module, mine, r)
+            made[path] = _make(how, exact, module, mine, r)
             error[path] = _distance(made[path], exact)
     rank = {path: len(A) for path, (A, _) in made.items()}
     inject(model, _config(model, rank), adapter, rng=np.random.default_rng(0))
@@ -128,14 +130,23 @@ def _refuse_infinite(factors: Factors, path: str, module: LoraLinear) -> None:
             )
 
 
-def _cat(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
+def _make(how: str, exact: Factors, module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
+    """The mixture at one module; `exact` are the factors of the weighted sum."""
+    if how == "cat":
+        return exact
+    if how == "linear":
+        return _linear(module, weights)
+    return _nearest(*exact, r or max(len(module.lora_A[name].data) for name in weights))
+
+
+def _cat(module: LoraLinear, weights: dict[str, float]) -> Factors:
     """A's above each other, B's beside each other, each times w s."""
     A, B = zip(*(_factors(module, name) for name in weights), strict=True)
     scaled = [w * module.scaling[name] * b for (name, w), b in zip(weights.items(), B, strict=True)]
     return np.concatenate(A), np.concatenate(scaled, axis=1)
 
 
-def _linear(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
+def _linear(module: LoraLinear, weights: dict[str, float]) -> Factors:
     """Σ √(ws) A and Σ √(ws) B; a negative ws gives its sign to A, as in PEFT."""
     ranks = {name: len(module.lora_A[name].data) for name in weights}
     if len(set(ranks.values())) > 1:
@@ -147,15 +158,11 @@ def _linear(module: LoraLinear, weights: dict[str, float], r: int | None) -> Fac
     return np.asarray(A), np.asarray(B)
 
 
-def _svd(module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
-    """The r largest singular values of the exact mixture, each shared out evenly between A and B."""
-    left, values, right = thin_svd(*_cat(module, weights, r))
-    r = min(r or max(len(module.lora_A[name].data) for name in weights), len(values))
+def _nearest(A: Array, B: Array, r: int) -> Factors:
+    """The r largest singular values of B A, or all if there are fewer, each shared out evenly between the factors."""
+    left, values, right = thin_svd(A, B)
     roots = np.sqrt(values[:r])
     return roots[:, None] * right[:r], left[:, :r] * roots  # (r, in), (out, r)
-
-
-WAYS = {"cat": _cat, "linear": _linear, "svd": _svd}
 
 
 def _factors(module: LoraLinear, name: str) -> Factors:

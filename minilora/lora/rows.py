@@ -2,8 +2,8 @@
 
         h[i] = W x[i] + B[i] A[i] x[i]        A[i] and s·B[i] gathered from a table of the batch's adapters
 
-The product with W, nearly all of the work, is shared by the rows; the thin products go through one table, without a
-loop over rows or adapters (Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5).
+The product with W is shared by the rows; the thin products go through one table, without a loop over rows or adapters
+(Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5).
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class MiniloraLayer:
         return self.model.linear(Tensor(x)).data
 
     def forward_in_training(self, x: Array, p: float, rng: np.random.Generator) -> Array:
-        trained = MiniloraLayer(self.weight, self.A, self.B, 1.0, len(self.A), lora_dropout=p)
-        trained._layer.scaling["default"] = self._layer.scaling["default"]
+        r = len(self.A)
+        trained = MiniloraLayer(self.weight, self.A, self.B, self._layer.scaling["default"] * r, r, lora_dropout=p)
         trained.model.train(rng)
         return trained.forward(x)
 
