@@ -26,14 +26,15 @@ def keep_freed_memory() -> bool:
     """Ask the C library to keep large freed blocks for the next step, instead of returning them to the system.
 
     A training step frees and takes the same large arrays again and again; returned blocks must be mapped and
-    zeroed anew each time, which can cost as much as the arithmetic. Works on Linux with glibc; does nothing
+    zeroed anew each time, which can cost as much as the arithmetic. Threads take from one store: in stores of their
+    own, which are small, the library would return blocks all the same. Works on Linux with glibc; does nothing
     elsewhere. Says whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
-    trim_threshold, mmap_threshold, one_gib = -1, -3, 1 << 30
+    trim_threshold, mmap_threshold, stores, one_gib = -1, -3, -8, 1 << 30
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library, such as musl
         return False
-    return bool(mallopt(mmap_threshold, one_gib) and mallopt(trim_threshold, one_gib))
+    return all([mallopt(mmap_threshold, one_gib), mallopt(trim_threshold, one_gib), mallopt(stores, 1)])

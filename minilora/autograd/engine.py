@@ -19,22 +19,25 @@ if TYPE_CHECKING:
     from minilora.autograd.tensor import Array, Tensor
 
 
-def gradients(output: Tensor, wrt: Sequence[Tensor], cotangent: Array | None = None) -> list[Array]:
+def gradients(
+    output: Tensor, wrt: Sequence[Tensor], cotangent: Array | None = None, release: bool = False
+) -> list[Array]:
     """d(output)/d(x) for each x in `wrt`, as arrays of x's shape and dtype; zeros where nothing connects them.
 
-    Pure: it stores nothing and frees nothing, so threads may call it over shared parameters.
+    Pure: it stores nothing in the tensors, so threads may call it over shared parameters.
 
     Parameters
     ----------
     output : the Tensor to differentiate; a scalar unless `cotangent` is given
     wrt : a list of leaves or intermediate tensors, each with requires_grad=True
     cotangent : the gradient arriving at `output`, of its shape; 1 for a scalar
+    release : free the graph on the way, as `backward` does, so that its arrays make room for the gradients
     """
     if hasattr(wrt, "edges"):  # iterating over one tensor would make new ones, which nothing depends on
         raise TypeError("gradients expects a list of tensors, got one tensor; write gradients(output, [x])")
     if not all(x.requires_grad for x in wrt):
         raise ValueError("gradients expects tensors with requires_grad=True; a frozen one has no edge to follow")
-    arrived = _run(output, _ancestors(output), cotangent, keep={id(x) for x in wrt})
+    arrived = _run(output, _ancestors(output), cotangent, {id(x) for x in wrt}, release)
     # One array can stand for several gradients (x + y hands the same one to both); a copy is safe to change.
     return [arrived[id(x)].copy() if id(x) in arrived else np.zeros_like(x.data) for x in wrt]
 

@@ -190,6 +190,11 @@ def no_grad() -> Iterator[None]:
         _recording.reset(token)
 
 
+def recording() -> bool:
+    """Whether ops note what they were made from: outside `no_grad`."""
+    return _recording.get()
+
+
 def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
     """Let a function on arrays take Tensors, and register it in `OPS`.
 

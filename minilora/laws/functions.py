@@ -74,6 +74,7 @@ OPERATIONS: dict[str, tuple[Function, str]] = {
     "rotary": (turned, "1n24"),
     "softmax": (lambda x: ops.softmax(x), "nm"),
     "cross_entropy": (lambda x: ops.cross_entropy(x, np.arange(x.shape[0]) % x.shape[1]), "nm"),
+    "lora_linear": (lambda x, w, A, B: ops.lora_linear(x, w, A, B, scale=0.5), "kn,mn,2n,m2"),
     "causal_attention": (lambda q, k, v: ops.causal_attention(q, k, v), "12nm,11nm,11nm"),
 }
 ONE_OP_OF_TWO_INPUTS = {name: OPERATIONS[name] for name in ("mul", "matmul", "linear", "rms_norm", "silu_gate")}
@@ -96,6 +97,7 @@ COMPOSED: dict[str, Function] = {
     "silu": lambda x: x / (1 + ops.exp(-x)),
     "silu_gate": lambda gate, up: gate / (1 + ops.exp(-gate)) * up,
     "linear": lambda x, w: x @ w.T,
+    "lora_linear": lambda x, w, A, B: x @ (w + 0.5 * (B @ A)).T,
     "embedding": lambda w: Tensor(np.eye(w.shape[0], dtype=w.dtype)[repeated(w.shape[0])]) @ w,
     "rotary": lambda x: plain_turned(x),
 }
@@ -134,7 +136,7 @@ def draw_arrays(case: Case, shapes: str, lengths: dict[str, int] | None = None) 
     """An array for each of the shapes, as they are written in OPERATIONS; its lengths are drawn if not given."""
     lengths = lengths or {c: case.size(c, 1, 4) for c in dict.fromkeys(shapes) if c.isalpha()}
     sides = [[int(c) if c.isdigit() else lengths[c] for c in shape] for shape in shapes.split(",")]
-    return [case.array(name, *side) for name, side in zip("xyz"[: len(sides)], sides, strict=True)]
+    return [case.array(name, *side) for name, side in zip("xyzw"[: len(sides)], sides, strict=True)]
 
 
 def draw_operations(case: Case, table: dict[str, tuple[Function, str]]) -> Iterator[tuple[Function, list[Array]]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.autograd import ops
-from minilora.autograd.tensor import Array, Tensor
+from minilora.autograd.tensor import Array, Tensor, recording
 from minilora.lora.config import LoraConfig
 from minilora.lora.rows import add_row_updates
 from minilora.nn import Linear
@@ -40,25 +40,39 @@ class LoraLinear(Linear):
         self.config[adapter] = config
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) -> h (..., out). Through r numbers a token: ΔW itself is never formed."""
-        h = super().forward(x)
+        """x (..., in) -> h (..., out)."""
         if self.merged:
-            return h
+            return super().forward(x)
         rows = chosen()  # by this call, see `rows.py`; usually none are
         if rows is not None and len(rows.distinct) > 1:
-            return add_row_updates(h, x, self, rows)
-        for adapter, strength in (self.active if rows is None else rows.distinct[0]).items():
-            if adapter in self.config:
-                h = h + self._update(x, adapter, strength)
+            return add_row_updates(super().forward(x), x, self, rows)
+        strengths = self.active if rows is None else rows.distinct[0]
+        acting = {adapter: s * self.scaling[adapter] for adapter, s in strengths.items() if adapter in self.config}
+        if len(acting) == 1 and self._trains_on_many(x, *acting):
+            ((adapter, scale),) = acting.items()
+            return ops.lora_linear(x, self.weight, self.lora_A[adapter], self.lora_B[adapter], scale=scale)
+        h = super().forward(x)
+        for adapter, scale in acting.items():
+            h = h + self._update(x, adapter, scale)
         return h
 
-    def _update(self, x: Tensor, adapter: str, strength: float) -> Tensor:
-        """strength · s · B A dropout(x). The factor goes to the r numbers in the middle, where it is cheapest."""
-        p = self.config[adapter].lora_dropout
-        if p > 0 and self.rng is not None:
-            x = ops.dropout(x, p, self.rng)
+    def _trains_on_many(self, x: Tensor, adapter: str) -> bool:
+        """Whether ΔW takes fewer operations than r numbers a token, forward and backward: see `ops/low_rank.py`."""
+        tokens, trains = x.size // self.in_features, self.lora_A[adapter].requires_grad and recording()
+        few = self.in_features * self.out_features / (self.in_features + self.out_features)
+        return trains and tokens > few and not self._drops(adapter)
+
+    def _drops(self, adapter: str) -> bool:
+        """Whether the adapter sees a part of x only."""
+        return self.config[adapter].lora_dropout > 0 and self.rng is not None
+
+    def _update(self, x: Tensor, adapter: str, scale: float) -> Tensor:
+        """scale · B A dropout(x). The factor goes to the r numbers in the middle, where it is cheapest."""
+        if self._drops(adapter):
+            assert self.rng is not None
+            x = ops.dropout(x, self.config[adapter].lora_dropout, self.rng)
         low = ops.linear(x, self.lora_A[adapter])  # (..., in) -> (..., r)
-        return ops.linear(low * (strength * self.scaling[adapter]), self.lora_B[adapter])  # (..., r) -> (..., out)
+        return ops.linear(low * scale, self.lora_B[adapter])  # (..., r) -> (..., out)
 
     def delta(self, adapter: str) -> Array:
         """ΔW = s · B A, (out, in), of rank at most r."""

@@ -8,20 +8,30 @@ private and never parameters.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from minilora.autograd.tensor import Array, Tensor
 
+_dice: ContextVar[np.random.Generator | None] = ContextVar("dice", default=None)
+
 
 class Module:
-    """Base class: names, finds, saves and loads parameters.
+    """Base class: names, finds, saves and loads parameters."""
 
-    `rng` is the source of randomness while training (dropout draws from it); None means evaluation.
-    """
+    _rng: np.random.Generator | None = None
 
-    rng: np.random.Generator | None = None
+    @property
+    def rng(self) -> np.random.Generator | None:
+        """The source of randomness while training, which dropout draws from; None means evaluation."""
+        return self._rng and (_dice.get() or self._rng)
+
+    @rng.setter
+    def rng(self, rng: np.random.Generator | None) -> None:
+        self._rng = rng
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
@@ -114,6 +124,16 @@ class Module:
             for part_name, part in parts:
                 if isinstance(part, Tensor | Module):
                     yield part_name, part
+
+
+@contextmanager
+def drawing_from(rng: np.random.Generator) -> Iterator[None]:
+    """Inside this block, and in this thread alone, modules in training draw from `rng` instead of their own."""
+    token = _dice.set(rng)
+    try:
+        yield
+    finally:
+        _dice.reset(token)
 
 
 def _listing(*labelled: Any) -> str:

@@ -25,6 +25,8 @@ from minilora.training.evaluate import evaluate
 from minilora.training.optimizer import AdamW
 from minilora.training.progress import Progress
 from minilora.training.schedule import warmup_cosine
+from minilora.training.step import add_gradients
+from minilora.training.threads import Threads
 
 
 class TrainingError(ValueError):
@@ -93,6 +95,7 @@ def train(
     resume: bool = False,
     sample: Callable[[], str] | None = None,
     quiet: bool = False,
+    threads: int | None = None,
 ) -> History:
     """Train the parameters of `model` that want a gradient; return the losses.
 
@@ -103,6 +106,7 @@ def train(
     resume : go on from that state; the result is bit-identical to a run that never stopped
     sample : makes a text to show at each evaluation
     quiet : show nothing
+    threads : pieces of a batch worked on at a time, by default one a core; the result has the same bits for any number
 
     Raises
     ------
@@ -123,18 +127,18 @@ def train(
     shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
     try:
         # NumPy need not warn of overflow: what is not finite is found below, and said once.
-        with _ctrl_c() as pressed, np.errstate(all="ignore"):
+        with _ctrl_c() as pressed, np.errstate(all="ignore"), Threads(threads) as pool:
             while run.steps < config.iters:
                 if run.steps % config.eval_every == 0:
-                    run.evaluate(shown, sample)
-                run.step()
+                    run.evaluate(shown, sample, pool)
+                run.step(pool)
                 shown.step(run.steps, run.history.losses[-1])
                 if run.steps % config.checkpoint_every == 0:
                     run.save()
                 if pressed.is_set():
                     run.save()
                     raise Interrupted(f"stopped after step {run.steps} of {config.iters}")
-            run.evaluate(shown, sample)
+            run.evaluate(shown, sample, pool)
             run.save()
     finally:
         model.eval()
@@ -171,27 +175,25 @@ class _Run:
             raise CheckpointError("cannot resume without a checkpoint_path")
         checkpoint.load(self.path, self.optimizer, self.rng, self.history, self.settings)
 
-    def step(self) -> None:
+    def step(self, pool: Threads) -> None:
         """One update from `accumulate` batches."""
-        c, total = self.config, 0.0
+        c = self.config
         self.model.train(self.rng)
-        for _ in range(c.accumulate):
-            loss = self.model.loss(*sample_batch(self.ids, c.batch, c.context, self.rng))
-            loss.backward(np.asarray(1 / c.accumulate))
-            total += loss.item() / c.accumulate
+        batches = [sample_batch(self.ids, c.batch, c.context, self.rng) for _ in range(c.accumulate)]
+        loss = add_gradients(self.model, self.optimizer, batches, pool, (c.seed, self.steps))
         norm = self.optimizer.clip(c.grad_clip)
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            raise self.error(f"the loss is {total} and the gradient's length {norm} at step {self.steps + 1}")
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self.error(f"the loss is {loss} and the gradient's length {norm} at step {self.steps + 1}")
         self.optimizer.step(warmup_cosine(self.steps, c.iters, c.warmup, c.lr, c.min_lr))
-        self.history.losses.append(total)
+        self.history.losses.append(loss)
 
-    def evaluate(self, shown: Progress, sample: Callable[[], str] | None) -> None:
+    def evaluate(self, shown: Progress, sample: Callable[[], str] | None, pool: Threads) -> None:
         """Measure the validation loss and show it with a sample, unless a resumed run already has."""
         evaluations, c = self.history.evaluations, self.config
         if evaluations and evaluations[-1][0] == self.steps:
             return
         self.model.eval()
-        loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows)
+        loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows, threads=pool.number)
         if not math.isfinite(loss):
             raise self.error(f"the validation loss is {loss} after step {self.steps}")
         evaluations.append((self.steps, loss))

@@ -36,9 +36,11 @@ class AdamW:
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        named = sorted(parameters, key=lambda item: item[1].ndim < 2)  # stable: matrices first, then gains
+        given = list(parameters)
+        named = sorted(given, key=lambda item: item[1].ndim < 2)  # stable: matrices first, then gains
         if not named:
             raise ValueError("expected parameters to train, found none with requires_grad=True")
+        self.parameters = [p for _, p in given]
         self.weight_decay, self.betas, self.eps, self.steps = weight_decay, betas, eps, 0
         self.layout = [(name, p.shape) for name, p in named]
         self.decayed = sum(p.size for _, p in named if p.ndim >= 2)
@@ -59,6 +61,12 @@ class AdamW:
         self.grad.fill(0)
         for p, _, grad in self._views:
             p.grad = grad
+
+    def add(self, gradients: Iterable[Array]) -> None:
+        """Add a gradient to that of each parameter, in the order in which the parameters were given."""
+        for p, gradient in zip(self.parameters, gradients, strict=True):
+            assert p.grad is not None
+            p.grad += gradient
 
     def collect(self) -> None:
         """See that every `.grad` lies in the flat buffer, also where it was set anew, say to None.

@@ -158,6 +158,18 @@ def linear(draw):
 
 
 @strategy
+def lora_linear(draw):
+    n_in, n_out, r, rng = draw(sides), draw(sides), draw(sides), draw(rngs)
+    scale = draw(st.sampled_from([0.0, 0.5, -2.0]))
+    shapes = [(*draw(leading), n_in), (n_out, n_in), (r, n_in), (n_out, r)]
+    return Case(
+        lambda x, w, a, b: ops.lora_linear(x, w, a, b, scale=scale),
+        [normal(rng, *shape) for shape in shapes],
+        lambda x, w, a, b: np.einsum("...i,oi->...o", x, w + scale * b @ a),
+    )
+
+
+@strategy
 def embedding(draw):
     rows, width, rng = draw(sides), draw(sides), draw(rngs)
     ids = constant(rng.integers(0, rows, draw(leading)))

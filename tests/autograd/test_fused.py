@@ -56,10 +56,19 @@ def plain_embedding(weight):
     return Tensor(one_hot) @ weight
 
 
+def fused_lora(x, weight, A, B):
+    return ops.lora_linear(x, weight, A, B, scale=-0.75)
+
+
+def plain_lora(x, weight, A, B):
+    return x @ weight.T + (x @ A.T) @ B.T * -0.75
+
+
 CASES = {
     "cross_entropy": (lambda x: ops.cross_entropy(x, TARGETS), plain_cross_entropy, [(2, 3, 7)]),
     "embedding": (lambda w: ops.embedding(w, IDS), plain_embedding, [(6, 3)]),
     "linear": (ops.linear, lambda x, w: x @ w.T, [(2, 9, 5), (4, 5)]),
+    "lora_linear": (fused_lora, plain_lora, [(2, 9, 5), (4, 5), (3, 5), (4, 3)]),
     "rms_norm": (ops.rms_norm, plain_rms_norm, [(3, 4, 16), (16,)]),
     "rotary": (fused_rotary, plain_rotary, [(2, 5, 3, 8)]),
     "sigmoid": (ops.sigmoid, plain_sigmoid, [(4, 33)]),
@@ -82,6 +91,20 @@ def test_fused_equals_its_composition(error, name, dtype, tolerance):
     cotangent = np.asarray(rng.standard_normal(found.shape), dtype)
     for ours, theirs in zip(gradients(found, inputs, cotangent), gradients(expected, inputs, cotangent), strict=True):
         assert error(ours, theirs) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "A", "B"),
+    [
+        ((2, 4), (3, 5), (2, 5), (3, 2)),  # x has too few features
+        ((2, 5), (3, 5), (2, 4), (3, 2)),  # A reads too few
+        ((2, 5), (3, 5), (2, 5), (2, 2)),  # B writes too few
+        ((2, 5), (3, 5), (2, 5), (3, 1)),  # A and B have other ranks
+    ],
+)
+def test_lora_linear_refuses_shapes_that_do_not_fit(x, weight, A, B):
+    with pytest.raises(ValueError, match="lora_linear expects"):
+        ops.lora_linear(*(Tensor(np.zeros(shape)) for shape in (x, weight, A, B)))
 
 
 @pytest.mark.parametrize("value", [-1e4, 1e4])

@@ -22,6 +22,7 @@ from minilora.training import AdamW
 attention = importlib.import_module("minilora.autograd.ops.attention")
 llama = importlib.import_module("minilora.nn.llama")
 sampling = importlib.import_module("minilora.generation.sampling")
+step = importlib.import_module("minilora.training.step")
 training = importlib.import_module("minilora.training.loop")
 
 OWN = [law for law in LAWS.values() if law.group in ("autograd", "model", "runs")]
@@ -366,8 +367,13 @@ def repeated_tokens_count_once(patch):
 
 
 @mistake("attention-averages-the-values-it-sees", "how far the output lies outside the values seen")
-def weights_are_not_divided_by_their_sum(patch):
-    patch.setattr(attention, "softmax_in_place", lambda x: np.exp(x - x.max(axis=-1, keepdims=True), out=x))
+def later_weights_sum_to_more_than_one(patch):
+    right = ops.causal_attention
+
+    def attention(q, k, v):
+        return right(q, k, v) * np.where(np.arange(q.shape[2])[:, None] > 0, 2.0, 1.0)
+
+    patch.setattr(ops, "causal_attention", attention)
 
 
 @mistake("grouped-heads-are-full-heads-that-repeat", "logits should be")
@@ -487,13 +493,8 @@ def the_moments_are_not_resumed(patch):
 
 @mistake("a-resumed-run-is-one-that-never-stopped", "method = lora with dropout")
 def dropout_has_a_generator_of_its_own(patch):
-    right = llama.Llama.train
-
-    def train(self, rng):
-        self.own = getattr(self, "own", None) or np.random.default_rng(0)
-        right(self, self.own)
-
-    patch.setattr(llama.Llama, "train", train)
+    right, own = step.drawing_from, np.random.default_rng(0)
+    patch.setattr(step, "drawing_from", lambda rng: right(own))
 
 
 @mistake("the-same-seed-gives-the-same-bytes", "should be, bit for bit")

@@ -40,7 +40,7 @@ def result(make_model, run, bits):
     def of(method, dropout, config, path, prepare=lambda model: None, resume=False):
         model = make_model(method, dropout)
         prepare(model)
-        history = run(model, config, path, resume=resume)
+        history = run(model, config, path, resume=resume, threads=1)  # Ctrl-C is pressed where the loss is computed
         return bits(model), history.losses, history.evaluations, path.read_bytes()
 
     return of

@@ -79,7 +79,7 @@ def test_a_parameter_that_is_not_finite_is_not_saved(make_model, config, run, pa
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(make_model, config, run, path, monkeypatch):
-    monkeypatch.setattr(loop, "evaluate", lambda *_: np.inf)
+    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: np.inf)
     with pytest.raises(TrainingError, match="the validation loss is inf after step 0; the last good state is in"):
         run(make_model(), config(), path)
 

@@ -1,6 +1,6 @@
 """The ops: every differentiable operation of minilora, each with its derivative beside it.
 
-Read them in this order: arithmetic, reduction, shape, linear, fused, attention.
+Read them in this order: arithmetic, reduction, shape, linear, low_rank, fused, attention.
 """
 
 from minilora.autograd.ops.arithmetic import (
@@ -22,6 +22,7 @@ from minilora.autograd.ops.arithmetic import (
 from minilora.autograd.ops.attention import causal_attention
 from minilora.autograd.ops.fused import cross_entropy, dropout, rms_norm, rotary, silu_gate, softmax
 from minilora.autograd.ops.linear import embedding, linear, matmul
+from minilora.autograd.ops.low_rank import lora_linear
 from minilora.autograd.ops.reduction import max, mean, sum
 from minilora.autograd.ops.shape import concatenate, index, reshape, transpose
 
@@ -37,6 +38,7 @@ __all__ = [
     "index",
     "linear",
     "log",
+    "lora_linear",
     "matmul",
     "max",
     "mean",

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from minilora.autograd.ops.fused import softmax_in_place
 from minilora.autograd.tensor import Array, op
 
 BLOCK = 64
@@ -24,8 +23,9 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     A block of query rows needs only the keys up to its last row: nearly half of the scores are never computed, and
     the mask (-inf, so that the future weighs exactly 0) is needed on the block's own square alone.
 
-    With P the weights and g the arriving gradient: dV = Pᵀ g, dP = g Vᵀ, dS = P (dP - Σ dP P), dQ = dS K / √D,
-    dK = dSᵀ Q / √D. The row sum Σ dP P is g · output.
+    The weights are kept as E = exp(scores - their row's largest), and each row's total l divides what E is multiplied
+    with, which is smaller than E: output = E V / l. With P = E / l and g the arriving gradient: dV = Pᵀ g, dP = g Vᵀ,
+    dS = P (dP - Σ dP P), dQ = dS K / √D, dK = dSᵀ Q / √D. The row sum Σ dP P is g · output.
     """
     B, H, T, D = q.shape
     G, S = k.shape[1], k.shape[2]
@@ -33,36 +33,39 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
         raise ValueError(f"attention expects q (B, H, T, D) and k, v (B, G, S, D), got {q.shape}, {k.shape}, {v.shape}")
     scale = 1 / float(D) ** 0.5
     group = (B, G, H // G)
-    qs = q.reshape(*group, T, D)  # (B, H, T, D) -> (B, G, H/G, T, D)
+    qs = (q * scale).reshape(*group, T, D)  # (B, H, T, D) -> (B, G, H/G, T, D)
     ks, vs = k[:, :, None], v[:, :, None]  # (B, G, 1, S, D), broadcast over the group
     # The output lies in memory as (B, T, H, D): joining the heads afterwards is then a view.
     out = np.empty_like(q, shape=(B, T, H, D)).transpose(0, 2, 1, 3)
     outs = out.reshape(*group, T, D)
-    blocks = [(start, min(start + BLOCK, T), S - T) for start in range(0, T, BLOCK)]
+    totals = np.empty_like(q, shape=(*group, T, 1))
+    blocks = [(slice(start, min(start + BLOCK, T)), S - T + min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
     weights = []
-    for start, stop, past in blocks:
-        seen = past + stop
-        scores = (qs[..., start:stop, :] * scale) @ np.swapaxes(ks[..., :seen, :], -1, -2)
-        scores[..., past + start :] += _future(stop - start, q)
-        weights.append(softmax_in_place(scores))
-        np.matmul(scores, vs[..., :seen, :], out=outs[..., start:stop, :])
+    for rows, seen in blocks:
+        e = qs[..., rows, :] @ np.swapaxes(ks[..., :seen, :], -1, -2)  # (B, G, H/G, rows, seen)
+        e[..., S - T + rows.start :] += _future(e.shape[-2], q)
+        e -= e.max(axis=-1, keepdims=True)
+        np.exp(e, out=e)
+        np.einsum("...s->...", e, out=totals[..., rows, 0])  # a sum over short rows, faster than `sum`
+        np.matmul(e, vs[..., :seen, :], out=outs[..., rows, :])
+        weights.append(e)
+    outs /= totals
 
-    def pull(g: Array) -> tuple[Array, Array, Array]:
-        gs = g.reshape(*group, T, D)
+    def pull(g: Array) -> tuple[Array, Array | None, Array | None]:
+        gs = g.reshape(*group, T, D) / totals
         dots = np.einsum("...d,...d->...", gs, outs)[..., None]
         dq = np.empty_like(g, shape=(B, T, H, D)).transpose(0, 2, 1, 3)
         dqs = dq.reshape(*group, T, D)
-        dk, dv = np.zeros_like(k), np.zeros_like(v)
-        for (start, stop, past), p in zip(blocks, weights, strict=True):
-            seen = past + stop
-            rows = slice(start, stop)
-            dv[:, :, :seen] += _over_group(np.swapaxes(p, -1, -2) @ gs[..., rows, :])
+        dk: Array | None = None  # the last rows see all places, so their share is the array that the others add to
+        dv: Array | None = None
+        for (rows, seen), e in zip(reversed(blocks), reversed(weights), strict=True):
+            dv = _add_to(dv, _over_group(np.swapaxes(e, -1, -2) @ gs[..., rows, :]))
             ds = gs[..., rows, :] @ np.swapaxes(vs[..., :seen, :], -1, -2)
             ds -= dots[..., rows, :]
-            ds *= p
-            ds *= scale
+            ds *= e
             np.matmul(ds, ks[..., :seen, :], out=dqs[..., rows, :])
-            dk[:, :, :seen] += _over_group(np.swapaxes(ds, -1, -2) @ qs[..., rows, :])
+            dk = _add_to(dk, _over_group(np.swapaxes(ds, -1, -2) @ qs[..., rows, :]))
+        dq *= scale
         return dq, dk, dv
 
     return out, pull
@@ -71,6 +74,14 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
 def _future(n: int, like: Array) -> Array:
     """The (n, n) mask: -inf above the diagonal, 0 elsewhere."""
     return np.triu(np.full_like(like, -np.inf, shape=(n, n)), k=1)
+
+
+def _add_to(total: Array | None, part: Array) -> Array:
+    """Add `part`, which has fewer places, to the first places of `total`; where there is no total yet, it is one."""
+    if total is None:
+        return part
+    total[:, :, : part.shape[2]] += part
+    return total
 
 
 def _over_group(x: Array) -> Array:

@@ -1,0 +1,44 @@
+"""What a training step learns from its batches: the loss and its gradient, piece by piece on several threads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from minilora.autograd.engine import gradients
+from minilora.autograd.tensor import Array
+from minilora.nn import Llama
+from minilora.nn.module import drawing_from
+from minilora.training.optimizer import AdamW
+from minilora.training.threads import Threads, cut
+
+Batch: TypeAlias = tuple[Array, Array]
+"""Inputs and targets, each (batch, context)."""
+
+
+def add_gradients(
+    model: Llama, optimizer: AdamW, batches: Sequence[Batch], threads: Threads, dice: Sequence[int] = (0,)
+) -> float:
+    """Add to the optimizer's gradient that of the mean loss over `batches`; return the loss, in nats.
+
+    The loss of a batch is a mean over its windows, so it is the sum of its pieces' losses, each times the piece's
+    share of the windows; and gradients add up as losses do. A model in training draws each piece's dropout from a
+    generator seeded with `dice` and the piece's number: it does not hang on which thread comes first.
+    """
+    pieces = [(ids[rows], targets[rows]) for ids, targets in batches for rows in cut(*ids.shape)]
+    windows = sum(len(ids) for ids, _ in pieces)
+
+    def work_out(number: int) -> tuple[float, list[Array]]:
+        ids, targets = pieces[number]
+        share = len(ids) / windows
+        with drawing_from(np.random.default_rng([*dice, number])):
+            loss = model.loss(ids, targets)
+        return share * loss.item(), gradients(loss, optimizer.parameters, np.asarray(share), release=True)
+
+    total = 0.0
+    for loss, found in threads.map(work_out, range(len(pieces))):
+        total += loss
+        optimizer.add(found)
+    return total

@@ -1,0 +1,190 @@
+"""Threads: the same bits for any number of them, and nothing left behind."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from minilora.autograd import Tensor, gradients, no_grad
+from minilora.autograd.tensor import recording
+from minilora.training import AdamW, Interrupted, evaluate, step, threads
+from minilora.training.threads import Threads, cut
+
+SIZES = [(1, 1), (1, 5000), (3, 5), (12, 64), (32, 128), (16, 256), (7, 300), (100, 256)]
+
+
+def blas():
+    """How many threads each library of matrix products has now."""
+    return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+@pytest.fixture
+def many_pieces(monkeypatch):
+    """Small batches are cut as large ones are, into pieces of a window or two."""
+    monkeypatch.setattr(threads, "PIECE", 6)
+
+
+@pytest.mark.parametrize(("batch", "context"), SIZES)
+def test_pieces_are_the_rows_in_their_order(batch, context):
+    pieces = cut(batch, context)
+    assert [i for rows in pieces for i in range(batch)[rows]] == list(range(batch))
+    assert len(pieces) <= 8
+    lengths = [rows.stop - rows.start for rows in pieces]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "pieces"), [((3, 5), 1), ((12, 64), 2), ((32, 128), 4), ((16, 256), 4), ((100, 256), 8), ((1, 9000), 1)]
+)
+def test_how_many_pieces(size, pieces):
+    assert len(cut(*size)) == pieces
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(("method", "dropout"), [("full", 0.0), ("lora", 0.0), ("lora", 0.4)])
+def test_any_number_of_threads_gives_the_same_bits(method, dropout, accumulate, make_model, config, run, bits):
+    def result(number):
+        model = make_model(method, dropout)
+        history = run(model, config(batch=7, accumulate=accumulate), threads=number)
+        return bits(model), history.losses, history.evaluations
+
+    assert len(cut(7, 5)) > 4
+    assert result(1) == result(2) == result(4) == result(None)
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_pieces_add_up_to_the_batch(method, make_model, ids):
+    model, rng = make_model(method), np.random.default_rng(4)
+    model.astype(np.float64)
+    starts = rng.integers(0, 300, (2, 7))
+    windows = [np.stack([ids[s : s + 6] for s in row]) for row in starts]
+    batches = [(w[:, :-1], w[:, 1:]) for w in windows]
+    optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad])
+    model.train(rng)
+    with Threads(2) as pool:
+        loss = step.add_gradients(model, optimizer, batches, pool)
+    whole = (model.loss(*batches[0]) + model.loss(*batches[1])) / 2
+    assert loss == pytest.approx(whole.item(), rel=1e-12)
+    wanted = gradients(whole, optimizer.parameters)
+    for p, want in zip(optimizer.parameters, wanted, strict=True):
+        assert np.linalg.norm(p.grad - want) < 1e-12 * np.linalg.norm(want)
+
+
+@pytest.mark.usefixtures("many_pieces")
+def test_each_piece_has_its_own_dropout(make_model, ids):
+    """Two pieces with the same windows lose different entries; the next step loses others again."""
+    model = make_model("lora", 0.5)
+    optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad])
+    model.train(np.random.default_rng(0))
+    window = ids[None, :5], ids[None, 1:6]
+    found = []
+    for dice, batches in [((0, 0), [window]), ((0, 0), [window] * 2), ((0, 1), [window]), ((1, 0), [window])]:
+        with Threads(2) as pool:
+            found.append(step.add_gradients(model, optimizer, batches, pool, dice))
+    assert len(set(found)) == 4
+
+
+def test_a_mean_over_many_batches_is_the_same_for_any_number_of_threads(make_model, ids):
+    model = make_model("lora")
+    losses = {evaluate(model, ids, 5, 40, batch=3, threads=number) for number in (1, 2, 4, None)}
+    assert len(losses) == 1
+
+
+def test_products_use_one_core_inside_and_what_they_had_before_outside(make_model, config, run, act_in):
+    with threadpool_limits(2, user_api="blas"):
+        before, seen, model = blas(), [], make_model()
+        act_in(model, 2, lambda: seen.append(blas()))
+        run(model, config())
+        assert seen == [[1] * len(before)]
+        assert blas() == before == [2] * len(before)
+
+
+def test_what_products_had_comes_back_after_an_error_and_after_the_last_of_several():
+    with threadpool_limits(2, user_api="blas"):
+        before = blas()
+        with pytest.raises(KeyError), Threads(2):
+            raise KeyError
+        assert blas() == before
+        first, second = Threads(1), Threads(2)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__()
+        assert blas() == [1] * len(before)
+        second.__exit__()
+        assert blas() == before
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(number):
+    def slow_first(i):
+        time.sleep(0.02 if i == 0 else 0)
+        return i
+
+    with Threads(number) as pool:
+        assert list(pool.map(slow_first, range(9))) == list(range(9))
+
+
+def test_few_results_wait_to_be_taken():
+    begun = []
+    with Threads(2) as pool:
+        results = pool.map(begun.append, range(20))
+        next(results)
+        assert len(begun) <= 3
+
+
+def test_work_is_done_by_several_threads_in_the_context_of_the_caller():
+    together = threading.Barrier(2, timeout=10)
+
+    def look(_):
+        together.wait()  # ends when two threads are here at once
+        return threading.current_thread().name, recording(), (Tensor(np.ones(2), requires_grad=True) * 2).requires_grad
+
+    with Threads(2) as pool, no_grad():
+        found = list(pool.map(look, range(2)))
+    assert len({name for name, *_ in found}) == 2
+    assert {(recorded, wants) for _, recorded, wants in found} == {(False, False)}
+    assert recording()
+
+
+def test_the_first_error_is_raised_and_the_rest_is_not_begun():
+    begun = []
+
+    def fail(i):
+        begun.append(i)
+        raise ValueError(f"item {i}")
+
+    with pytest.raises(ValueError, match="item 0"), Threads(2) as pool:
+        list(pool.map(fail, range(50)))
+    assert len(begun) < 50
+
+
+@pytest.mark.usefixtures("many_pieces")
+def test_ctrl_c_while_threads_work_lets_the_step_end(make_model, config, run, act_in, tmp_path):
+    model = make_model()
+    main = threading.main_thread().ident
+    act_in(
+        model, 5, lambda: signal.pthread_kill(main, signal.SIGINT) if hasattr(signal, "pthread_kill") else os.abort()
+    )
+    with pytest.raises(Interrupted, match="stopped after step 1 of 6"):
+        run(model, config(batch=7), tmp_path / "run", threads=2)
+    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("minilora")] == []
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_no_threads_are_refused(number, make_model, config, run):
+    with pytest.raises(ValueError, match=f"threads should be at least 1, got {number}"):
+        run(make_model(), config(), threads=number)
+
+
+def test_releasing_frees_the_graph_as_backward_does():
+    x = Tensor(np.array([2.0, -3.0]), requires_grad=True)
+    y = (x * x).sum()
+    assert gradients(y, [x], release=True)[0].tolist() == [4.0, -6.0]
+    with pytest.raises(RuntimeError, match="was freed"):
+        gradients(y, [x])
