@@ -1,7 +1,7 @@
 """Writing text: one stream against transformers' `generate`, and many adapters in one batch against one adapter.
 
-All take the likeliest token each time, so that it can be checked that they write the same. llama2.c is not compared
-here: it is a program in C, with a format of weights of its own.
+All take the likeliest token each time, so that it can be checked that they write the same. llama2.c, a program in C,
+has a comparison of its own: `llama2c.py`.
 """
 
 from __future__ import annotations

@@ -31,6 +31,13 @@ class Spread(NamedTuple):
     high: float
 
 
+class Took(float):
+    """What a program returns that has measured its own work, in seconds: these are counted, and not those of the call.
+
+    A process of its own is then not timed for its start.
+    """
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of a table: minilora against one peer, or why there is no number.
@@ -38,11 +45,12 @@ class Row:
     Attributes
     ----------
     what, against : what was timed, and who the peer is
-    ours, theirs : seconds a call, one number a round, in the order of the rounds
+    ours, theirs : seconds a call, one number a round, in the order of the rounds; with `unit` what it says
     goal : the least ratio that is hoped for; None where none is named
     tokens : how many tokens a call writes; times are then shown as tokens per second
     checked : what was seen to be equal before anything was timed
     refusal : why the two are not compared, where they are not
+    unit : of what was measured a single time, and may be no time; less of it is better. Shown as it is
     """
 
     what: str
@@ -53,6 +61,7 @@ class Row:
     tokens: int | None = None
     checked: str = ""
     refusal: str = ""
+    unit: str = ""
 
     @property
     def ratio(self) -> Spread:
@@ -65,6 +74,9 @@ class Row:
         named: dict[str, Any] = {"what": self.what, "against": self.against, "checked": self.checked}
         if self.refusal:
             return {**named, "refusal": self.refusal}
+        if self.unit:
+            once = {"minilora": self.ours[0], "peer": self.theirs[0], "unit": self.unit}
+            return {**named, **once, "times_as_low": self.ratio.median, "goal": self.goal}
         return {
             **named,
             "minilora_ms": {k: 1e3 * v for k, v in spread(self.ours)._asdict().items()},
@@ -88,7 +100,7 @@ def interleave(
 
     Parameters
     ----------
-    programs : by name; in each round they take their turns in this order
+    programs : by name; in each round they take their turns in this order. One that returns `Took` is believed
     warm_up : calls of each that are not timed
     turn, pause : seconds that a turn lasts at least, and that are waited before it
     """
@@ -99,11 +111,13 @@ def interleave(
     for _ in range(rounds):
         for name, program in programs.items():
             time.sleep(pause)
-            begun, calls, now = clock(), 0, 0.0
+            begun = now = clock()
+            calls, seconds = 0, 0.0
             while calls == 0 or now - begun < turn:
-                program()
-                calls, now = calls + 1, clock()
-            times[name].append((now - begun) / calls)
+                before, result, now = now, program(), clock()
+                seconds += result if isinstance(result, Took) else now - before
+                calls += 1
+            times[name].append(seconds / calls)
     return times
 
 
@@ -150,8 +164,11 @@ def _cells(row: Row) -> list[str]:
     if row.refusal:
         return [row.what, "", row.against, "", f"not compared: {row.refusal}", goal, row.checked]
     ratio = row.ratio
-    times = f"**{ratio.median:.2f}** ({ratio.low:.2f} to {ratio.high:.2f})"
-    return [row.what, _time(row.ours, row.tokens), row.against, _time(row.theirs, row.tokens), times, goal, row.checked]
+    times = f"**{ratio.median:.2f}**" + ("" if row.unit else f" ({ratio.low:.2f} to {ratio.high:.2f})")
+    ours, theirs = (
+        f"{values[0]:,.4g} {row.unit}" if row.unit else _time(values, row.tokens) for values in (row.ours, row.theirs)
+    )
+    return [row.what, ours, row.against, theirs, times, goal, row.checked]
 
 
 def _time(seconds: Sequence[float], tokens: int | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from minilora.data import load_ids
 from minilora.data.batches import sample_batch
 from minilora.nn import Llama, LlamaConfig
 from minilora.training import AdamW, TrainingConfig
+from minilora.training.step import add_gradients
+from minilora.training.threads import Threads
 from tests.benchmarks.equal import STEPS
 
 SETTINGS = TrainingConfig(lr=3e-3)
@@ -51,10 +54,21 @@ TINY = Size(2, 32, 48, 16, 4, heads=2)
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure. `tiny` only shows that everything works: small models, one call a turn."""
+    """How to measure.
+
+    Attributes
+    ----------
+    rounds : turns of each program
+    tiny : only show that everything works: small models, one call a turn
+    threads : for programs that run as processes of their own
+    llama2c, nanogpt : folders with clones of these repositories
+    """
 
     rounds: int = 20
     tiny: bool = False
+    threads: int = 1
+    llama2c: Path | None = None
+    nanogpt: Path | None = None
 
     def sizes(self, *rows: int) -> list[Size]:
         """The sizes of these rows of the table, counted from 1; the tiny one in their place with `tiny`."""
@@ -113,15 +127,15 @@ def training_step(model: Llama) -> Step:
     that is timed in it is not slower for it, and may be faster than it is on its own.
     """
     keep_freed_memory()
+    threads = Threads().__enter__()  # for as long as the process runs
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     optimizer = AdamW(trainable, SETTINGS.weight_decay, (SETTINGS.beta1, SETTINGS.beta2))
     model.train(np.random.default_rng(3))
 
     def step(ids: np.ndarray, targets: np.ndarray) -> float:
-        loss = model.loss(ids, targets)
-        loss.backward()
+        loss = add_gradients(model, optimizer, [(ids, targets)], threads)
         optimizer.clip(SETTINGS.grad_clip)
         optimizer.step(SETTINGS.lr)  # also makes the gradients zero again
-        return loss.item()
+        return loss
 
     return step
