@@ -1,7 +1,8 @@
 """Which library holds the numbers: NumPy, or CuPy on a GPU. No other file asks.
 
 The operations are written with NumPy's functions, which hand over to whichever library owns the array they are
-given. Only making an array out of nothing needs to know, and asks here.
+given. Only making an array out of nothing needs to know, and asks here; and so does whoever brings an array from the
+host to the GPU or home again, which nothing does by itself.
 """
 
 from __future__ import annotations
@@ -14,11 +15,73 @@ from typing import Any
 
 import numpy as np
 
+DEVICES = "cpu", "cuda"
+
+
+class DeviceError(ValueError):
+    """A device that is not there; the message says what is missing and what to do."""
+
 
 def array_module(array: Any) -> ModuleType:
     """The module that `array` belongs to: `numpy`, or `cupy` for an array on a GPU."""
     cupy = sys.modules.get("cupy")
     return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
+
+
+def device_of(array: Any) -> str:
+    """The name of the device that `array` lies on: "cpu", or "cuda" for a GPU."""
+    return "cpu" if array_module(array) is np else "cuda"
+
+
+def device_module(device: str) -> ModuleType:
+    """The module whose arrays lie on `device`: `numpy` for "cpu", `cupy` for "cuda".
+
+    Raises DeviceError for another name, or where CuPy or a GPU is missing.
+    """
+    if device == "cpu":
+        return np
+    if device != "cuda":
+        raise DeviceError(f"expected the device {' or '.join(map(repr, DEVICES))}, got {device!r}")
+    try:
+        import cupy
+    except ModuleNotFoundError:
+        raise DeviceError(
+            "the device 'cuda' needs CuPy, which is not installed; pip install \"minilora[gpu]\", or use 'cpu'"
+        ) from None
+    except ImportError:  # its own explanation is a page long
+        raise DeviceError(
+            "the device 'cuda' needs CuPy, which is installed but does not load; `python -c \"import cupy\"` says why"
+        ) from None
+    try:
+        problem = "" if cupy.cuda.runtime.getDeviceCount() else "it counts 0"
+    except RuntimeError as error:  # no driver, an old one, or no card
+        problem = str(error)
+    if problem:
+        raise DeviceError(f"the device 'cuda' needs an NVIDIA GPU, and CuPy finds none ({problem}); use 'cpu'")
+    return cupy
+
+
+def to_device(array: Any, device: str) -> Any:
+    """`array` on the device of that name, copied there unless it is there already. Raises DeviceError."""
+    xp = device_module(device)
+    return to_host(array) if xp is np else xp.asarray(array)
+
+
+def to_host(array: Any) -> Any:
+    """`array` as NumPy's: from a GPU a copy, and otherwise the array itself."""
+    xp = array_module(array)
+    return array if xp is np else xp.asnumpy(array)
+
+
+def like(array: Any, other: Any) -> Any:
+    """`array` on the device of `other`, copied there unless it is there already."""
+    xp = array_module(other)
+    return to_host(array) if xp is np else xp.asarray(array)
+
+
+def copy_into(target: Any, array: Any) -> None:
+    """Write `array`, from whichever device, over the numbers of `target`."""
+    target[...] = like(array, target)
 
 
 @functools.cache

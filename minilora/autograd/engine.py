@@ -1,8 +1,8 @@
 """The engine: reverse-mode differentiation as one loop.
 
 The chain rule for y = f(x): a gradient arriving at y, pulled back through f, is a gradient arriving at x. The loop
-visits tensors from the youngest to the oldest. A tensor is always younger than what it was made from, so by the
-time it is visited, every gradient that will ever arrive at it has arrived.
+visits the places of a graph, its nodes and leaves, from the youngest to the oldest. What an op made is always younger
+than what it was made from, so by the time it is visited, every gradient that will ever arrive there has arrived.
 
 The engine alone knows about summing over broadcast axes, accumulating and releasing; an op's rules know nothing
 of these. What to read next: `ops/`.
@@ -10,13 +10,44 @@ of these. What to read next: `ops/`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from minilora.backend import like
+
 if TYPE_CHECKING:
     from minilora.autograd.tensor import Array, Tensor
+
+Place: TypeAlias = "Node | Tensor"
+"""Where gradients arrive: the node of what an op made, or a leaf."""
+
+JointRule: TypeAlias = "Callable[[Array], tuple[Array, ...]]"
+
+_births = itertools.count(1)
+
+
+class Node:
+    """What a graph keeps of an op's output: all but the array.
+
+    What no rule needs is thus freed as soon as the computation lets go of its tensor: in a training step, a quarter of
+    what would otherwise wait for the backward pass.
+
+    Attributes
+    ----------
+    edges : for each input that needs a gradient, the pair (its position among the inputs, its place in the graph)
+    rules : the pull-back of each input, or one function that does all at once
+    birth : a count; an output is born after its inputs
+    released : whether `backward` has been here and freed what was kept
+    """
+
+    __slots__ = ("__weakref__", "birth", "dtype", "edges", "released", "rules", "shape")
+
+    def __init__(self, output: Array, edges: tuple[tuple[int, Place], ...], rules: tuple[Any, ...] | JointRule) -> None:
+        self.shape, self.dtype, self.edges, self.rules = output.shape, output.dtype, edges, rules
+        self.birth, self.released = next(_births), False
 
 
 def gradients(
@@ -30,16 +61,17 @@ def gradients(
     ----------
     output : the Tensor to differentiate; a scalar unless `cotangent` is given
     wrt : a list of leaves or intermediate tensors, each with requires_grad=True
-    cotangent : the gradient arriving at `output`, of its shape; 1 for a scalar
+    cotangent : the gradient arriving at `output`, of its shape, on any device; 1 for a scalar
     release : free the graph on the way, as `backward` does, so that its arrays make room for the gradients
     """
     if hasattr(wrt, "edges"):  # iterating over one tensor would make new ones, which nothing depends on
         raise TypeError("gradients expects a list of tensors, got one tensor; write gradients(output, [x])")
     if not all(x.requires_grad for x in wrt):
         raise ValueError("gradients expects tensors with requires_grad=True; a frozen one has no edge to follow")
-    arrived = _run(output, _ancestors(output), cotangent, {id(x) for x in wrt}, release)
+    places = [id(x.place) for x in wrt]
+    arrived = _run(output, _ancestors(output), cotangent, set(places), release)
     # One array can stand for several gradients (x + y hands the same one to both); a copy is safe to change.
-    return [arrived[id(x)].copy() if id(x) in arrived else np.zeros_like(x.data) for x in wrt]
+    return [arrived[p].copy() if p in arrived else np.zeros_like(x.data) for p, x in zip(places, wrt, strict=True)]
 
 
 def backward(output: Tensor, cotangent: Array | None = None) -> None:
@@ -48,7 +80,7 @@ def backward(output: Tensor, cotangent: Array | None = None) -> None:
     Raises RuntimeError when part of the graph was freed by an earlier `backward`.
     """
     order = _ancestors(output)
-    leaves = [x for x in order if not x.edges]
+    leaves = [x for x in order if not isinstance(x, Node)]
     arrived = _run(output, order, cotangent, keep={id(x) for x in leaves}, release=True)
     for leaf in leaves:
         if leaf.grad is None:
@@ -57,55 +89,53 @@ def backward(output: Tensor, cotangent: Array | None = None) -> None:
             leaf.grad += arrived[id(leaf)]
 
 
-def _run(
-    output: Tensor, order: list[Tensor], cotangent: Any, keep: set[int], release: bool = False
-) -> dict[int, Array]:
-    """The loop. Returns the gradients that arrived at the tensors whose ids are in `keep`.
+def _run(output: Tensor, order: list[Place], cotangent: Any, keep: set[int], release: bool = False) -> dict[int, Array]:
+    """The loop. Returns the gradients that arrived at the places whose ids are in `keep`.
 
-    Empties `order`, so that a tensor that nobody else holds is freed as soon as it has been visited.
+    Empties `order`, so that a node that nobody else holds is freed as soon as it has been visited.
     """
-    arrived = {id(output): _seed(output, cotangent)}
+    arrived = {id(output.place): _seed(output, cotangent)}
     owned: set[int] = set()  # sums that the engine made itself and may therefore add to in place
     while order:
-        tensor = order.pop()
-        key = id(tensor)
+        place = order.pop()
+        key = id(place)
         g = arrived[key] if key in keep else arrived.pop(key)
-        for x, gx in _pull_back(tensor, g):
-            gx = _unbroadcast(gx, x.data)
+        for x, gx in _pull_back(place, g):
+            gx = _unbroadcast(gx, x)
             if id(x) not in arrived:
                 arrived[id(x)] = gx
             elif id(x) in owned:
                 arrived[id(x)] += gx
             else:
-                arrived[id(x)] = _unbroadcast(arrived[id(x)] + gx, x.data)
+                arrived[id(x)] = _unbroadcast(arrived[id(x)] + gx, x)
                 owned.add(id(x))
-        if release and tensor.edges:
-            tensor.edges, tensor.rules, tensor.released = (), (), True
+        if release and isinstance(place, Node):
+            place.edges, place.rules, place.released = (), (), True
     return arrived
 
 
-def _pull_back(tensor: Tensor, g: Array) -> list[tuple[Tensor, Array]]:
-    """Each input of `tensor` that needs a gradient, with what arrives there."""
-    if callable(tensor.rules):
-        pulled = tensor.rules(g)
-        return [(x, pulled[i]) for i, x in tensor.edges]
-    return [(x, tensor.rules[i](g)) for i, x in tensor.edges]
+def _pull_back(place: Place, g: Array) -> list[tuple[Place, Array]]:
+    """Each input that needs a gradient of what was made at `place`, with what arrives there."""
+    if callable(place.rules):
+        pulled = place.rules(g)
+        return [(x, pulled[i]) for i, x in place.edges]
+    return [(x, place.rules[i](g)) for i, x in place.edges]
 
 
-def _ancestors(output: Tensor) -> list[Tensor]:
-    """Every tensor that a gradient of `output` reaches, oldest first. A loop, so depth is no limit."""
+def _ancestors(output: Tensor) -> list[Place]:
+    """Every place that a gradient of `output` reaches, oldest first. A loop, so depth is no limit."""
     if not output.requires_grad and not output.released:
         raise ValueError("expected a tensor that depends on something with requires_grad=True; this one does not")
-    found = {id(output): output}
-    todo = [output]
+    found = {id(output.place): output.place}
+    todo = [output.place]
     while todo:
-        tensor = todo.pop()
-        if tensor.released:
+        place = todo.pop()
+        if place.released:
             raise RuntimeError(
                 "this graph was freed by an earlier backward(); compute the loss again, or use gradients(loss, ...), "
                 "which keeps the graph"
             )
-        for _, x in tensor.edges:
+        for _, x in place.edges:
             if id(x) not in found:
                 found[id(x)] = x
                 todo.append(x)
@@ -128,17 +158,17 @@ def _seed(output: Tensor, cotangent: Any) -> Array:
         cotangent = np.asarray(cotangent)
     if cotangent.shape != output.shape:
         raise ValueError(f"expected a cotangent of shape {output.shape}, the output's, got {cotangent.shape}")
-    return cotangent.astype(output.dtype, copy=False)
+    return like(cotangent.astype(output.dtype, copy=False), output.data)
 
 
-def _unbroadcast(g: Array, like: Array) -> Array:
-    """Sum `g` over the axes along which `like` was broadcast, and give it `like`'s dtype."""
-    if g.shape != like.shape:
-        front = g.ndim - like.ndim  # broadcasting puts missing axes in front ...
-        if front < 0 or any(n not in (1, m) for n, m in zip(like.shape, g.shape[front:], strict=True)):
-            raise ValueError(f"a rule returned a gradient of shape {g.shape} for an input of shape {like.shape}")
-        stretched = [front + i for i, n in enumerate(like.shape) if n == 1]  # ... and repeats those of length 1
-        g = g.sum(axis=(*range(front), *stretched)).reshape(like.shape)
+def _unbroadcast(g: Array, place: Place) -> Array:
+    """Sum `g` over the axes along which `place` was broadcast, and give it its dtype."""
+    if g.shape != place.shape:
+        front = g.ndim - len(place.shape)  # broadcasting puts missing axes in front ...
+        if front < 0 or any(n not in (1, m) for n, m in zip(place.shape, g.shape[front:], strict=True)):
+            raise ValueError(f"a rule returned a gradient of shape {g.shape} for an input of shape {place.shape}")
+        stretched = [front + i for i, n in enumerate(place.shape) if n == 1]  # ... and repeats those of length 1
+        g = g.sum(axis=(*range(front), *stretched)).reshape(place.shape)
     if isinstance(g, np.generic):  # NumPy turns 0-d results into scalars
         g = np.asarray(g)
-    return g if g.dtype == like.dtype else g.astype(like.dtype)
+    return g if g.dtype == place.dtype else g.astype(place.dtype)

@@ -2,7 +2,7 @@
 
 An *op* is a plain function on arrays that returns its output and, for each input, a rule that pulls a gradient
 back through it. The decorator `op` lets such a function take Tensors: it runs the function on their arrays and
-notes on the output which inputs it came from. That note is all the graph there is.
+notes on the output, in a `Node`, which inputs it came from. These notes are all the graph there is.
 
 An input that needs no gradient is not an edge of the graph: its rule is never called. This one fact is why LoRA
 never computes the gradient of a frozen weight. (A rule is what the literature calls a vector-Jacobian product.)
@@ -11,7 +11,6 @@ never computes the gradient of a frozen weight. (A rule is what the literature c
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,15 +19,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from minilora.autograd import engine
+from minilora.autograd.engine import JointRule, Node, Place
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-JointRule: TypeAlias = Callable[[Array], tuple[Array, ...]]
 
 OPS: dict[str, Callable[..., Tensor]] = {}
 """Every op by name. The tests walk it: an op without a test fails the suite."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
-_births = itertools.count()
 
 
 class Tensor:
@@ -45,11 +43,11 @@ class Tensor:
     ----------
     data : the array; the rules use it, so do not change it in place between an op and `backward`
     grad : the gradient array that `backward` accumulated, or None
-    edges : for each input that needs a gradient, the pair (its position among the inputs, the input)
-    rules : the pull-back of each input, or one function that does all at once
+    node : how it was made; None for a leaf, which nobody made, and where nothing was recorded
     """
 
-    __slots__ = ("__weakref__", "birth", "data", "edges", "grad", "released", "requires_grad", "rules")
+    __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
+    birth = 0
     __array_ufunc__ = None  # array + tensor comes to Tensor.__radd__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -62,10 +60,7 @@ class Tensor:
             raise TypeError(f"only floating-point tensors have gradients, this one is {self.data.dtype}")
         self.requires_grad = requires_grad
         self.grad: Array | None = None
-        self.edges: tuple[tuple[int, Tensor], ...] = ()
-        self.rules: tuple[Any, ...] | JointRule = ()
-        self.released = False
-        self.birth = next(_births)
+        self.node: Node | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -82,6 +77,26 @@ class Tensor:
     @property
     def size(self) -> int:
         return self.data.size
+
+    @property
+    def place(self) -> Place:
+        """Where gradients of this tensor arrive in a graph: its node, or the leaf itself."""
+        return self.node or self
+
+    @property
+    def edges(self) -> tuple[tuple[int, Place], ...]:
+        """What it was made from, see `Node`; empty for a leaf."""
+        return self.node.edges if self.node else ()
+
+    @property
+    def rules(self) -> tuple[Any, ...] | JointRule:
+        """How gradients are pulled back to what it was made from, see `Node`."""
+        return self.node.rules if self.node else ()
+
+    @property
+    def released(self) -> bool:
+        """Whether its graph was freed by a backward pass."""
+        return self.node is not None and self.node.released
 
     def item(self) -> float:
         """The value of a one-element tensor as a Python number."""
@@ -209,14 +224,16 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def apply(*inputs: Any, **options: Any) -> Tensor:
-        if any(isinstance(x, Tensor) for x in options.values()):
-            raise TypeError(f"{name} takes its tensors by position, so that gradients reach them; got one by name")
-        output, rules = function(*map(_array, inputs), **{key: _plain(x) for key, x in options.items()})
+        if options:
+            if any(isinstance(x, Tensor) for x in options.values()):
+                raise TypeError(f"{name} takes its tensors by position, so that gradients reach them; got one by name")
+            options = {key: _plain(x) for key, x in options.items()}
+        output, rules = function(*map(_array, inputs), **options)
         result = Tensor(output)
         if _recording.get():
-            result.edges = tuple((i, x) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
-            if result.edges:
-                result.rules, result.requires_grad = rules, True
+            edges = tuple((i, x.place) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
+            if edges:
+                result.node, result.requires_grad = Node(result.data, edges, rules), True
         return result
 
     OPS[name] = apply

@@ -45,6 +45,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--out", default="minilora-demo", metavar="FOLDER", help="for the adapter and the picture")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    options.add_device(parser)
     parser.set_defaults(run=run)
 
 
@@ -91,7 +92,7 @@ def run(flags: Namespace) -> None:
 def _prepare(flags: Namespace) -> Stage:
     out = Path(flags.out)
     out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be written costs no waiting
-    chosen, model = _settings(flags), options.open_model(None)
+    chosen, model = _settings(flags), options.open_model(None, device=flags.device)
     corpus, train_ids, val_ids = _style()
     return Stage(flags, chosen, model, out, corpus, train_ids, val_ids, *_home(corpus))
 

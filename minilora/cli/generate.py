@@ -20,6 +20,7 @@ def add(commands: Any) -> None:
     )
     options.add_model(parser)
     options.add_adapters(parser)
+    options.add_device(parser)
     parser.add_argument("--prompt", default="\n", help="the beginning (default: an empty line)")
     parser.add_argument("--tokens", type=int, default=300, metavar="N", help="how many bytes to write (default: 300)")
     parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest (default: 0.8)")
@@ -30,7 +31,7 @@ def add(commands: Any) -> None:
 
 
 def run(flags: Namespace) -> None:
-    model = options.open_model(flags.model, flags.adapter)
+    model = options.open_model(flags.model, flags.adapter, flags.device)
     sampler = Sampler(flags.temperature, flags.top_k, flags.top_p)
     pieces = write_stream(model, flags.prompt, flags.tokens, sampler, flags.seed)
     sys.stdout.write(visible(flags.prompt))

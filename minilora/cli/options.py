@@ -10,6 +10,7 @@ from typing import Any
 
 from minilora import lora
 from minilora.assets import BASE
+from minilora.backend import DEVICES, device_module
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.nn import Llama
 
@@ -39,6 +40,10 @@ def add_adapters(parser: ArgumentParser) -> None:
     )
 
 
+def add_device(parser: ArgumentParser) -> None:
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute; cuda is a GPU, by CuPy")
+
+
 def new_folder(path: str) -> Path:
     """Where a result goes. Raises ValueError when a model or an adapter is there already."""
     folder = Path(path)
@@ -47,9 +52,10 @@ def new_folder(path: str) -> Path:
     return folder
 
 
-def open_model(folder: str | None, adapters: list[str] | None = None) -> Llama:
-    """The model of a folder, or the packaged one, with adapters attached and acting."""
-    model = Llama.from_pretrained(folder or BASE)
+def open_model(folder: str | None, adapters: list[str] | None = None, device: str = "cpu") -> Llama:
+    """The model of a folder, or the packaged one, with adapters attached and acting, on `device`."""
+    device_module(device)  # first, so that a missing GPU costs no waiting
+    model = Llama.from_pretrained(folder or BASE, device)
     ByteTokenizer.load(folder or BASE)  # a model of another tokenizer could be opened, but not given text
     strengths = {}
     for i, argument in enumerate(adapters or []):

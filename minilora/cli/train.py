@@ -74,6 +74,7 @@ def _add_run(parser: ArgumentParser, preset: str) -> None:
     parser.add_argument("--lr", type=float, help="peak learning rate")
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
     parser.add_argument("--dtype", choices=["float32", "float16"], help="of the result on disk (default: the preset's)")
+    options.add_device(parser)
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where the result and its checkpoint go")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
 
@@ -85,13 +86,13 @@ def _targets(text: str) -> list[str] | str:
 
 def run_pretrain(flags: Namespace) -> None:
     chosen = _settings(flags)
-    model = Llama(chosen.model, np.random.default_rng(chosen.training.seed))
+    model = Llama(chosen.model, np.random.default_rng(chosen.training.seed)).to(flags.device)
     _run(model, chosen, flags)
 
 
 def run_finetune(flags: Namespace) -> None:
     chosen = _settings(flags)
-    model = options.open_model(chosen.base)
+    model = options.open_model(chosen.base, device=flags.device)
     if chosen.method == "lora":
         lora.inject(model, chosen.lora, rng=np.random.default_rng(chosen.training.seed))
     print(lora.report(model))

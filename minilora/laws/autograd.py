@@ -147,7 +147,8 @@ def a_frozen_input_costs_no_gradient(case: Case) -> None:
     for function, arrays in draw_operations(case, ONE_OP_OF_TWO_INPUTS):
         inputs = [Tensor(x, requires_grad=i != frozen) for i, x in enumerate(arrays)]
         out, called = function(*inputs), list[int]()
-        out.rules = tuple(noting(i, rule, called) for i, rule in enumerate(list(out.rules)))  # type: ignore[arg-type]
+        assert out.node is not None
+        out.node.rules = tuple(noting(i, rule, called) for i, rule in enumerate(list(out.rules)))  # type: ignore[arg-type]
         g = case.array("g", *out.shape)
         out.backward(g)
         case.true(f"the rule of input {frozen}, which is frozen, was called", frozen not in called)

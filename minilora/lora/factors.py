@@ -9,10 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.autograd.tensor import Array
+from minilora.backend import to_host
 
 
 def thin_svd(A: Array, B: Array) -> tuple[Array, Array, Array]:
-    """U (out, k), singular values (k,), largest first, and Vᵀ (k, in) of B A, for A (r, in) and B (out, r); float64."""
+    """U (out, k), singular values (k,), largest first, and Vᵀ (k, in) of B A, for A (r, in) and B (out, r); float64,
+    on the host.
+    """
+    A, B = to_host(A), to_host(B)
     size_A, size_B = (float(np.abs(M).max(initial=0)) or 1.0 for M in (A, B))  # no overflow on the way
     q_in, r_in = np.linalg.qr(A.T.astype(np.float64) / size_A)
     q_out, r_out = np.linalg.qr(B.astype(np.float64) / size_B)

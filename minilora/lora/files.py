@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from minilora.autograd.tensor import Array
+from minilora.backend import copy_into, to_host
 from minilora.files import read_header, read_json, read_tensors, regular_file, write_json, write_tensors
 from minilora.lora.checks import one_line, shown
 from minilora.lora.config import AdapterError, LoraConfig
@@ -53,7 +54,7 @@ def save_adapter(
     tensors = {}
     for path, module in holders.items():
         for part in PARTS:
-            array = getattr(module, part)[adapter].data
+            array = to_host(getattr(module, part)[adapter].data)
             with np.errstate(over="ignore"):
                 tensors[_key(path, part)] = array.astype(dtype)
             if not np.isfinite(tensors[_key(path, part)]).all():
@@ -106,7 +107,7 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
     for path, module in lora_modules(model):
         if adapter in module.config:
             for part in PARTS:
-                getattr(module, part)[adapter].data[...] = tensors[_key(path, part)]
+                copy_into(getattr(module, part)[adapter].data, tensors[_key(path, part)])
 
 
 def _look(folder: str | Path) -> tuple[LoraConfig, Path, Header]:
@@ -220,7 +221,7 @@ def _fitted(file: Path, tensors: dict[str, Array], targets: dict[str, Linear], c
     for path, linear in targets.items():
         copy = tensors.get(_key(path, "base_layer"))
         if copy is not None:
-            _refuse_another_base(file, path, np.array_equal(copy, linear.weight.data))
+            _refuse_another_base(file, path, np.array_equal(copy, to_host(linear.weight.data)))
         with np.errstate(all="ignore"):
             for part in PARTS:
                 key = _key(path, part)

@@ -13,6 +13,7 @@ import numpy as np
 
 from minilora.autograd import ops
 from minilora.autograd.tensor import Array, Tensor, recording
+from minilora.backend import like
 from minilora.lora.config import LoraConfig
 from minilora.lora.rows import add_row_updates
 from minilora.nn import Linear
@@ -33,9 +34,9 @@ class LoraLinear(Linear):
 
     def attach(self, adapter: str, config: LoraConfig, path: str, rng: np.random.Generator) -> None:
         """Add fresh A and B of the rank and scale that `config` gives the module at `path`."""
-        r, dtype = config.rank(path), self.weight.dtype
-        self.lora_A[adapter] = Tensor(_draw_A(rng, r, self.in_features, config).astype(dtype))
-        self.lora_B[adapter] = Tensor(_draw_B(rng, self.out_features, r, config).astype(dtype))
+        r, W = config.rank(path), self.weight.data
+        self.lora_A[adapter] = Tensor(like(_draw_A(rng, r, self.in_features, config).astype(W.dtype), W))
+        self.lora_B[adapter] = Tensor(like(_draw_B(rng, self.out_features, r, config).astype(W.dtype), W))
         self.scaling[adapter] = config.scaling(path)
         self.config[adapter] = config
 

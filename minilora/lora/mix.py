@@ -22,6 +22,7 @@ from typing import TypeAlias
 import numpy as np
 
 from minilora.autograd.tensor import Array
+from minilora.backend import copy_into, to_host
 from minilora.lora.config import AdapterError, LoraConfig
 from minilora.lora.factors import singular_values, thin_svd
 from minilora.lora.inject import adapters, inject, lora_modules
@@ -103,7 +104,8 @@ def mix(
     inject(model, _config(model, rank), adapter, rng=np.random.default_rng(0))
     for path, module in lora_modules(model):
         if path in made:
-            module.lora_A[adapter].data[...], module.lora_B[adapter].data[...] = made[path]
+            for part, array in zip((module.lora_A, module.lora_B), made[path], strict=True):
+                copy_into(part[adapter].data, array)
     return Mixture(adapter, how, rank, error)
 
 
@@ -166,8 +168,9 @@ def _nearest(A: Array, B: Array, r: int) -> Factors:
 
 
 def _factors(module: LoraLinear, name: str) -> Factors:
-    """A and B of one adapter, in float64: a mixture is worked out once and rounded once."""
-    return module.lora_A[name].data.astype(np.float64), module.lora_B[name].data.astype(np.float64)
+    """A and B of one adapter, in float64 on the host: a mixture is worked out once and rounded once."""
+    A, B = (to_host(part[name].data).astype(np.float64) for part in (module.lora_A, module.lora_B))
+    return A, B
 
 
 def _distance(made: Factors, exact: Factors) -> float:

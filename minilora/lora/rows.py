@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minilora.autograd import ops
-from minilora.autograd.tensor import Tensor
+from minilora.autograd.tensor import Array, Tensor, no_grad
+from minilora.backend import like
 from minilora.nn.variants import AdapterError, RowChoice
 
 if TYPE_CHECKING:
@@ -28,10 +29,28 @@ def add_row_updates(h: Tensor, x: Tensor, layer: LoraLinear, rows: RowChoice) ->
     if layer.rng is not None and any(layer.config[a].lora_dropout for choice in choices for a in choice):
         raise AdapterError("adapters chosen row by row are computed without dropout; call model.eval() first")
     A, B = _tables(layer, choices)
+    index = like(rows.index, x.data)
     per_row = x.reshape(x.shape[0], -1, x.shape[-1])  # (batch, ..., in) -> (batch, tokens, in)
-    low = per_row @ A[rows.index].transpose(0, 2, 1)  # (batch, tokens, in) @ (batch, in, R)
-    update = low @ B[rows.index]  # (batch, tokens, R) @ (batch, R, out)
+    low = per_row @ A[index].transpose(0, 2, 1)  # (batch, tokens, in) @ (batch, in, R)
+    update = low @ B[index]  # (batch, tokens, R) @ (batch, R, out)
     return h + update.reshape(*h.shape)
+
+
+@no_grad()
+def factors(layer: LoraLinear, rows: RowChoice | None) -> tuple[Array, Array] | None:
+    """A (batch, R, in) and s·Bᵀ (batch, R, out) of each row, or one for all; None where no adapter acts.
+
+    `rows` is None for the active adapters. Merged ones are part of the weight already.
+    """
+    distinct = (layer.active,) if rows is None else rows.distinct
+    choices = [{a: s for a, s in choice.items() if a in layer.config} for choice in distinct]
+    if layer.merged or not any(choices):
+        return None
+    A, B = (table.data for table in _tables(layer, choices))
+    if rows is None or len(choices) == 1:
+        return A, B
+    index = like(rows.index, A)
+    return A[index], B[index]
 
 
 def _tables(layer: LoraLinear, choices: list[dict[str, float]]) -> tuple[Tensor, Tensor]:
@@ -40,17 +59,24 @@ def _tables(layer: LoraLinear, choices: list[dict[str, float]]) -> tuple[Tensor,
     Several adapters of one choice, stacked along the rank, are one adapter whose update is their sum. Zeros fill up to
     R, and add nothing.
     """
-    R = max(sum(layer.lora_A[a].shape[0] for a in choice) for choice in choices)
-    parts_A, parts_B = [], []
-    for choice in choices:
-        parts_A += [layer.lora_A[a] for a in choice]
-        parts_B += [layer.lora_B[a].T * (s * layer.scaling[a]) for a, s in choice.items()]
-        missing = R - sum(layer.lora_A[a].shape[0] for a in choice)
-        parts_A.append(_zeros(layer, missing, layer.in_features))
-        parts_B.append(_zeros(layer, missing, layer.out_features))
-    n = len(choices)
+    ranks = [sum(layer.lora_A[a].shape[0] for a in choice) for choice in choices]
+    n, R = len(choices), max(ranks)
+    parts_A: list[Tensor] = []
+    parts_B: list[Tensor] = []
+    scales = np.zeros_like(layer.weight.data, shape=(n * R, 1))
+    for i, (choice, rank) in enumerate(zip(choices, ranks, strict=True)):
+        row = i * R
+        for a, s in choice.items():
+            parts_A.append(layer.lora_A[a])
+            parts_B.append(layer.lora_B[a])
+            scales[row : row + layer.lora_A[a].shape[0]] = s * layer.scaling[a]
+            row += layer.lora_A[a].shape[0]
+        if rank < R:
+            parts_A.append(_zeros(layer, R - rank, layer.in_features))
+            parts_B.append(_zeros(layer, layer.out_features, R - rank))
     A = ops.concatenate(*parts_A).reshape(n, R, layer.in_features)  # (n·R, in) -> (n, R, in)
-    return A, ops.concatenate(*parts_B).reshape(n, R, layer.out_features)  # (n·R, out) -> (n, R, out)
+    B = ops.concatenate(*parts_B, axis=1).T * scales  # (out, n·R) -> (n·R, out)
+    return A, B.reshape(n, R, layer.out_features)  # (n·R, out) -> (n, R, out)
 
 
 def _zeros(layer: LoraLinear, rows: int, columns: int) -> Tensor:

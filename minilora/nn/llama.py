@@ -13,6 +13,7 @@ import numpy as np
 
 from minilora.autograd import ops
 from minilora.autograd.tensor import Array, Tensor
+from minilora.backend import like
 from minilora.nn.attention import Attention, LayerCache, rotary_turns
 from minilora.nn.config import LlamaConfig
 from minilora.nn.layers import Embedding, Linear, RMSNorm, random_weight
@@ -88,7 +89,7 @@ class Llama(Module):
     def forward(
         self, ids: Array, cache: Cache | None = None, adapters: RowChoice | Choice | Sequence[Choice] = None
     ) -> Tensor:
-        """Logits (B, T, V) for integer ids (B, T).
+        """Logits (B, T, V) for integer ids (B, T), which may lie on the host wherever the model does.
 
         Parameters
         ----------
@@ -97,7 +98,7 @@ class Llama(Module):
             or a list that has one of these, or None for the base, for each row of the batch. Gradients reach the
             active ones alone: what is not active is frozen
         """
-        ids = np.asarray(ids) if isinstance(ids, list | tuple) else ids
+        ids = self._bring(ids)
         seen = 0 if cache is None else cache.length
         if ids.ndim != 2 or ids.dtype.kind not in "iu":
             raise ValueError(f"expected integer ids of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
@@ -117,18 +118,22 @@ class Llama(Module):
         `targets` are what comes next at each place: the ids one token later. (Hugging Face's `labels` are the ids
         themselves, shifted inside.)
         """
-        return ops.cross_entropy(self(ids), np.asarray(targets) if isinstance(targets, list | tuple) else targets)
+        return ops.cross_entropy(self(ids), self._bring(targets))
+
+    def _bring(self, ids: Array) -> Array:
+        """Token ids as an array on the model's device."""
+        return like(np.asarray(ids) if isinstance(ids, list | tuple) else ids, self.model.embed_tokens.weight.data)
 
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for generating `batch` texts side by side."""
         return Cache(batch, self.config, self.model.embed_tokens.weight.data)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Llama:
-        """Open a model folder in Hugging Face's layout. See `pretrained.load`."""
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Llama:
+        """Open a model folder in Hugging Face's layout, on the device "cpu" or "cuda". See `pretrained.load`."""
         from minilora.nn import pretrained
 
-        return pretrained.load(folder)
+        return pretrained.load(folder).to(device)
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
         """Write config.json and model.safetensors. See `pretrained.save`."""

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from minilora.autograd.tensor import Array, Tensor
+from minilora.backend import copy_into, device_of, to_device
 
 _dice: ContextVar[np.random.Generator | None] = ContextVar("dice", default=None)
 
@@ -77,7 +78,7 @@ class Module:
             if p.shape != state[name].shape:
                 raise ValueError(f"{name} should have shape {p.shape}, found {state[name].shape}")
         for name, p in own.items():
-            p.data[...] = state[name]
+            copy_into(p.data, state[name])
 
     def train(self, rng: np.random.Generator) -> None:
         """Training mode: dropout acts, drawing from `rng`."""
@@ -94,6 +95,22 @@ class Module:
         self._refuse_if_fixed()
         for p in self.parameters():
             p.data, p.grad = p.data.astype(dtype), None
+
+    def to(self, device: str) -> Self:
+        """Move every parameter to a device, "cpu" or "cuda" (a GPU), in place; returns this module.
+
+        Make an optimizer afterwards: it keeps its own arrays where the parameters are. Raises DeviceError, before
+        anything is changed, where CuPy or a GPU is missing.
+        """
+        self._refuse_if_fixed()
+        for p in self.parameters():
+            p.data, p.grad = to_device(p.data, device), None
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are: "cpu", or "cuda" for a GPU."""
+        return next((device_of(p.data) for _, p in self.named_parameters()), "cpu")
 
     @property
     def fixed(self) -> str:

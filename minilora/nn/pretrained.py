@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 
 from minilora.autograd.tensor import Array
+from minilora.backend import to_host
 from minilora.files import read_json, read_tensors, write_json, write_tensors
 from minilora.nn.config import LlamaConfig
 from minilora.nn.llama import Llama
@@ -56,7 +57,7 @@ def save(model: Llama, folder: str | Path, dtype: str = "float32") -> None:
             "own (lora.save_adapter), or merge it into the weights first (lora.merge_and_unload)"
         )
     folder = Path(folder)
-    write_tensors(folder / WEIGHTS, {name: array.astype(dtype) for name, array in tensors.items()})
+    write_tensors(folder / WEIGHTS, {name: to_host(array).astype(dtype) for name, array in tensors.items()})
     write_json(folder / "config.json", {**config.to_dict(), "dtype": dtype, "torch_dtype": dtype})
 
 

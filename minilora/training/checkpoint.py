@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from minilora.backend import copy_into, to_host
 from minilora.files import read_metadata, read_tensors, write_tensors
 from minilora.lora.inject import lora_modules
 from minilora.nn import Llama
@@ -42,9 +43,9 @@ class History:
 def save(path: Path, optimizer: AdamW, rng: np.random.Generator, history: History, settings: dict[str, Any]) -> None:
     """Write the state after `optimizer.steps` steps."""
     tensors = {
-        "parameters": optimizer.data,
-        "exp_avg": optimizer.m,
-        "exp_avg_sq": optimizer.v,
+        "parameters": to_host(optimizer.data),
+        "exp_avg": to_host(optimizer.m),
+        "exp_avg_sq": to_host(optimizer.v),
         "losses": np.array(history.losses, dtype=np.float64),
         "evaluations": np.array(history.evaluations, dtype=np.float64).reshape(-1, 2),
     }
@@ -78,8 +79,9 @@ def load(path: Path, optimizer: AdamW, rng: np.random.Generator, history: Histor
             raise CheckpointError(
                 f"cannot resume: {path} was made with {name} = {state['settings'].get(name)!r}, this run has {value!r}"
             )
-    optimizer.data[...], optimizer.m[...] = tensors["parameters"], tensors["exp_avg"]
-    optimizer.v[...], optimizer.steps = tensors["exp_avg_sq"], state["step"]
+    for name, buffer in {"parameters": optimizer.data, "exp_avg": optimizer.m, "exp_avg_sq": optimizer.v}.items():
+        copy_into(buffer, tensors[name])
+    optimizer.steps = state["step"]
     rng.bit_generator.state = state["generator"]
     history.losses[:] = tensors["losses"].tolist()
     history.evaluations[:] = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]
@@ -104,5 +106,5 @@ def _digest(arrays: list[np.ndarray]) -> str:
     """SHA-256 of the arrays' bytes."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(to_host(array)).tobytes())
     return digest.hexdigest()

@@ -106,7 +106,8 @@ def train(
     resume : go on from that state; the result is bit-identical to a run that never stopped
     sample : makes a text to show at each evaluation
     quiet : show nothing
-    threads : pieces of a batch worked on at a time, by default one a core; the result has the same bits for any number
+    threads : pieces of a batch worked on at a time, by default one a core; the result has the same bits for any number.
+        A GPU is kept busy by one
 
     Raises
     ------
@@ -127,7 +128,7 @@ def train(
     shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
     try:
         # NumPy need not warn of overflow: what is not finite is found below, and said once.
-        with _ctrl_c() as pressed, np.errstate(all="ignore"), Threads(threads) as pool:
+        with _ctrl_c() as pressed, np.errstate(all="ignore"), Threads(1 if model.device == "cuda" else threads) as pool:
             while run.steps < config.iters:
                 if run.steps % config.eval_every == 0:
                     run.evaluate(shown, sample, pool)

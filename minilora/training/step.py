@@ -25,9 +25,13 @@ def add_gradients(
 
     The loss of a batch is a mean over its windows, so it is the sum of its pieces' losses, each times the piece's
     share of the windows; and gradients add up as losses do. A model in training draws each piece's dropout from a
-    generator seeded with `dice` and the piece's number: it does not hang on which thread comes first.
+    generator seeded with `dice` and the piece's number: it does not hang on which thread comes first. A GPU gets each
+    batch in one piece.
     """
-    pieces = [(ids[rows], targets[rows]) for ids, targets in batches for rows in cut(*ids.shape)]
+    whole = model.device == "cuda"
+    pieces = [
+        (ids[rows], targets[rows]) for ids, targets in batches for rows in ([slice(None)] if whole else cut(*ids.shape))
+    ]
     windows = sum(len(ids) for ids, _ in pieces)
 
     def work_out(number: int) -> tuple[float, list[Array]]:
@@ -41,4 +45,5 @@ def add_gradients(
     for loss, found in threads.map(work_out, range(len(pieces))):
         total += loss
         optimizer.add(found)
+        del found  # before the next piece's gradients are made
     return total

@@ -112,10 +112,15 @@ def test_the_first_place_sees_itself_alone_and_weights_sum_to_one():
 
 
 def test_joining_the_heads_afterwards_copies_nothing():
+    """Of the output and of dq alike, whether q lies as (B, H, T, D) or, as in a model, (B, T, H, D)."""
     B, H, T, D = 2, 4, 9, 3
-    output = ops.causal_attention(*draw((B, H, 2, T, T, D)))
-    joined = output.transpose(0, 2, 1, 3).reshape(B, T, H * D)
-    assert np.shares_memory(joined.data, output.data)
+    q, k, v = draw((B, H, 2, T, T, D))
+    as_in_a_model = Tensor(q.data.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3), requires_grad=True)
+    for queries in (q, as_in_a_model):
+        output = ops.causal_attention(queries, k, v)
+        (dq,) = output.rules(np.ones_like(queries.data))[:1]
+        for found in (output.data, dq):
+            assert np.shares_memory(found, found.transpose(0, 2, 1, 3).reshape(B, T, H * D))
 
 
 @pytest.mark.parametrize("step", [1, 4, 66])

@@ -110,17 +110,29 @@ def test_a_dropped_graph_is_freed_without_the_collector(without_collector):
     middle = ops.softmax(ops.exp(x.reshape(2, 3)) @ np.ones((3, 4)))
     loss = ops.cross_entropy(middle, np.array([1, 2]))
     gradients(loss, [x, middle])
-    watched = [weakref.ref(thing) for thing in (middle, middle.data, loss, loss.edges[0][1])]
+    watched = [weakref.ref(thing) for thing in (middle.data, middle.node, loss.edges[0][1], loss, loss.node)]
     del middle
-    assert all(ref() is not None for ref in watched)  # the loss holds its history
+    assert all(ref() is not None for ref in watched)  # the loss holds its history; softmax, what it gave
     del loss
-    assert [ref() for ref in watched] == [None] * 4
+    assert [ref() for ref in watched] == [None] * 5
+
+
+def test_an_array_that_no_rule_needs_is_freed_on_the_way_forward(without_collector):
+    """What tanh was taken of is not needed to pull back through it; what tanh gave is."""
+    x = leaf(*range(6))
+    before = x * 3
+    after = ops.tanh(before)
+    watched = [weakref.ref(thing.data) for thing in (before, after)]
+    loss = (after * 2).sum()
+    del before, after
+    assert [ref() is not None for ref in watched] == [False, True]
+    assert gradients(loss, [x])[0].tolist() == pytest.approx((6 * (1 - np.tanh(3 * np.arange(6.0)) ** 2)).tolist())
 
 
 def test_backward_frees_the_graph_although_the_loss_is_kept(without_collector):
     x = leaf(*range(6))
     middle = ops.tanh(x)
-    watched = [weakref.ref(middle), weakref.ref(middle.data)]
+    watched = [weakref.ref(middle.node), weakref.ref(middle.data)]
     loss = (middle * middle).sum()
     del middle
     gradients(loss, [x])

@@ -23,6 +23,7 @@ attention = importlib.import_module("minilora.autograd.ops.attention")
 llama = importlib.import_module("minilora.nn.llama")
 sampling = importlib.import_module("minilora.generation.sampling")
 step = importlib.import_module("minilora.training.step")
+token_step = importlib.import_module("minilora.generation.token_step")
 training = importlib.import_module("minilora.training.loop")
 
 OWN = [law for law in LAWS.values() if law.group in ("autograd", "model", "runs")]
@@ -88,7 +89,7 @@ def change_rules(patch, name, change):
     def wrong(right, *inputs, **options):
         out = right(*inputs, **options)
         if out.requires_grad:
-            out.rules = change(out.rules, *arrays(inputs))
+            out.node.rules = change(out.rules, *arrays(inputs))
         return out
 
     replace_op(patch, name, wrong)
@@ -137,9 +138,9 @@ def tensors_are_visited_as_they_are_found(patch):
     right = engine._ancestors
 
     def found(output):
-        order = {id(output): output}
-        for tensor in (todo := [output]):
-            for _, x in tensor.edges:
+        order = {id(output.place): output.place}
+        for place in (todo := [output.place]):
+            for _, x in place.edges:
                 if id(x) not in order:
                     order[id(x)] = x
                     todo.append(x)
@@ -208,14 +209,14 @@ def the_last_of_repeated_rows_wins(patch):
 @mistake("what-is-used-twice-gets-both-gradients", "the gradient of x should be")
 def the_second_use_replaces_the_first(patch):
     right = engine._pull_back
-    patch.setattr(engine, "_pull_back", lambda tensor, g: list({id(x): (x, gx) for x, gx in right(tensor, g)}.values()))
+    patch.setattr(engine, "_pull_back", lambda place, g: list({id(x): (x, gx) for x, gx in right(place, g)}.values()))
 
 
 @mistake("a-frozen-input-costs-no-gradient", "which is frozen, was called")
 def all_rules_are_called(patch):
-    def pull_back(tensor, g):
-        pulled = tensor.rules(g) if callable(tensor.rules) else [rule(g) for rule in tensor.rules]
-        return [(x, pulled[i]) for i, x in tensor.edges]
+    def pull_back(place, g):
+        pulled = place.rules(g) if callable(place.rules) else [rule(g) for rule in place.rules]
+        return [(x, pulled[i]) for i, x in place.edges]
 
     patch.setattr(engine, "_pull_back", pull_back)
 
@@ -285,7 +286,8 @@ def backward_begins_anew(patch):
 
     def backward(output, cotangent=None):
         for x in engine._ancestors(output):
-            x.grad = None
+            if isinstance(x, Tensor):
+                x.grad = None
         right(output, cotangent)
 
     patch.setattr(engine, "backward", backward)
@@ -527,7 +529,12 @@ def gains_decay(patch):
 
 @mistake("greedy-writing-takes-the-likeliest-token", "scores of the tokens in row")
 def what_is_written_stands_at_position_zero(patch):
-    positions_begin_at_zero(patch)
+    right = token_step.rotary_turns
+
+    def stand_still(config, start, stop, like):
+        return tuple(np.repeat(table, stop - start, axis=0) for table in right(config, 0, 1, like))
+
+    patch.setattr(token_step, "rotary_turns", stand_still)
 
 
 def what_is_written_becomes(patch, change):

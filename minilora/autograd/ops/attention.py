@@ -36,7 +36,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     qs = (q * scale).reshape(*group, T, D)  # (B, H, T, D) -> (B, G, H/G, T, D)
     ks, vs = k[:, :, None], v[:, :, None]  # (B, G, 1, S, D), broadcast over the group
     # The output lies in memory as (B, T, H, D): joining the heads afterwards is then a view.
-    out = np.empty_like(q, shape=(B, T, H, D)).transpose(0, 2, 1, 3)
+    out = np.empty_like(q, shape=(B, T, H, D), order="C").transpose(0, 2, 1, 3)
     outs = out.reshape(*group, T, D)
     totals = np.empty_like(q, shape=(*group, T, 1))
     blocks = [(slice(start, min(start + BLOCK, T)), S - T + min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
@@ -46,7 +46,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
         e[..., S - T + rows.start :] += _future(e.shape[-2], q)
         e -= e.max(axis=-1, keepdims=True)
         np.exp(e, out=e)
-        np.einsum("...s->...", e, out=totals[..., rows, 0])  # a sum over short rows, faster than `sum`
+        totals[..., rows, 0] = np.einsum("...s->...", e)  # a sum over short rows, faster than `sum`
         np.matmul(e, vs[..., :seen, :], out=outs[..., rows, :])
         weights.append(e)
     outs /= totals
@@ -54,7 +54,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     def pull(g: Array) -> tuple[Array, Array | None, Array | None]:
         gs = g.reshape(*group, T, D) / totals
         dots = np.einsum("...d,...d->...", gs, outs)[..., None]
-        dq = np.empty_like(g, shape=(B, T, H, D)).transpose(0, 2, 1, 3)
+        dq = np.empty_like(g, shape=(B, T, H, D), order="C").transpose(0, 2, 1, 3)
         dqs = dq.reshape(*group, T, D)
         dk: Array | None = None  # the last rows see all places, so their share is the array that the others add to
         dv: Array | None = None

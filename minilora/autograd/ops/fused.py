@@ -12,6 +12,7 @@ import numpy as np
 
 from minilora.autograd.ops.arithmetic import logistic
 from minilora.autograd.tensor import Array, op
+from minilora.backend import array_module, like
 
 
 @op
@@ -35,7 +36,7 @@ def cross_entropy(logits: Array, targets: Array) -> Any:
         raise ValueError(f"expected targets of shape {logits.shape[:-1]}, one per logit row, got {targets.shape}")
     if targets.size == 0 or targets.min() < 0 or targets.max() >= n_classes:
         raise ValueError(f"expected at least one target, each from 0 to {n_classes - 1}")
-    chosen = np.arange(targets.size), targets.reshape(-1)
+    chosen = array_module(logits).arange(targets.size), targets.reshape(-1)
     p = logits.reshape(-1, n_classes) - logits.reshape(-1, n_classes).max(axis=-1, keepdims=True)  # (N, V)
     at_target = p[chosen]
     np.exp(p, out=p)
@@ -123,7 +124,7 @@ def rotary(x: Array, cos: Array, sin: Array) -> Any:
 @op
 def dropout(x: Array, probability: float, rng: np.random.Generator) -> Any:
     """Zero each entry with probability p and divide the rest by 1 - p, so that the mean stays: inverted dropout."""
-    kept = np.asarray(rng.random(x.shape, dtype=np.float32) >= probability)
+    kept = like(np.asarray(rng.random(x.shape, dtype=np.float32) >= probability), x)
     scale = kept.astype(x.dtype) / (1 - probability)
     return x * scale, (lambda g: g * scale,)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd.tensor import Array, op
+from minilora.backend import device_of
 
 
 @op
@@ -42,7 +43,8 @@ def embedding(weight: Array, ids: Array) -> Any:
     """Row ids[...] of a table: weight is (vocabulary, C), ids any shape of integers, the output (..., C).
 
     A row's gradient is the sum over all places where its id stands. Sorting the places by id turns that into sums
-    over runs of equal ids, much faster than `np.add.at` and as right with repeated ids.
+    over runs of equal ids, much faster than `np.add.at` and as right with repeated ids. On a GPU it is the other way
+    round: `add.at` is fast, and `reduceat` takes differences of one running sum, which rounding spoils.
     """
     n_rows = weight.shape[0]
     if ids.size and not (ids.min() >= 0 and ids.max() < n_rows):
@@ -50,6 +52,9 @@ def embedding(weight: Array, ids: Array) -> Any:
 
     def pull(g: Array) -> Array:
         gw = np.zeros_like(weight)
+        if device_of(gw) == "cuda":
+            np.add.at(gw, ids, g)
+            return gw
         places = np.argsort(ids.reshape(-1), kind="stable")
         in_order = ids.reshape(-1)[places]
         starts = np.flatnonzero(np.diff(in_order, prepend=-1))  # where a new id begins

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd.tensor import Array, op
+from minilora.backend import array_module
 
 
 @op
@@ -19,7 +20,7 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Any:
 def transpose(x: Array, axes: tuple[int, ...] | None = None) -> Any:
     """Axes in another order; reversed when none is given."""
     axes = tuple(range(x.ndim))[::-1] if axes is None else axes
-    inverse = np.argsort([axis % x.ndim for axis in axes])
+    inverse = tuple(sorted(range(x.ndim), key=lambda i: axes[i] % x.ndim))
     return np.transpose(x, axes), (lambda g: np.transpose(g, inverse),)
 
 
@@ -30,7 +31,7 @@ def index(x: Array, key: Any) -> Any:
     def pull(g: Array) -> Array:
         gx = np.zeros_like(x)
         if _may_repeat(key):
-            np.add.at(gx, key, g)
+            array_module(gx).add.at(gx, key, g)  # called by way of NumPy, CuPy's takes no key of several parts
         else:
             gx[key] = g
         return gx

@@ -1,0 +1,62 @@
+"""`--device cuda`: on the stand-in of tests/gpu every command that takes it writes what it writes without; where there
+is no GPU, it says so in one line before anything is written.
+"""
+
+import sys
+
+import pytest
+
+from tests.gpu import standin
+
+COMMANDS = {
+    "pretrain": "pretrain --corpus {text} --layers 1 --hidden 8 --heads 2 --context 16 --iters 3 --batch 2 --out {out}",
+    "finetune": "finetune --model {tiny} --corpus {verse} --context 16 --iters 3 --batch 2 --dropout 0.2 --out {out}",
+    "full": "finetune --model {tiny} --method full --corpus {verse} --context 16 --iters 3 --batch 2 --out {out}",
+    "generate": "generate --model {tiny} --adapter {bard}:0.5 --adapter {log} --tokens 20",
+    "eval": "eval --model {tiny} --adapter {bard} --corpus {verse} --windows 5",
+}
+
+
+@pytest.fixture
+def moved(monkeypatch):
+    """The arrays that were brought to the stand-in."""
+    cupy, arrays = standin.module(), []
+    asarray = cupy.asarray
+    cupy.asarray = lambda array: (arrays.append(array), asarray(array))[1]
+    monkeypatch.setitem(sys.modules, "cupy", cupy)
+    return arrays
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_the_device_changes_nothing_that_is_written(command, here, minilora, contents, moved):
+    written = {}
+    for device in ("cpu", "cuda"):
+        moved.clear()
+        out = here.root / device
+        printed = minilora(*command.format(out=out, **vars(here)).split(), "--device", device)
+        assert bool(moved) == (device == "cuda")
+        lines = [line.replace(str(out), "OUT") for line in printed.splitlines() if "tok/s" not in line]
+        written[device] = lines, contents(out) if out.exists() else {}
+    assert written["cuda"] == written["cpu"]
+
+
+def test_a_run_goes_on_on_another_device(here, minilora, contents, moved):
+    flags = COMMANDS["finetune"].format(out=here.root / "out", **vars(here)).split()
+    minilora(*flags, "--device", "cuda")
+    expected = contents(here.root / "out")
+    minilora("finetune", "--resume", "--out", here.root / "out", "--device", "cpu")  # to its end: nothing is left to do
+    assert contents(here.root / "out") == expected
+
+
+@pytest.mark.parametrize("command", [*COMMANDS.values(), "demo --out {out}"], ids=[*COMMANDS, "demo"])
+def test_without_cupy_one_line_says_what_to_do(command, here, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    line = fails(*command.format(out=here.root / "out", **vars(here)).split(), "--device", "cuda")
+    assert line == "the device 'cuda' needs CuPy, which is not installed; pip install \"minilora[gpu]\", or use 'cpu'"
+    assert not list((here.root / "out").glob("*"))
+
+
+def test_without_a_gpu_one_line_says_so(here, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", standin.module(devices=0))
+    line = fails("generate", "--model", "nowhere", "--device", "cuda")  # and says it first
+    assert line.startswith("the device 'cuda' needs an NVIDIA GPU, and CuPy finds none")

@@ -1,0 +1,232 @@
+"""What minilora does on a device, from one step to whole folders: each takes a device and an empty folder, and returns
+what came of it. `test_standin_runs.py` compares them bit by bit, on the stand-in; `test_card.py` closely, on a GPU.
+"""
+
+import math
+
+import numpy as np
+
+from minilora import lora
+from minilora.autograd import Tensor, gradients, no_grad
+from minilora.backend import to_device, to_host
+from minilora.files import read_tensors, write_tensors
+from minilora.generation import Sampler, generate
+from minilora.lora.inject import lora_modules
+from minilora.lora.inspect import effective_rank, module_facts
+from minilora.nn import Llama
+from minilora.training import AdamW, TrainingConfig, evaluate, train
+from tests.unit_scale import unit_scale_llama
+
+SHAPE = {
+    "vocab_size": 17,
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 16,
+}
+IDS = np.cumsum(np.random.default_rng(2).integers(0, 3, 400)) % SHAPE["vocab_size"]
+BATCH, TARGETS = IDS[:45].reshape(3, 15), IDS[1:46].reshape(3, 15)
+RUN = TrainingConfig(
+    iters=6, batch=3, context=8, lr=0.01, warmup=2, accumulate=2, eval_every=2, eval_windows=4, checkpoint_every=2
+)
+COMPUTATIONS = {}
+
+
+def computation(function):
+    COMPUTATIONS[function.__name__] = function
+    return function
+
+
+def llama(device, *adapters, dropout=0.0, **shape):
+    """A model of unit scale on the device, with adapters of ranks 2, 3, … that are felt; all of them act."""
+    model = unit_scale_llama(0, **SHAPE, **shape).to(device)
+    for i, name in enumerate(adapters):
+        targets = ["q_proj", "v_proj", "down_proj", "lm_head"][i:]
+        config = lora.LoraConfig(r=2 + i, lora_dropout=dropout, target_modules=targets, init_lora_weights=False)
+        lora.inject(model, config, name, rng=np.random.default_rng(i))
+    if adapters:
+        lora.set_active(model, {name: 1 - 0.25 * i for i, name in enumerate(adapters)})
+    return model
+
+
+def step(model):
+    """One whole step: the loss, its gradients, clipping, the optimizer."""
+    model.train(np.random.default_rng(3))
+    optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad], weight_decay=0.1)
+    loss = model.loss(BATCH, TARGETS)
+    optimizer.add(gradients(loss, optimizer.parameters, release=True))
+    gradient = optimizer.grad.copy()
+    length = optimizer.clip(1e-3)
+    optimizer.step(0.01)
+    return loss.item(), gradient, length, optimizer.m, optimizer.v, model.state_dict()
+
+
+@computation
+def a_step_of_everything(device, folder):
+    return step(llama(device)), step(llama(device, tie_word_embeddings=False))
+
+
+@computation
+def a_step_of_an_adapter(device, folder):
+    return step(llama(device, "a"))
+
+
+@computation
+def a_step_with_dropout(device, folder):
+    return step(llama(device, "a", dropout=0.4)), step(llama(device, "a", "b", "c", dropout=0.4))
+
+
+@computation
+def a_step_by_backward(device, folder):
+    model = llama(device, "a", "b")
+    model.loss(BATCH.tolist(), TARGETS.tolist()).backward()
+    model.loss(BATCH[:1], TARGETS[:1]).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+
+
+def trained(model, path, config=RUN, **options):
+    history = train(model, IDS[:300], IDS[300:], config, checkpoint_path=path, quiet=True, **options)
+    return model.state_dict(), history.losses, history.evaluations, read_tensors(path)
+
+
+@computation
+def a_run_of_everything(device, folder):
+    return trained(llama(device), folder / "checkpoint")
+
+
+@computation
+def a_run_with_dropout_on_two_threads(device, folder):
+    return trained(llama(device, "a", "b", dropout=0.3), folder / "checkpoint", threads=2)
+
+
+class Crash(Exception):
+    pass
+
+
+def crashed(model, path, losses):
+    """A run that is killed while it works out its training loss of that number."""
+    compute, begun = model.loss, []
+
+    def loss(ids, targets):
+        begun.extend([1] if model.rng is not None else [])
+        if len(begun) == losses:
+            raise Crash
+        return compute(ids, targets)
+
+    model.loss = loss
+    try:
+        trained(model, path)
+    except Crash:
+        return
+    raise AssertionError("the run went through")
+
+
+@computation
+def a_run_that_goes_on(device, folder):
+    crashed(llama(device, "a", dropout=0.3), folder / "checkpoint", losses=10)
+    return trained(llama(device, "a", dropout=0.3), folder / "checkpoint", resume=True)
+
+
+@computation
+def a_run_that_goes_on_at_home(device, folder):
+    crashed(llama(device), folder / "checkpoint", losses=7)
+    return trained(llama("cpu"), folder / "checkpoint", resume=True)
+
+
+@computation
+def an_evaluation(device, folder):
+    return evaluate(llama(device, "a"), IDS, 12, 7, batch=3)
+
+
+@computation
+def rows_with_adapters_of_their_own(device, folder):
+    model = llama(device, "a", "b", "c")
+    logits = model(BATCH, adapters=["a", None, {"b": 0.5, "c": 0.5}])
+    trainable = model.parameters(trainable=True)
+    cotangent = np.random.default_rng(4).standard_normal(logits.shape, dtype=np.float32)
+    there = to_device(cotangent, device)
+    return logits.data, gradients(logits, trainable, there), gradients(logits, trainable, cotangent)
+
+
+@computation
+def texts(device, folder):
+    """Past the end of the context, the likeliest and by the dice, with and without adapters by row."""
+    model, prompts = llama(device, "a", "b"), [IDS[:5], IDS[:3]]
+    rows = [{"a": 1.0}, {"a": 0.5, "b": 0.5}]
+    found = [generate(model, prompts, 20, Sampler(temperature=0))]
+    for sampler in (Sampler(), Sampler(top_k=5), Sampler(top_p=0.7)):
+        found.append(generate(model, prompts, 20, sampler, adapters=rows))
+    return found
+
+
+@computation
+def merging(device, folder):
+    model = llama(device, "a", "b")
+    difference = lora.merge_difference(model, BATCH)
+    lora.merge(model)
+    merged = model(BATCH).data
+    lora.unmerge(model)
+    unmerged, text = model.state_dict(), str(lora.report(model))
+    lora.merge_and_unload(model)
+    return merged, unmerged, text, model.state_dict(), difference < 1e-4
+
+
+@computation
+def mixtures(device, folder):
+    found = []
+    for how in ("cat", "linear", "svd"):
+        model = llama(device, "a")
+        config = lora.LoraConfig(r=2, target_modules=["q_proj", "up_proj"], init_lora_weights=False)
+        lora.inject(model, config, "z", rng=np.random.default_rng(9))
+        made = lora.mix(model, {"a": 0.7, "z": -0.3}, how=how)
+        found += [model(BATCH).data, made.rank, made.error]
+    return found
+
+
+@computation
+def folders(device, folder):
+    """A model and an adapter, written, opened on the device, and written again."""
+    llama(device).save_pretrained(folder / "model", dtype="float16")
+    model = Llama.from_pretrained(folder / "model", device)
+    model.save_pretrained(folder / "again")
+    lora.save_adapter(llama(device, "a"), folder / "adapter", "a")
+    lora.load_adapter(model, folder / "adapter", "a")
+    lora.save_adapter(model, folder / "adapter-again", "a", dtype="float16")
+    _with_a_copy_of_the_head(folder / "adapter", model.lm_head.weight.data)
+    lora.load_adapter(model, folder / "adapter", "copied")
+    written = [read_tensors(file) for file in sorted(folder.glob("*/*.safetensors"))]
+    assert len(written) == 4
+    return model.state_dict(), written, model(BATCH).data
+
+
+def _with_a_copy_of_the_head(adapter, weight):
+    """PEFT writes the frozen weight of an adapted head down as well; it is compared with the model's."""
+    file = adapter / "adapter_model.safetensors"
+    write_tensors(file, {**read_tensors(file), "base_model.model.lm_head.base_layer.weight": to_host(weight)})
+
+
+@computation
+def facts(device, folder):
+    model = llama(device, "a")
+    lora.save_adapter(model, folder, "a")
+    config, tensors = lora.read_adapter(folder)
+    weights = {path: module.weight.data for path, module in lora_modules(model)}
+    found = module_facts(config, tensors, weights)
+    assert all(math.isfinite(module.relative) for module in found)
+    own = [effective_rank(module.lora_A["a"].data, module.lora_B["a"].data) for _, module in lora_modules(model)]
+    return own, [[module.norm, module.relative, module.effective_rank] for module in found]
+
+
+@computation
+def states(device, folder):
+    """Parameters from another device and type; and home again."""
+    model, other = llama(device), unit_scale_llama(5, **SHAPE)
+    model.load_state_dict(other.state_dict())
+    loaded = model(BATCH).data
+    other.load_state_dict(llama(device).state_dict())
+    model.astype(np.float64)
+    with no_grad():
+        double = model(BATCH).data
+    return loaded, other.state_dict(), double, model.to("cpu").state_dict(), str(Tensor(double[0, 0, 0]))

@@ -1,0 +1,253 @@
+"""A stand-in for CuPy that needs no GPU: arrays that compute with NumPy and refuse what CuPy's refuse, or do not have.
+
+An operation that falls back to the host, mixes in a host array, or uses a function, method or option that CuPy lacks,
+raises TypeError here as it would on a card. What CuPy has is written down in `FUNCTIONS`, `UFUNCS` and the methods of
+`DeviceArray`, read in its source: cupy 14.2.0 and, for what is compiled, `cupy/_core/*.pyx` at commit 6b6d956. What
+is not listed is refused; look it up there before adding it. In one thing the stand-in is stricter than CuPy, which
+copies lists and NumPy arrays that are used as an index to the card unasked.
+"""
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+import minilora
+
+ROOT = str(Path(minilora.__file__).parent)
+
+FUNCTIONS = {  # what `cupy.ndarray.__array_function__` finds in the module `cupy`, with its parameters
+    "argsort": "a axis kind",
+    "array2string": "a max_line_width precision suppress_small separator prefix",
+    "array_equal": "a1 a2 equal_nan",
+    "broadcast_to": "array shape",
+    "concatenate": "tup axis out dtype casting",
+    "copyto": "dst src casting where",
+    "diff": "a n axis prepend append",
+    "dot": "a b out",
+    "einsum": "dtype optimize",  # its operands come by position; there is no `out`
+    "empty_like": "prototype dtype order shape",
+    "expand_dims": "a axis",
+    "flatnonzero": "a",
+    "full_like": "a fill_value dtype order shape",
+    "max": "a axis out keepdims",  # no `initial`, no `where`
+    "mean": "a axis dtype out keepdims",
+    "norm": "x ord axis keepdims",
+    "ones_like": "a dtype order shape",
+    "stack": "tup axis out dtype casting",
+    "sum": "a axis dtype out keepdims",
+    "swapaxes": "a axis1 axis2",
+    "transpose": "a axes",
+    "triu": "m k",
+    "where": "condition x y",
+    "zeros_like": "a dtype order shape",
+}
+UFUNCS = (
+    "absolute add cos divide equal exp greater greater_equal isfinite less less_equal log matmul maximum minimum "
+    "multiply negative not_equal power sin sqrt subtract tanh"
+)
+
+made: list[tuple[np.dtype, str]] | None = None
+"""The type of every array that is made, and the function of minilora that has it made, while `watching`."""
+
+
+@contextmanager
+def watching():
+    """Inside this block, take down what arrays are made: `with watching() as made: ...`"""
+    global made
+    made = []
+    try:
+        yield made
+    finally:
+        made = None
+
+
+def culprit():
+    """The innermost function of minilora that is running."""
+    frame = sys._getframe(1)
+    while frame is not None and not frame.f_code.co_filename.startswith(ROOT):
+        frame = frame.f_back
+    return "" if frame is None else frame.f_code.co_qualname
+
+
+class DeviceArray(NDArrayOperatorsMixin):
+    """What `cupy.ndarray` is taken for. The operators go by way of `__array_ufunc__`."""
+
+    __array_priority__ = 100
+
+    def __init__(self, host):
+        self._host = np.asarray(host)  # reductions to one number are arrays without axes here, as they are in CuPy
+        if made is not None:
+            made.append((self._host.dtype, culprit()))
+
+    shape = property(lambda self: self._host.shape)
+    dtype = property(lambda self: self._host.dtype)
+    ndim = property(lambda self: self._host.ndim)
+    size = property(lambda self: self._host.size)
+    nbytes = property(lambda self: self._host.nbytes)
+    T = property(lambda self: DeviceArray(self._host.T))
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=(), **options):
+        name = ufunc.__name__
+        known = name in UFUNCS.split() if method == "__call__" else (name, method) == ("add", "at")
+        if not known or options:
+            raise TypeError(f"CuPy, as far as it was looked up, has no {name}.{method} with {sorted(options)}")
+        if method == "at":
+            if not isinstance(inputs[1], DeviceArray):
+                raise TypeError("CuPy answers NumPy's `at` for arrays alone; a tuple goes to its own `add.at`")
+            return add_at(*inputs)
+        if not all(isinstance(x, DeviceArray) for x in out):
+            raise TypeError("output arguments must be CuPy's")
+        if out:
+            options["out"] = tuple(x._host for x in out)
+        result = ufunc(*map(unwrap, inputs), **options)
+        return out[0] if out else DeviceArray(result)
+
+    def __array_function__(self, function, types, args, kwargs):
+        name = function.__name__
+        if name not in FUNCTIONS:
+            raise TypeError(f"CuPy, as far as it was looked up, has no {function.__module__}.{name}")
+        if unknown := kwargs.keys() - set(FUNCTIONS[name].split()):
+            raise TypeError(f"CuPy's {name} does not take {sorted(unknown)}")
+        if kwargs.get("shape", 1) in (0, ()):
+            raise TypeError(f"CuPy's {name} takes an empty shape to mean none")
+        result = function(*map(unwrap, args), **{key: unwrap(value) for key, value in kwargs.items()})
+        return result if isinstance(result, str) else DeviceArray(result)
+
+    # Methods, with those of their parameters in `core.pyx` that are used.
+    def get(self):
+        return self._host.copy()
+
+    def item(self):
+        return self._host.item()
+
+    def tolist(self):
+        return self._host.tolist()
+
+    def tobytes(self):
+        return self._host.tobytes()
+
+    def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
+        return self if not copy and self.dtype == dtype else DeviceArray(self._host.astype(dtype))
+
+    def copy(self, order="C"):
+        return DeviceArray(self._host.copy(order))
+
+    def __deepcopy__(self, memo):
+        return self.copy()
+
+    def fill(self, value):
+        self._host.fill(unwrap(value))
+
+    def reshape(self, *shape, order="C"):
+        return DeviceArray(self._host.reshape(*shape, order=order))
+
+    def transpose(self, *axes):
+        return DeviceArray(self._host.transpose(*axes))
+
+    def swapaxes(self, axis1, axis2):
+        return DeviceArray(self._host.swapaxes(axis1, axis2))
+
+    def max(self, axis=None, keepdims=False):
+        return DeviceArray(self._host.max(axis=axis, keepdims=keepdims))
+
+    def min(self, axis=None, keepdims=False):
+        return DeviceArray(self._host.min(axis=axis, keepdims=keepdims))
+
+    def argmax(self, axis=None):
+        return DeviceArray(self._host.argmax(axis))
+
+    def sum(self, axis=None, keepdims=False):
+        return DeviceArray(self._host.sum(axis=axis, keepdims=keepdims))
+
+    def mean(self, axis=None, keepdims=False):
+        return DeviceArray(self._host.mean(axis=axis, keepdims=keepdims))
+
+    def all(self, axis=None, keepdims=False):
+        return DeviceArray(self._host.all(axis=axis, keepdims=keepdims))
+
+    def any(self, axis=None, keepdims=False):
+        return DeviceArray(self._host.any(axis=axis, keepdims=keepdims))
+
+    def __getitem__(self, key):
+        return DeviceArray(self._host[place(key)])
+
+    def __setitem__(self, key, value):
+        self._host[place(key)] = unwrap(value)
+
+    def __len__(self):
+        return len(self._host)
+
+    def __iter__(self):
+        return map(DeviceArray, self._host)
+
+    def __bool__(self):
+        return bool(self._host)
+
+    def __int__(self):
+        return int(self._host)
+
+    def __float__(self):
+        return float(self._host)
+
+    def __repr__(self):
+        return repr(self._host)
+
+    def __format__(self, spec):
+        return format(self._host, spec)
+
+
+def unwrap(x):
+    """What an operation on the card is given: arrays of the card, and Python's or NumPy's numbers beside them."""
+    if isinstance(x, DeviceArray):
+        return x._host
+    if isinstance(x, np.ndarray):
+        raise TypeError("Unsupported type <class 'numpy.ndarray'>")
+    return type(x)(map(unwrap, x)) if isinstance(x, list | tuple) else x
+
+
+def place(key):
+    """An index: numbers, slices, None, Ellipsis, and arrays of the card."""
+    if isinstance(key, list):
+        raise TypeError("CuPy would copy this index to the card, unasked")
+    return tuple(map(place, key)) if isinstance(key, tuple) else unwrap(key)
+
+
+def add_at(total, key, parts):
+    """`cupy.add.at`. A card adds in any order: here, over integers, it is that of the embedding's rule for NumPy."""
+    total, key, parts = unwrap(total), place(key), unwrap(parts)
+    if not (isinstance(key, np.ndarray) and key.dtype.kind == "i" and np.ndim(parts) == key.ndim + 1 and key.size):
+        return np.add.at(total, key, parts)
+    order = np.argsort(key.reshape(-1), kind="stable")
+    starts = np.flatnonzero(np.diff(key.reshape(-1)[order], prepend=-1))
+    rows = parts.reshape(-1, parts.shape[-1])[order]
+    total[key.reshape(-1)[order][starts]] += np.add.reduceat(rows, starts, axis=0)
+
+
+def asarray(a, dtype=None):
+    """To the card: a copy, unless it is there."""
+    return a if isinstance(a, DeviceArray) and dtype is None else DeviceArray(np.array(unwrap_any(a), dtype))
+
+
+def asnumpy(a):
+    return np.array(unwrap_any(a))
+
+
+def unwrap_any(a):
+    return a._host if isinstance(a, DeviceArray) else a
+
+
+def module(devices=1):
+    """The module `cupy`, on a machine with so many GPUs."""
+    cupy = ModuleType("cupy")
+    cupy.ndarray, cupy.asarray, cupy.asnumpy, cupy.cos, cupy.sin = DeviceArray, asarray, asnumpy, np.cos, np.sin
+    cupy.add = SimpleNamespace(at=add_at)
+    cupy.arange = lambda *args: DeviceArray(np.arange(*args))
+    cupy.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: devices))
+    return cupy

@@ -1,0 +1,63 @@
+"""On a real GPU: what `computations.py` computes there is close to what NumPy computes. `pytest -m gpu` runs these."""
+
+import inspect
+from functools import reduce
+
+import numpy as np
+import pytest
+
+from minilora.backend import DeviceError, array_module, device_module, to_host
+from minilora.nn import Module
+from tests.gpu.computations import COMPUTATIONS, llama
+from tests.gpu.standin import FUNCTIONS, UFUNCS
+
+
+@pytest.fixture
+def card():
+    try:
+        return device_module("cuda")
+    except DeviceError as error:
+        pytest.skip(str(error))
+
+
+def numbers(found):
+    """Everything that a computation found, as a flat list of float64 arrays; texts as they are."""
+    if isinstance(found, Module):
+        return numbers(found.state_dict())
+    if isinstance(found, dict):
+        return [x for value in found.values() for x in numbers(value)]
+    if isinstance(found, list | tuple):
+        return [x for value in found for x in numbers(value)]
+    return [found if isinstance(found, str) else np.asarray(to_host(found), dtype=np.float64)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compute", COMPUTATIONS.values(), ids=COMPUTATIONS)
+def test_a_card_computes_what_numpy_computes(card, compute, tmp_path):
+    """A run of several steps drifts a little further: Adam divides by gradients that are almost nothing."""
+    expected, found = numbers(compute("cpu", tmp_path / "cpu")), numbers(compute("cuda", tmp_path / "cuda"))
+    bound = 1e-2 if "run" in compute.__name__ else 1e-3 if "step" in compute.__name__ else 1e-4
+    assert len(found) == len(expected)
+    for x, y in zip(found, expected, strict=True):
+        if isinstance(y, str):
+            assert isinstance(x, str)
+        else:
+            assert np.linalg.norm(x - y) <= bound * np.linalg.norm(y) + 1e-7
+
+
+@pytest.mark.gpu
+def test_the_parameters_lie_on_the_card(card):
+    model = llama("cuda", "a")
+    assert all(array_module(p.data) is card for p in model.parameters())
+
+
+def test_the_stand_in_has_what_cupy_has():
+    """This needs CuPy, and no card."""
+    cupy = pytest.importorskip("cupy")
+    for name, parameters in FUNCTIONS.items():
+        asked = np.linalg.norm if name == "norm" else getattr(np, name)
+        function = reduce(getattr, [*asked.__module__.split(".")[1:], name], cupy)  # as CuPy finds it
+        if name not in ("einsum", "array2string"):  # which take keywords of any name, and look at them inside
+            assert set(parameters.split()) <= inspect.signature(function).parameters.keys(), name
+    assert all(hasattr(cupy, name) for name in UFUNCS.split())
+    assert hasattr(cupy.add, "at")

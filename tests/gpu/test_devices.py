@@ -1,0 +1,94 @@
+"""Asking for a device: one clear line where it is not there, in the library and on the command line."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from minilora.backend import DeviceError, device_module, like, to_device, to_host
+from tests.gpu import standin
+from tests.gpu.computations import llama
+from tests.gpu.conftest import bits
+
+
+def no_driver():
+    raise RuntimeError("cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version")
+
+
+class Broken:
+    """An installed CuPy whose libraries are not there: its explanation fills a page."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "cupy":
+            raise ImportError("\n====\nFailed to import CuPy.\n====\n")
+
+
+@pytest.fixture
+def broken_cupy(monkeypatch):
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """machine(...): this machine has that CuPy."""
+    return lambda cupy: monkeypatch.setitem(sys.modules, "cupy", cupy)
+
+
+def refused(pattern):
+    """Moving a model fails with one line, and leaves it where it was."""
+    model = llama("cpu", "a")
+    before = bits(model)
+    with pytest.raises(DeviceError, match=pattern) as caught:
+        model.to("cuda")
+    assert isinstance(caught.value, ValueError)
+    assert len(str(caught.value).splitlines()) == 1
+    assert bits(model) == before
+
+
+def test_without_cupy(machine):
+    machine(None)  # as Python marks a module that cannot be found
+    refused(r"needs CuPy, which is not installed; pip install \"minilora\[gpu\]\", or use 'cpu'")
+
+
+@pytest.mark.usefixtures("broken_cupy")
+def test_with_a_cupy_that_does_not_load():
+    refused("installed but does not load")
+
+
+def test_without_a_gpu(machine):
+    machine(standin.module(devices=0))
+    refused("needs an NVIDIA GPU, and CuPy finds none")
+
+
+def test_without_a_driver(machine, monkeypatch):
+    cupy = standin.module()
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", no_driver)
+    machine(cupy)
+    refused("finds none .cudaErrorInsufficientDriver: .*; use 'cpu'")
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:1", "", None, 0])
+def test_another_name(name):
+    with pytest.raises(DeviceError, match=r"expected the device 'cpu' or 'cuda', got"):
+        llama("cpu").to(name)
+
+
+@pytest.mark.usefixtures("cupy")
+def test_there_and_back_again():
+    host = np.arange(4, dtype=np.float32)
+    card = to_device(host, "cuda")
+    assert to_device(card, "cuda") is card
+    assert like(host, host) is host
+    assert like(card, card) is card
+    assert bits(like(host, card)) == bits(host)
+    assert to_host(host) is host
+    for home in (to_host(card), to_device(card, "cpu"), like(card, host)):
+        assert type(home) is np.ndarray
+        assert bits(home) == bits(host)
+
+
+def test_the_host_needs_no_cupy(machine):
+    machine(None)
+    assert device_module("cpu") is np
+    assert llama("cpu").to("cpu").device == "cpu"
