@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from minilora.autograd.tensor import Array, no_grad
+from minilora.backend import to_host
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation.sampling import Sampler
+from minilora.generation.token_step import TokenStep, can_step
 from minilora.nn import Cache, Llama
 from minilora.nn.variants import Choice, RowChoice, resolve
 
@@ -58,20 +60,19 @@ def _columns(
 ) -> Iterator[list[int | None]]:
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
     lengths = [len(prompt) for prompt in prompts]
-    ids = np.stack([prompt[: min(lengths)] for prompt in prompts]).astype(np.int64)  # (B, time so far)
-    cache, unread = model.new_cache(len(prompts)), ids
-    while any(ids.shape[1] < length + tokens for length in lengths):
-        cache, logits = _read(model, cache, unread, ids, rows)
-        time = ids.shape[1]
+    ids = np.empty((len(prompts), max(lengths) + tokens), dtype=np.int64)  # (B, time)
+    read, first = _Reader(model, len(prompts), rows), min(lengths)
+    ids[:, :first] = [prompt[:first] for prompt in prompts]
+    for time in range(first, ids.shape[1]):
+        logits = read(ids[:, :time])
         writes = [length <= time < length + tokens for length in lengths]
         draws = np.array([rng.random() if w else 0.0 for rng, w in zip(rngs, writes, strict=True)])
         column = sampler.choose(logits, draws)
         for row, prompt in enumerate(prompts):
             if time < lengths[row]:
                 column[row] = prompt[time]
+        ids[:, time] = column
         yield [int(token) if w else None for token, w in zip(column, writes, strict=True)]
-        unread = column[:, None]  # (B,) -> (B, 1)
-        ids = np.concatenate([ids, unread], axis=1)
 
 
 def write(
@@ -96,13 +97,29 @@ def _pieces(columns: Iterator[list[int | None]]) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-@no_grad()
-def _read(model: Llama, cache: Cache, unread: Array, ids: Array, rows: RowChoice | None) -> tuple[Cache, Array]:
-    """The cache after reading, and the logits (B, V) for what comes next."""
-    context = model.config.max_position_embeddings
-    if cache.length + unread.shape[1] > context:
-        cache, unread = model.new_cache(len(ids)), ids[:, -(context // 2 or 1) :]
-    return cache, model(unread, cache, rows).data[:, -1]
+class _Reader:
+    """Reads what has not been read yet: several tokens by the model's forward pass, a single one by a TokenStep."""
+
+    def __init__(self, model: Llama, batch: int, rows: RowChoice | None) -> None:
+        self.model, self.batch, self.rows, self.end = model, batch, rows, 0
+        self.context = model.config.max_position_embeddings
+        self._forget()
+
+    def _forget(self) -> None:
+        self.cache: Cache = self.model.new_cache(self.batch)
+        self.step = TokenStep(self.model, self.rows) if can_step(self.model) else None
+
+    @no_grad()
+    def __call__(self, ids: Array) -> Array:
+        """The logits (B, V), on the host, for what comes after `ids` (B, time): the last call's and what is new."""
+        unread, self.end = ids[:, self.end :], ids.shape[1]
+        if self.cache.length + unread.shape[1] > self.context:
+            self._forget()
+            unread = ids[:, -(self.context // 2 or 1) :]
+        if self.step and unread.shape[1] == 1:
+            with np.errstate(over="ignore"):  # e**-gate may be infinite, and silu is then 0, as it should be
+                return to_host(self.step(unread[:, 0], self.cache))
+        return to_host(self.model(unread, self.cache, self.rows).data[:, -1])
 
 
 def _check(model: Llama, prompts: Sequence[Array], tokens: int) -> None:

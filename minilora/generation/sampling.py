@@ -54,8 +54,16 @@ class Sampler:
 
 
 def _nucleus(p: Array, top_p: float) -> Array:
-    """Keep the fewest likeliest tokens whose sum reaches top_p, and share the rest out among them."""
-    order = np.argsort(-p, axis=-1, kind="stable")
+    """Keep the fewest likeliest tokens whose sum reaches top_p, and share the rest out among them.
+
+    Tokens below (1 - top_p) / V cannot be among them: all such together have less than the 1 - top_p that may be cut.
+    So only the k likeliest are put in order, where k is the most that a row has above that floor.
+    """
+    V = p.shape[-1]
+    k = max(1, int(np.sum(p >= (1 - top_p) / V, axis=-1).max()))
+    likeliest = np.sort(np.argpartition(-p, k - 1, axis=-1)[:, :k], axis=-1)  # (B, k), ties in the tokens' order
+    order = np.argsort(-np.take_along_axis(p, likeliest, axis=-1), axis=-1, kind="stable")
+    order = np.take_along_axis(likeliest, order, axis=-1)
     ordered = np.take_along_axis(p, order, axis=-1)
     before = np.cumsum(ordered, axis=-1) - ordered  # the sum of what is likelier
     kept = np.zeros_like(p)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora.generation import Sampler, generate, stream
+from minilora.generation.token_step import TokenStep
 
 GREEDY = Sampler(temperature=0)
 seeds = st.integers(0, 1000)
@@ -68,10 +69,11 @@ def test_a_stream_is_the_same_tokens_as_they_come(make_model, prompts):
 def test_it_is_the_cache_that_is_read(make_model, prompts, monkeypatch):
     """One forward pass over the prompt, then one token at a time, until the context is full."""
     model, widths = make_model(), []
-    forward = model.forward
+    forward, step = model.forward, TokenStep.__call__
     monkeypatch.setattr(model, "forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest))
+    monkeypatch.setattr(TokenStep, "__call__", lambda self, ids, cache: widths.append("one") or step(self, ids, cache))
     generate(model, prompts(0, 9), 12, GREEDY)
-    assert widths == [9, 1, 1, 1, 6, 1, 1, 1, 1, 1, 1, 6]
+    assert widths == [9, "one", "one", "one", 6, "one", "one", "one", "one", "one", "one", 6]
 
 
 @pytest.mark.parametrize("length", [1, 12])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora.generation import Sampler
@@ -68,6 +68,21 @@ def test_top_p_keeps_the_fewest_whose_sum_reaches_p(seed, size, top_p):
     assert kept.all() or p[kept].min() >= p[~kept].max()  # and none is likelier than those
     np.testing.assert_allclose(q[kept], p[kept] / p[kept].sum(), rtol=1e-9)
     assert q.sum() == pytest.approx(1, rel=1e-12)
+
+
+@settings(deadline=None)
+@given(seeds, st.sampled_from([1, 2, 300, 5000]), st.sampled_from([0.1, 0.5, 0.9, 0.999, 1 - 1e-12]))
+def test_top_p_needs_no_order_of_the_unlikely(seed, size, top_p):
+    """The same, to the bit, as with all tokens sorted; flat rows and steep ones side by side."""
+    logits = np.random.default_rng(seed).standard_normal((3, size)) * np.array([[0.0], [1.0], [8.0]])
+    p = Sampler(1.0).probabilities(logits)
+    found = Sampler(1.0, top_p=top_p).probabilities(logits)
+    for row, kept in zip(p, found, strict=True):
+        order = np.argsort(-row, kind="stable")
+        before = np.cumsum(row[order]) - row[order]
+        expected = np.zeros(size)
+        expected[order] = np.where(before < top_p, row[order], 0)
+        np.testing.assert_array_equal(kept, expected / expected.sum())
 
 
 @pytest.mark.parametrize(("top_p", "kept"), [(1e-9, 1), (0.25, 1), (0.26, 2), (0.5, 2), (0.75, 3), (0.76, 4), (1.0, 4)])

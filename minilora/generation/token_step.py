@@ -1,0 +1,140 @@
+"""One more token for each row, on plain arrays: the model's forward pass as it is taken again and again in writing.
+
+The mathematics is that of `nn/llama.py` and `nn/attention.py`, line by line, and the cache is theirs. For a single
+token, tensors, modules and a graph that nobody will follow cost three times as much as the numbers. The adapters are
+looked up once: those of linears that share an input (q, k and v; gate and up) read it in one product.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minilora.autograd.tensor import Array
+from minilora.backend import like
+from minilora.lora.linear import LoraLinear
+from minilora.lora.rows import factors
+from minilora.nn import Cache, Embedding, Linear, Llama, LlamaConfig, RMSNorm
+from minilora.nn.attention import Attention, LayerCache, rotary_turns
+from minilora.nn.llama import MLP, Decoder, DecoderLayer
+from minilora.nn.variants import RowChoice
+
+KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding, Linear, LoraLinear}
+"""The modules whose mathematics is written down here."""
+
+
+def can_step(model: Llama) -> bool:
+    """Whether the model is made of known modules alone, and is not in training, where dropout would act."""
+    return model.rng is None and all(type(module) in KNOWN for _, module in model.named_modules())
+
+
+class TokenStep:
+    """The model's weights, and the adapters that each row uses, laid out for single tokens.
+
+    It sees the adapters as they are now: choosing others, or merging, does not change a text half-way.
+    """
+
+    def __init__(self, model: Llama, rows: RowChoice | None) -> None:
+        self.embedding = model.model.embed_tokens.weight.data
+        self.layers = [LayerStep(layer, model.config, rows) for layer in model.model.layers]
+        self.norm, self.head = Norm(model.model.norm), Products([model.lm_head], rows)
+        cos, sin = rotary_turns(model.config, 0, model.config.max_position_embeddings, self.embedding)  # (T, 1, D/2)
+        self.turns = np.stack([cos, cos], axis=2), np.stack([-sin, sin], axis=2)  # (T, 1, 2, D/2), for both halves
+
+    def __call__(self, tokens: Array, cache: Cache) -> Array:
+        """Logits (B, V) for what comes after `tokens` (B,), whose past is in the cache; they are added to it."""
+        x = self.embedding[like(tokens, self.embedding)]  # (B,) -> (B, C)
+        cos, sin = (table[cache.length] for table in self.turns)  # (1, 2, D/2)
+        for layer, past in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, cos, sin, past)
+        (logits,) = self.head(self.norm(x))
+        return logits
+
+
+class LayerStep:
+    """x + attention(norm(x)), then x + mlp(norm(x)), for one token of each row: (B, C) -> (B, C)."""
+
+    def __init__(self, layer: DecoderLayer, config: LlamaConfig, rows: RowChoice | None) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.before, self.between = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
+        self.qkv = Products([attention.q_proj, attention.k_proj, attention.v_proj], rows)
+        self.o, self.down = Products([attention.o_proj], rows), Products([mlp.down_proj], rows)
+        self.gate_up = Products([mlp.gate_proj, mlp.up_proj], rows)
+        self.heads = config.kv_heads, config.num_attention_heads // config.kv_heads, config.head_size
+        self.scale = float(config.head_size) ** -0.5
+
+    def __call__(self, x: Array, cos: Array, sin: Array, past: LayerCache) -> Array:
+        (o,) = self.o(self._attend(x, cos, sin, past))
+        x = x + o
+        gate, up = self.gate_up(self.between(x))
+        up *= gate
+        np.negative(gate, out=gate)
+        np.exp(gate, out=gate)
+        gate += 1
+        up /= gate  # up · gate / (1 + e**-gate)
+        (down,) = self.down(up)
+        down += x
+        return down
+
+    def _attend(self, x: Array, cos: Array, sin: Array, past: LayerCache) -> Array:
+        """What the heads read from all tokens so far, (B, H·D)."""
+        q, k, v = self.qkv(self.before(x))
+        (B, _), (G, group, D) = x.shape, self.heads
+        stop = past.length + 1
+        past.keys[:, :, past.length] = turned(k, cos, sin).reshape(B, G, D)
+        past.values[:, :, past.length] = v.reshape(B, G, D)
+        past.length = stop
+        q = turned(q, cos, sin).reshape(B, G, group, D)
+        e = q @ past.keys[:, :, :stop].transpose(0, 1, 3, 2)  # (B, G, H/G, S)
+        e *= self.scale
+        e -= e.max(axis=-1, keepdims=True)
+        np.exp(e, out=e)
+        seen = e @ past.values[:, :, :stop]  # (B, G, H/G, S) @ (B, G, S, D) -> (B, G, H/G, D)
+        seen /= e.sum(axis=-1, keepdims=True)
+        return seen.reshape(B, -1)
+
+
+class Norm:
+    """x / √(mean(x²) + ε) · weight, over the last axis."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        width = norm.weight.shape[0]
+        self.weight, self.floor = norm.weight.data * float(width) ** 0.5, width * norm.eps
+
+    def __call__(self, x: Array) -> Array:
+        squares = np.einsum("bc,bc->b", x, x)[:, None]
+        squares += self.floor
+        return x * self.weight / np.sqrt(squares)
+
+
+class Products:
+    """x Wᵀ for each of some linears that share their input, with the updates of the rows' adapters."""
+
+    def __init__(self, linears: list[Linear], rows: RowChoice | None) -> None:
+        self.weights = [linear.weight.data.T for linear in linears]
+        self.A, self.B = None, []
+        found = [factors(linear, rows) if isinstance(linear, LoraLinear) else None for linear in linears]
+        adapted = [(i, pair) for i, pair in enumerate(found) if pair is not None]
+        if adapted:
+            self.A = np.concatenate([A for _, (A, _) in adapted], axis=1)  # (B or 1, sum of R, in)
+            ends = np.cumsum([A.shape[1] for _, (A, _) in adapted])
+            self.B = [(i, slice(end - B.shape[1], end), B) for (i, (_, B)), end in zip(adapted, ends, strict=True)]
+
+    def __call__(self, x: Array) -> list[Array]:
+        ys = [x @ weight for weight in self.weights]
+        if self.A is None:
+            return ys
+        if len(self.A) == 1:  # the same for all rows
+            low = x @ self.A[0].T  # (B, in) -> (B, sum of R)
+            for i, part, B in self.B:
+                ys[i] += low[:, part] @ B[0]
+        else:
+            low = (self.A @ x[:, :, None])[:, None, :, 0]  # (B, sum of R, in) @ (B, in, 1) -> (B, 1, sum of R)
+            for i, part, B in self.B:
+                ys[i] += (low[:, :, part] @ B)[:, 0]  # (B, 1, R) @ (B, R, out) -> (B, out)
+        return ys
+
+
+def turned(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotary positions on (B, heads · D), the two halves of each head beside each other: (B, heads, 2, D/2)."""
+    halves = x.reshape(len(x), -1, *cos.shape[1:])
+    return halves * cos + halves[:, :, ::-1] * sin

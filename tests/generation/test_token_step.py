@@ -1,0 +1,148 @@
+"""The step on plain arrays computes what the model's forward pass computes, in rounding's reach of 1e-12."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilora import lora, no_grad
+from minilora.generation import Sampler, generate
+from minilora.generation.token_step import TokenStep, can_step
+from minilora.nn import Linear
+from minilora.nn.variants import resolve
+
+SHAPES = [
+    {},
+    {"num_key_value_heads": 1},
+    {"num_key_value_heads": 4, "tie_word_embeddings": False},
+    {"head_dim": 6, "rope_theta": 100.0, "rms_norm_eps": 0.1},
+]
+CHOICES = [
+    None,
+    "a",
+    {"a": 0.5, "b": -2.0},
+    {},
+    ["a", None, "b"],
+    [{"b": 1.5, "a": 0.25}, "a", "a"],
+    [{}, {}, {}],
+]
+
+
+@pytest.fixture(scope="module")
+def make_adapted(make_model):
+    """make_adapted(**shape): adapters of other ranks in other linears, some in none of them."""
+
+    def make(**shape):
+        model, rng = make_model(3, **shape), np.random.default_rng(5)
+        for name, r, targets in [
+            ("a", 2, "all-linear"),
+            ("b", 3, ["k_proj", "o_proj", "gate_proj"]),
+            ("c", 1, ["lm_head"]),
+        ]:
+            config = lora.LoraConfig(r=r, lora_alpha=3, target_modules=targets, init_lora_weights=False)
+            if name != "c" or shape.get("tie_word_embeddings") is False:
+                lora.inject(model, config, name, rng=rng)
+        lora.set_active(model, "b")
+        model.astype(np.float64)
+        return model
+
+    return make
+
+
+@no_grad()
+def both(model, choice, seed=0, tokens=7):
+    """The logits of `tokens` tokens of three rows, one at a time, by the step and by the model; and both caches."""
+    rows = None if choice is None else resolve(model, choice, 3)
+    ids = np.random.default_rng(seed).integers(0, 17, (3, 2 + tokens))
+    caches = model.new_cache(3), model.new_cache(3)
+    for cache in caches:
+        model(ids[:, :2], cache, rows)
+    step, found, expected = TokenStep(model, rows), [], []
+    for i in range(2, 2 + tokens):
+        found.append(step(ids[:, i], caches[0]))
+        expected.append(model(ids[:, i : i + 1], caches[1], rows).data[:, 0])
+    return np.array(found), np.array(expected), caches
+
+
+def far(found, expected):
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_the_step_is_the_forward_pass_for_one_token(shape, choice, make_adapted):
+    found, expected, caches = both(make_adapted(**shape), choice)
+    assert found.dtype == expected.dtype
+    assert far(found, expected) < 1e-12
+    for mine, other in zip(caches[0].layers, caches[1].layers, strict=True):
+        assert mine.length == other.length == 9
+        assert far(mine.keys[:, :, :9], other.keys[:, :, :9]) < 1e-12
+        assert far(mine.values[:, :, :9], other.values[:, :, :9]) < 1e-12
+
+
+@settings(deadline=None, max_examples=20)
+@given(choice=st.lists(st.sampled_from(["a", "b", None, {"a": -1.0, "b": 0.5}, {"a": 0}]), min_size=3, max_size=3))
+def test_any_adapters_in_any_rows(choice, make_adapted):
+    found, expected, _ = both(make_adapted(), choice)
+    assert far(found, expected) < 1e-12
+
+
+def test_the_choices_do_make_a_difference(make_adapted):
+    model = make_adapted()
+    first = [both(model, choice)[0][0, 0] for choice in CHOICES[:4]]
+    assert min(far(x, y) for i, x in enumerate(first) for y in first[:i]) > 0.01
+
+
+def test_merged_adapters_count_once(make_adapted):
+    model = make_adapted()
+    apart, _, _ = both(model, None)
+    lora.merge(model)
+    found, expected, _ = both(model, None)
+    assert far(found, expected) < 1e-12
+    assert far(found, apart) < 1e-12
+
+
+def test_float32_stays_float32(make_adapted):
+    model = make_adapted()
+    model.astype(np.float32)
+    for choice in CHOICES:
+        found, expected, _ = both(model, choice)
+        assert found.dtype == np.float32
+        assert far(found, expected) < 1e-5
+
+
+def test_scores_far_apart_do_not_overflow(make_model):
+    model = make_model(0)
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.data *= 1e3
+        layer.mlp.gate_proj.weight.data *= 1e3
+    with np.errstate(over="ignore", invalid="raise"):
+        found, expected, _ = both(model, None)
+    assert np.isfinite(found).all()
+    assert far(found, expected) < 1e-9
+
+
+class Twice(Linear):
+    """A linear of a student's own."""
+
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def test_a_module_that_is_not_known_is_called(make_model, prompts, without_cache):
+    model = make_model(1)
+    assert can_step(model)
+    mlp = model.model.layers[0].mlp
+    mlp.up_proj = Twice(mlp.up_proj.weight)
+    assert not can_step(model)
+    (prompt,) = prompts(2, 4)
+    (row,) = generate(model, [prompt], 20, Sampler(0))
+    assert row.tolist() == without_cache(model, prompt, 20, Sampler(0))
+
+
+def test_in_training_dropout_acts(make_model):
+    model = make_model(1)
+    model.train(np.random.default_rng(0))
+    assert not can_step(model)
+    model.eval()
+    assert can_step(model)
