@@ -25,7 +25,7 @@ def test_the_code_runs(block, tmp_path, monkeypatch, capsys):
 
 def test_there_are_code_and_commands_to_check():
     assert len(BLOCKS) == 4
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from minilora import __version__
-from minilora.cli import corpora, demo, generate, inspect, laws, merge, mix, train
+from minilora.cli import bench, corpora, demo, generate, inspect, laws, merge, mix, train
 from minilora.training import Interrupted
 
-COMMANDS = (demo, train, generate, merge, mix, inspect, laws, corpora)
+COMMANDS = (demo, train, generate, merge, mix, inspect, laws, bench, corpora)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,6 +3,7 @@
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.evaluate import evaluate
 from minilora.training.loop import Interrupted, TrainingConfig, TrainingError, train
+from minilora.training.memory import StepMemory, step_memory
 from minilora.training.optimizer import AdamW
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "CheckpointError",
     "History",
     "Interrupted",
+    "StepMemory",
     "TrainingConfig",
     "TrainingError",
     "evaluate",
+    "step_memory",
     "train",
 ]

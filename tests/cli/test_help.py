@@ -7,7 +7,7 @@ import pytest
 import minilora as package
 from minilora.cli import COMMANDS, main
 
-NAMES = ["demo", "pretrain", "finetune", "generate", "merge", "mix", "eval", "info", "laws", "data"]
+NAMES = ["demo", "pretrain", "finetune", "generate", "merge", "mix", "eval", "info", "laws", "bench", "data"]
 
 
 def help_of(capsys, *command):

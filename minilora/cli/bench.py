@@ -1,0 +1,199 @@
+"""`minilora bench`: how fast a training step and writing are on this machine, and what a step needs of memory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import platform
+import statistics
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minilora import __version__, lora
+from minilora.backend import keep_freed_memory
+from minilora.cli import options
+from minilora.files import write_json
+from minilora.generation import Sampler, generate
+from minilora.nn import Llama, LlamaConfig
+from minilora.training import StepMemory, TrainingConfig, step_memory
+from minilora.training.memory import training_step
+from minilora.training.step import Batch
+from minilora.training.threads import Threads
+
+PROMPT, TOKENS = 16, 256  # ids that the model reads, and then writes
+BATCHES = 64  # different ones, so that a model does not learn them by heart
+WARM_UP = 2  # turns that are not counted: memory is fetched, caches fill
+METHODS = "full", "lora"
+SIZES = {
+    "layers": (6, "decoder layers"),
+    "heads": (6, "attention heads"),
+    "hidden": (192, "width of the model"),
+    "intermediate": (512, "width inside the MLP"),
+    "context": (128, "tokens per window"),
+    "batch": (32, "windows per step"),
+    "rank": (8, "LoRA's r"),
+    "rounds": (10, "turns of each that are timed"),
+}
+
+
+def add(commands: Any) -> None:
+    parser = options.command(
+        commands,
+        "bench",
+        "measure training steps, full and LoRA, and writing on this machine: time and memory",
+        "minilora bench --layers 4 --heads 4 --hidden 128 --intermediate 352 --json bench.json",
+    )
+    for flag, (default, what) in SIZES.items():
+        parser.add_argument(f"--{flag}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
+    parser.add_argument("--threads", type=int, metavar="N", help="that a training step uses (default: one a core)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    parser.set_defaults(run=run)
+
+
+def run(flags: Namespace) -> None:
+    if flags.json:
+        _check_file(Path(flags.json))  # first, so that a file that cannot be written costs no waiting
+    try:
+        figures = _measure(flags)
+    except MemoryError:
+        raise ValueError("there is not enough memory for models of this size; choose smaller numbers") from None
+    if flags.json:
+        write_json(flags.json, figures)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"--json should name a file, {path} is a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(path.parent, os.W_OK):
+        raise ValueError(f"--json: {path} cannot be written; choose another folder")
+
+
+def _measure(flags: Namespace) -> dict[str, Any]:
+    """Measure, print what was found as it is found, and return it for the JSON file."""
+    keep_freed_memory()  # as `train` does
+    TrainingConfig(batch=flags.batch, context=flags.context)  # refuses what is no size
+    if flags.rounds < 1:
+        raise ValueError(f"rounds should be at least 1, got {flags.rounds}")
+    models, pool = {method: _model(flags, method) for method in METHODS}, Threads(flags.threads)
+    batches = _batches(flags)
+    counts = lora.report(models["lora"])
+    _headline(flags, pool.number, counts)
+    with pool:
+        steps = {method: _endless(training_step(model, pool)[1], batches) for method, model in models.items()}
+        times = _in_turns(steps, flags.rounds, "training steps")
+    times |= _in_turns({"writing": _writing(flags)}, flags.rounds, "writing")
+    _print_times(times, flags.batch * flags.context)
+    memory = {method: step_memory(model, batches[0], pool.number) for method, model in models.items()}
+    _print_memory(memory)
+    return {**_record(flags, times, memory), "threads": pool.number, "trainable_parameters": counts.trainable}
+
+
+def _model(flags: Namespace, method: str) -> Llama:
+    """A fresh model, the same each time; with "lora" it is frozen, with an adapter on every linear layer."""
+    config = LlamaConfig(
+        hidden_size=flags.hidden,
+        intermediate_size=flags.intermediate,
+        num_hidden_layers=flags.layers,
+        num_attention_heads=flags.heads,
+        max_position_embeddings=max(flags.context, PROMPT + TOKENS),
+    )
+    adapter = lora.LoraConfig(r=flags.rank, lora_alpha=2 * flags.rank, target_modules="all-linear")
+    model = Llama(config, np.random.default_rng(0))
+    if method == "lora":
+        lora.inject(model, adapter, rng=np.random.default_rng(1))
+    return model
+
+
+def _batches(flags: Namespace) -> list[Batch]:
+    """Random ids: what they are makes no difference to the time."""
+    rng = np.random.default_rng(2)
+    ids = [rng.integers(256, size=(flags.batch, flags.context + 1)) for _ in range(BATCHES)]
+    return [(rows[:, :-1], rows[:, 1:]) for rows in ids]
+
+
+def _endless(step: Callable[[Batch], float], batches: list[Batch]) -> Callable[[], float]:
+    """A step without arguments: at each call, on the next batch."""
+    circle = itertools.cycle(batches)
+    return lambda: step(next(circle))
+
+
+def _writing(flags: Namespace) -> Callable[[], object]:
+    """One stream of the likeliest tokens, as `generate` writes it."""
+    model, prompt = _model(flags, "full"), np.random.default_rng(3).integers(256, size=PROMPT)
+    return lambda: generate(model, [prompt], TOKENS, Sampler(temperature=0))
+
+
+def _in_turns(programs: Mapping[str, Callable[[], object]], rounds: int, what: str) -> dict[str, list[float]]:
+    """Seconds of each call, A B A B …: what slows the machine down for a while slows all of them."""
+    from tqdm import tqdm
+
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    turns = tqdm(range(WARM_UP + rounds), what, leave=False, unit="round", disable=not sys.stderr.isatty())
+    for turn in turns:
+        for name, program in programs.items():
+            begun = time.perf_counter()
+            program()
+            if turn >= WARM_UP:
+                times[name].append(time.perf_counter() - begun)
+    return times
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """The lower quartile, the median and the upper quartile."""
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
+
+
+def _headline(flags: Namespace, threads: int, counts: lora.Report) -> None:
+    print(
+        f"{flags.layers} layers, {flags.heads} heads, width {flags.hidden}, MLP {flags.intermediate}, "
+        f"context {flags.context}, batch {flags.batch}: {counts.total - counts.trainable:,} parameters\n"
+        f"LoRA of rank {flags.rank} trains {counts.trainable:,} new ones\n"
+        f"{threads} thread{'s' * (threads > 1)}; the median of {flags.rounds} turns, and their middle half\n",
+        flush=True,
+    )
+
+
+def _print_times(times: dict[str, list[float]], tokens: int) -> None:
+    for name, method in (("full", "full"), ("LoRA", "lora")):
+        low, median, high = (f"{1e3 * x:,.1f}" for x in _spread(times[method]))
+        speed = tokens / statistics.median(times[method])
+        print(f"a training step, {name}  {median:>9} ms ({low} to {high})  {speed:,.0f} tokens/s")
+    print(f"full / LoRA            {_ratio(times):>9.2f}")
+    high, median, low = (f"{TOKENS / x:,.0f}" for x in _spread(times["writing"]))
+    print(f"writing, one stream    {median:>9} tokens/s ({low} to {high})\n", flush=True)
+
+
+def _ratio(times: dict[str, list[float]]) -> float:
+    """How many times as long as a LoRA step a full step takes."""
+    return statistics.median(times["full"]) / statistics.median(times["lora"])
+
+
+def _print_memory(memory: dict[str, StepMemory]) -> None:
+    columns = ["weights", "gradients", "optimizer", "activations", "peak"]
+    print(f"{'memory of a step, MB':20}" + "".join(f"{name:>13}" for name in columns))
+    for name, method in (("full", "full"), ("LoRA", "lora")):
+        print(f"{name:20}" + "".join(f"{getattr(memory[method], column) / 1e6:>13.2f}" for column in columns))
+    print(
+        "\nLoRA saves gradients and optimizer state, which go with what is trained. It saves no weights, and hardly\n"
+        "any activations: the gradient still comes down through every layer. Those go with the tokens and the threads."
+    )
+
+
+def _record(flags: Namespace, times: dict[str, list[float]], memory: dict[str, StepMemory]) -> dict[str, Any]:
+    figures: dict[str, Any] = {flag: getattr(flags, flag) for flag in SIZES}
+    for method in METHODS:
+        low, median, high = (1e3 * x for x in _spread(times[method]))
+        figures |= {f"{method}_step_ms": median, f"{method}_step_ms_quartiles": [low, high]}
+        figures |= {f"peak_bytes_{method}": memory[method].peak, f"memory_bytes_{method}": asdict(memory[method])}
+    high, median, low = (TOKENS / x for x in _spread(times["writing"]))
+    figures |= {"decode_tokens_per_s": median, "decode_tokens_per_s_quartiles": [low, high]}
+    versions = {"minilora": __version__, "numpy": np.__version__, "python": platform.python_version()}
+    return {**figures, "full_over_lora": _ratio(times), "versions": versions}

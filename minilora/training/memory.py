@@ -1,0 +1,113 @@
+"""What a training step needs of memory, and for what: where LoRA saves some, and where it does not.
+
+Four things take memory. The *weights* are there anyway. The *gradients* and the *optimizer's state* go with what is
+trained: for LoRA, A and B alone. The *activations*, which the forward pass leaves for the backward pass, go with the
+tokens; LoRA needs nearly all of them too, because the gradient still has to come down through every layer.
+"""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minilora.lora.inject import refuse_if_merged
+from minilora.nn import Llama
+from minilora.training.loop import TrainingConfig
+from minilora.training.optimizer import AdamW
+from minilora.training.step import Batch, add_gradients
+from minilora.training.threads import Threads
+
+STEPS = 3  # that are measured
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Memory of one training step, in bytes.
+
+    Attributes
+    ----------
+    weights : all parameters, trained or frozen; one that is used twice, such as a tied head, counts once
+    gradients : the buffer that a batch's gradient is added up in
+    optimizer : AdamW's two moments, and the buffer of the same size in which it works
+    activations : the most that the step took on top of these at any moment: activations for the most part, and what is
+        needed for a moment, such as the gradients of the pieces that are worked on. It grows with the threads, each
+        of which works on a piece of its own
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def peak(self) -> int:
+        """All of it, at the moment when it is most."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepMemory:
+    """Measure a step of training what wants a gradient in `model`, on `batch`; the model stays as it is.
+
+    The sizes of weights, gradients and optimizer state are those of their arrays, which are all there before the step.
+    What a step takes beyond them is measured by `tracemalloc`, to which NumPy reports its arrays: the most in three
+    steps, for how far the threads' pieces are at the same moment is chance. A step before these imports and starts what
+    is not yet there. Arrays of other libraries, and what NumPy's BLAS takes for itself, are not seen.
+
+    Parameters
+    ----------
+    batch : inputs and targets, each (batch, context)
+    threads : pieces of the batch worked on at a time, by default one a core
+
+    Raises AdapterError while adapters are merged, and ValueError when nothing wants a gradient.
+    """
+    before, rng = [(p, p.data, p.grad) for p in model.parameters()], model.rng
+    try:
+        with Threads(threads) as pool:
+            optimizer, step = training_step(model, pool)
+            step(batch)
+            activations = _most_taken(lambda: [step(batch) for _ in range(STEPS)])
+        state = optimizer.m, optimizer.v, optimizer._scratch
+        weights = sum(p.data.nbytes for p in model.parameters())
+        return StepMemory(weights, optimizer.grad.nbytes, sum(array.nbytes for array in state), activations)
+    finally:
+        for p, data, grad in before:  # the optimizer has put views of its buffers in their place
+            p.data, p.grad = data, grad
+        if rng is None:
+            model.eval()
+        else:
+            model.train(rng)
+
+
+def training_step(model: Llama, pool: Threads, lr: float = 1e-3) -> tuple[AdamW, Callable[[Batch], float]]:
+    """An optimizer, and what `train` does with each batch by default; `step(batch)` returns the loss, in nats."""
+    refuse_if_merged(model, "train")
+    c = TrainingConfig()
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    optimizer = AdamW(trainable, c.weight_decay, (c.beta1, c.beta2))
+    model.train(np.random.default_rng(c.seed))
+
+    def step(batch: Batch) -> float:
+        loss = add_gradients(model, optimizer, [batch], pool, (c.seed, optimizer.steps))
+        optimizer.clip(c.grad_clip)
+        optimizer.step(lr)
+        return loss
+
+    return optimizer, step
+
+
+def _most_taken(work: Callable[[], object]) -> int:
+    """The most bytes that `work` held at any moment, beyond what was there before."""
+    tracing = tracemalloc.is_tracing()  # someone else may be measuring
+    if not tracing:
+        tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        work()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        if not tracing:
+            tracemalloc.stop()

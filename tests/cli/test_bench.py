@@ -1,0 +1,184 @@
+"""`minilora bench` on a model of a few hundred numbers: what it writes and prints, never how long it took."""
+
+import json
+import re
+
+import pytest
+
+from minilora import lora
+from minilora.cli import bench, main
+from minilora.lora.inject import lora_modules
+
+SIZES = {
+    "layers": 2,
+    "heads": 2,
+    "hidden": 16,
+    "intermediate": 24,
+    "context": 8,
+    "batch": 2,
+    "rank": 2,
+    "threads": 2,
+    "rounds": 3,
+}
+COMMAND = ["bench", *(word for flag, n in SIZES.items() for word in (f"--{flag}", str(n)))]
+PROMISED = {
+    "full_step_ms": float,
+    "lora_step_ms": float,
+    "decode_tokens_per_s": float,
+    "peak_bytes_full": int,
+    "peak_bytes_lora": int,
+    "threads": int,
+}
+MODEL = 256 * 16 + 2 * (4 * 16 * 16 + 3 * 16 * 24 + 2 * 16) + 16  # embedding (tied to the head), layers, norms
+ADAPTER = 2 * 2 * (4 * (16 + 16) + 3 * (16 + 24))  # layers · r · Σ (in + out)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Fewer tokens to write, fewer batches."""
+    monkeypatch.setattr(bench, "TOKENS", 4)
+    monkeypatch.setattr(bench, "BATCHES", 3)
+
+
+@pytest.fixture
+def figures(minilora, tmp_path):
+    """figures(*flags): what the JSON file says, and what is printed."""
+
+    def run(*flags):
+        out = minilora(*COMMAND, *flags, "--json", tmp_path / "made" / "bench.json")
+        return json.loads((tmp_path / "made" / "bench.json").read_text()), out
+
+    return run
+
+
+def test_the_file_has_what_is_promised(figures):
+    found, _ = figures()
+    assert {name: type(found[name]) for name in PROMISED} == PROMISED
+    assert all(found[name] > 0 for name in PROMISED)
+    assert {name: found[name] for name in SIZES} == SIZES
+    assert found["versions"].keys() == {"minilora", "numpy", "python"}
+    for name in ("full_step_ms", "lora_step_ms", "decode_tokens_per_s"):
+        low, high = found[f"{name}_quartiles"]
+        assert low <= found[name] <= high
+    assert found["full_over_lora"] == found["full_step_ms"] / found["lora_step_ms"]
+
+
+def test_the_memory_is_that_of_these_models(figures):
+    found, _ = figures()
+    full, adapted = found["memory_bytes_full"], found["memory_bytes_lora"]
+    assert found["trainable_parameters"] == ADAPTER
+    assert (full["weights"], full["gradients"], full["optimizer"]) == (4 * MODEL, 4 * MODEL, 12 * MODEL)
+    assert (adapted["weights"], adapted["gradients"]) == (4 * (MODEL + ADAPTER), 4 * ADAPTER)
+    assert adapted["optimizer"] == 12 * ADAPTER
+    for method, split in (("full", full), ("lora", adapted)):
+        assert found[f"peak_bytes_{method}"] == sum(split.values())
+    assert found["peak_bytes_lora"] < found["peak_bytes_full"]
+
+
+def test_what_is_printed_is_what_is_written(figures):
+    found, out = figures()
+    assert f"2 layers, 2 heads, width 16, MLP 24, context 8, batch 2: {MODEL:,} parameters" in out
+    assert f"LoRA of rank 2 trains {ADAPTER:,} new ones" in out
+    assert "2 threads; the median of 3 turns" in out
+    for name, method in (("full", "full"), ("LoRA", "lora")):
+        time, speed = re.search(rf"^a training step, {name} +([\d.,]+) ms .* ([\d,]+) tokens/s$", out, re.M).groups()
+        assert time == f"{found[f'{method}_step_ms']:,.1f}"
+        assert speed == f"{16e3 / found[f'{method}_step_ms']:,.0f}"
+        columns = re.search(rf"^{name}  +(.*)$", out, re.M)[1].split()
+        split = [*found[f"memory_bytes_{method}"].values(), found[f"peak_bytes_{method}"]]
+        assert columns == [f"{size / 1e6:.2f}" for size in split]
+    assert re.search(r"^full / LoRA +([\d.]+)$", out, re.M)[1] == f"{found['full_over_lora']:.2f}"
+    written = re.search(r"^writing, one stream +([\d,]+) tokens/s", out, re.M)[1]
+    assert written == f"{found['decode_tokens_per_s']:,.0f}"
+
+
+def test_the_names_of_the_columns(figures):
+    _, out = figures()
+    head = re.search(r"^memory of a step, MB +(.*)$", out, re.M)[1].split()
+    assert head == ["weights", "gradients", "optimizer", "activations", "peak"]
+
+
+def test_one_round_is_enough(figures):
+    found, out = figures("--rounds", 1, "--threads", 1)
+    assert found["full_step_ms_quartiles"] == [found["full_step_ms"]] * 2
+    assert found["threads"] == 1
+    assert "1 thread; " in out
+
+
+def test_without_a_file_nothing_is_written(minilora, tmp_path):
+    before = list(tmp_path.rglob("*"))
+    assert "peak" in minilora(*COMMAND)
+    assert list(tmp_path.rglob("*")) == before
+
+
+def test_times_are_medians_of_turns_taken_alternately(monkeypatch):
+    now, order = [0.0], []
+
+    def program(name, *seconds):
+        left = iter(seconds)
+
+        def work():
+            order.append(name)
+            now[0] += next(left)
+
+        return work
+
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
+    programs = {"a": program("a", 90, 80, 1, 2, 9), "b": program("b", 70, 60, 5, 4, 6)}
+    assert bench._in_turns(programs, 3, "turns") == {"a": [1, 2, 9], "b": [5, 4, 6]}
+    assert order == ["a", "b"] * 5
+    assert bench._spread([1, 2, 9]) == [1.5, 2, 5.5]
+
+
+def test_what_the_two_models_train(figures, monkeypatch):
+    """The one everything, the other an adapter on every linear layer but the head, alpha twice the rank."""
+    made, model = {}, bench._model
+
+    def watched(flags, method):
+        return made.setdefault(method, model(flags, method))
+
+    monkeypatch.setattr(bench, "_model", watched)
+    figures()
+    assert lora.report(made["full"]).percent == 100
+    assert lora.report(made["lora"]).trainable == ADAPTER
+    configs = [module.config["default"] for _, module in lora_modules(made["lora"])]
+    assert {(config.r, config.lora_alpha) for config in configs} == {(2, 4)}
+
+
+WRONG = {
+    "--batch 0": "batch should be a whole number of at least 1, got 0",
+    "--context -1": "context should be a whole number of at least 1, got -1",
+    "--rounds 0": "rounds should be at least 1, got 0",
+    "--threads 0": "threads should be at least 1, got 0",
+    "--rank 0": "rank r should be a whole number of at least 1, got 0",
+    "--layers 0": "num_hidden_layers should be a positive whole number, got 0",
+    "--hidden -16": "hidden_size should be a positive whole number, got -16",
+    "--intermediate 0": "intermediate_size should be a positive whole number, got 0",
+    "--heads 3": "should be a multiple of num_attention_heads",
+    "--heads two": "--heads: invalid int value: 'two'; see minilora bench --help",
+    "--json .": "--json should name a file, . is a folder",
+    "--json file/x.json": "file",
+    "--hidden 100000000000000": "there is not enough memory for models of this size",
+}
+
+
+@pytest.mark.parametrize("flags", WRONG)
+def test_what_cannot_be_is_refused_before_anything_is_measured(flags, fails, tmp_path, monkeypatch):
+    (tmp_path / "work" / "file").touch()
+    monkeypatch.setattr(bench, "_in_turns", None)
+    assert WRONG[flags] in fails(*COMMAND, *flags.split())
+
+
+def test_ctrl_c_leaves_nothing_behind(monkeypatch, capsys, tmp_path):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    old = tmp_path / "bench.json"
+    old.write_text("{}")
+    for function in ("_in_turns", "step_memory"):
+        with monkeypatch.context() as patch:
+            patch.setattr(bench, function, press)
+            assert main([*COMMAND, "--json", str(old)]) == 130
+        assert capsys.readouterr().err == "minilora: stopped\n"
+        assert old.read_text() == "{}"
+        assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["bench.json"]
