@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     )
     for flag, (default, what) in SIZES.items():
         parser.add_argument(f"--{flag}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
-    parser.add_argument("--threads", type=int, metavar="N", help="that a training step uses (default: one a core)")
+    options.add_threads(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     parser.set_defaults(run=run)
 

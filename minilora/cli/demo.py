@@ -46,6 +46,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--out", default="minilora-demo", metavar="FOLDER", help="for the adapter and the picture")
     parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
     options.add_device(parser)
+    options.add_threads(parser)
     parser.set_defaults(run=run)
 
 
@@ -71,7 +72,7 @@ class Stage:
 
     def loss(self, ids: Array) -> float:
         c = self.settings.training
-        return evaluate(self.model, ids, c.context, c.eval_windows)
+        return evaluate(self.model, ids, c.context, c.eval_windows, threads=self.flags.threads)
 
 
 def run(flags: Namespace) -> None:
@@ -119,7 +120,12 @@ def _learn(stage: Stage) -> dict[str, Any]:
     trainable = lora.report(stage.model).trainable
     _title(f"Train the {trainable:,} new numbers on {stage.corpus}; the base stays frozen")
     stage.history = train(
-        stage.model, stage.train_ids, stage.val_ids, stage.settings.training, sample=lambda: stage.write(60)
+        stage.model,
+        stage.train_ids,
+        stage.val_ids,
+        stage.settings.training,
+        sample=lambda: stage.write(60),
+        threads=stage.flags.threads,
     )
     losses = [loss for _, loss in stage.history.evaluations]
     return {"val_loss_before": losses[0], "val_loss_after": losses[-1]}

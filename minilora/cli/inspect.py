@@ -32,6 +32,7 @@ def add(commands: Any) -> None:
     options.add_model(evaluation)
     options.add_adapters(evaluation)
     options.add_device(evaluation)
+    options.add_threads(evaluation)
     evaluation.add_argument("--corpus", nargs="+", required=True, metavar="NAME", help="names or text files")
     evaluation.add_argument("--context", type=int, metavar="N", help="tokens per window (default: the model's)")
     evaluation.add_argument("--windows", type=int, default=256, metavar="N", help="how many (default: 256)")
@@ -51,7 +52,7 @@ def run_eval(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter, flags.device)
     _, val_ids = load_ids(flags.corpus)
     context = model.config.max_position_embeddings if flags.context is None else flags.context
-    loss = evaluate(model, val_ids, context, flags.windows)
+    loss = evaluate(model, val_ids, context, flags.windows, threads=flags.threads)
     print(
         f"{' and '.join(flags.corpus)}, held-out text: {loss:.4f} nats per character "
         f"({loss / math.log(2):.4f} bits), {flags.windows} windows of {context}"

@@ -44,6 +44,21 @@ def add_device(parser: ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute; cuda is a GPU, by CuPy")
 
 
+def add_threads(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--threads",
+        type=_at_least_one,
+        metavar="N",
+        help="cores to compute on (default: all); the result has the same bits for any number",
+    )
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
 def new_folder(path: str) -> Path:
     """Where a result goes. Raises ValueError when a model or an adapter is there already."""
     folder = Path(path)

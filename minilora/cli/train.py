@@ -75,6 +75,7 @@ def _add_run(parser: ArgumentParser, preset: str) -> None:
     parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
     parser.add_argument("--dtype", choices=["float32", "float16"], help="of the result on disk (default: the preset's)")
     options.add_device(parser)
+    options.add_threads(parser)
     parser.add_argument("--out", metavar="FOLDER", required=True, help="where the result and its checkpoint go")
     parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
 
@@ -139,6 +140,7 @@ def _run(model: Llama, chosen: Settings, flags: Namespace) -> None:
             checkpoint_path=out / CHECKPOINT,
             resume=flags.resume and (out / CHECKPOINT).exists(),
             sample=lambda: write(model, "\n", 120, seed=chosen.training.seed),
+            threads=flags.threads,
         )
     except Interrupted as stop:
         command = "pretrain" if flags.run is run_pretrain else "finetune"

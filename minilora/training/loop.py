@@ -114,10 +114,12 @@ def train(
     TrainingError : a loss, gradient or parameter is not finite; names the step and the last good checkpoint
     Interrupted : Ctrl-C was pressed; the state has been saved, if there is a checkpoint_path
     CheckpointError : the state to resume from is missing, broken or of another run; or, without `resume`, there is one
-    ValueError : a text is too short for the context, or the context longer than the model's; nothing is written
+    ValueError : a text is too short for the context, the context longer than the model's, or threads below 1; nothing
+        is written
     """
     keep_freed_memory()
     _check(model, train_ids, val_ids, config.context)
+    pool = Threads(1 if model.device == "cuda" else threads)
     run = _Run(model, train_ids, val_ids, config, checkpoint_path)
     if resume:
         run.load()
@@ -128,7 +130,7 @@ def train(
     shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
     try:
         # NumPy need not warn of overflow: what is not finite is found below, and said once.
-        with _ctrl_c() as pressed, np.errstate(all="ignore"), Threads(1 if model.device == "cuda" else threads) as pool:
+        with _ctrl_c() as pressed, np.errstate(all="ignore"), pool:
             while run.steps < config.iters:
                 if run.steps % config.eval_every == 0:
                     run.evaluate(shown, sample, pool)

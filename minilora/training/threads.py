@@ -11,7 +11,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
 
+NAME = "minilora-worker"
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -62,28 +63,40 @@ class Threads:
 
     def __enter__(self) -> Threads:
         _products.on_one_core()
-        self._pool = ThreadPoolExecutor(self.number, "minilora")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
         _products.as_before()
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
         """function(item) for each item, in the items' order; at most one more than there are threads is held back.
 
-        Each call runs in a copy of the caller's context: under its `no_grad`, with its choice of adapters.
+        Each call runs in a copy of the caller's context: under its `no_grad`, with its choice of adapters. One that
+        comes to `map` itself works its items off where it is, rather than wait for threads that wait for it.
         """
-        if self.number == 1 or len(items) == 1:
+        if self.number == 1 or len(items) == 1 or threading.current_thread().name.startswith(NAME):
             yield from map(function, items)
             return
         begun: deque[Future[R]] = deque()
-        for item in items:
-            begun.append(self._pool.submit(copy_context().run, function, item))
-            if len(begun) > self.number:
+        try:
+            for item in items:
+                begun.append(_pool(self.number).submit(copy_context().run, function, item))
+                if len(begun) > self.number:
+                    yield begun.popleft().result()
+            while begun:
                 yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
+        finally:  # after an error, too, nothing goes on unseen
+            wait([future for future in begun if not future.cancel()])
+
+
+@cache
+def _pool(number: int) -> ThreadPoolExecutor:
+    """The threads. They are kept: new ones would take a tenth of a small step to find a core each."""
+    return ThreadPoolExecutor(number, NAME)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no threads but one
 
 
 @cache

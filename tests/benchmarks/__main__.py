@@ -29,6 +29,8 @@ COMPARISONS = {
     "importing": "Importing",
     "nanogpt": "A small model from nothing to its end, against nanoGPT",
 }
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- speed: made by python -m tests.benchmarks --readme -->\n", "<!-- end of speed -->"
 CLONES = {"llama2c": ("karpathy/llama2.c", "run.c"), "nanogpt": ("karpathy/nanoGPT", "train.py")}
 """Comparisons that need a clone of a repository of GitHub, and a file that shows a folder to be one."""
 
@@ -60,6 +62,9 @@ def main() -> int:
         print(f"## {COMPARISONS[name]}\n\n{table(results[name])}\n", flush=True)
     for name, reason in absent.items():
         print(f"{name} is left out: {reason}")
+    if flags.readme:
+        tables = "\n\n".join(table(rows, columns=5) for rows in results.values())
+        write_into(README, f"{machine.text(about)}\n\n{tables}\n")
     if flags.json:
         records = {name: [row.record() for row in rows] for name, rows in results.items()}
         write_json(flags.json, {"machine": about, "no_measurement": reasons, "comparisons": records})
@@ -78,6 +83,9 @@ def parser() -> argparse.ArgumentParser:
         what = f"a clone of https://github.com/{repository}, for {name}"
         made.add_argument(f"--{name}", metavar="FOLDER", type=partial(_clone, file=file), help=what)
     made.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to a file")
+    made.add_argument(
+        "--readme", action="store_true", help="also put the tables into README.md, in place of the old ones"
+    )
     made.add_argument("--anyway", action="store_true", help="run on a busy machine, too")
     made.add_argument("--tiny", action="store_true", help="small models, to see that everything works")
     return made
@@ -103,6 +111,15 @@ def found(names: list[str], without_clone: Collection[str] = ()) -> tuple[dict[s
                 raise
             absent[name] = f"there is no package {str(error.name)!r} here"
     return modules, absent
+
+
+def write_into(page: Path, text: str) -> None:
+    """Put `text` between the page's two markers."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"benchmarks: expected the lines {BEGIN.strip()} and {END} in {page}, to write between them")
+    page.write_text(before + begin + text + end + after, encoding="utf-8")
 
 
 def _clone(text: str, file: str) -> Path:

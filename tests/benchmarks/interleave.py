@@ -152,11 +152,11 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(low, median, high)
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The rows in Markdown: medians, and the middle half of the rounds in brackets."""
+def table(rows: Sequence[Row], columns: int = 7) -> str:
+    """The rows in Markdown: medians, and the middle half of the rounds in brackets. Five columns: no goals."""
     head = ["what", "minilora", "against", "its time", "times as fast", "goal", "equal before timing"]
-    lines = [_line(head), _line(["---"] * len(head)), *(_line(_cells(row)) for row in rows)]
-    return "\n".join(lines)
+    lines = [head, ["---"] * len(head), *map(_cells, rows)]
+    return "\n".join(_line(line[:columns]) for line in lines)
 
 
 def _cells(row: Row) -> list[str]:

@@ -127,13 +127,13 @@ def training_step(model: Llama) -> Step:
     that is timed in it is not slower for it, and may be faster than it is on its own.
     """
     keep_freed_memory()
-    threads = Threads().__enter__()  # for as long as the process runs
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     optimizer = AdamW(trainable, SETTINGS.weight_decay, (SETTINGS.beta1, SETTINGS.beta2))
     model.train(np.random.default_rng(3))
 
     def step(ids: np.ndarray, targets: np.ndarray) -> float:
-        loss = add_gradients(model, optimizer, [(ids, targets)], threads)
+        with Threads() as threads:  # for each step, so that peers find NumPy's BLAS as it was
+            loss = add_gradients(model, optimizer, [(ids, targets)], threads)
         optimizer.clip(SETTINGS.grad_clip)
         optimizer.step(SETTINGS.lr)  # also makes the gradients zero again
         return loss

@@ -149,7 +149,7 @@ WRONG = {
     "--batch 0": "batch should be a whole number of at least 1, got 0",
     "--context -1": "context should be a whole number of at least 1, got -1",
     "--rounds 0": "rounds should be at least 1, got 0",
-    "--threads 0": "threads should be at least 1, got 0",
+    "--threads 0": "--threads: expected a whole number of at least 1, got '0'",
     "--rank 0": "rank r should be a whole number of at least 1, got 0",
     "--layers 0": "num_hidden_layers should be a positive whole number, got 0",
     "--hidden -16": "hidden_size should be a positive whole number, got -16",

@@ -173,7 +173,49 @@ def test_ctrl_c_while_threads_work_lets_the_step_end(make_model, config, run, ac
     )
     with pytest.raises(Interrupted, match="stopped after step 1 of 6"):
         run(model, config(batch=7), tmp_path / "run", threads=2)
-    assert [thread.name for thread in threading.enumerate() if thread.name.startswith("minilora")] == []
+
+
+def test_after_an_error_nothing_goes_on():
+    done = []
+
+    def work(i):
+        if i == 0:
+            raise ValueError("item 0")
+        time.sleep(0.05)
+        done.append(i)
+
+    with pytest.raises(ValueError, match="item 0"), Threads(2) as pool:
+        list(pool.map(work, range(9)))
+    before = len(done)
+    time.sleep(0.2)
+    assert len(done) == before < 9
+
+
+def test_threads_within_threads_do_not_wait_for_each_other():
+    def inner(i):
+        with Threads(2) as pool:
+            return list(pool.map(lambda j: (i, j), range(3)))
+
+    with Threads(2) as pool:
+        assert list(pool.map(inner, range(4))) == [[(i, j) for j in range(3)] for i in range(4)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    with Threads(2) as pool:
+        list(pool.map(abs, range(3)))
+    child = os.fork()
+    if child == 0:
+        with Threads(2) as pool:
+            os._exit(int(list(pool.map(abs, [-1, -2])) != [1, 2]))
+    deadline = time.monotonic() + 10
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    assert ended[1] == 0
 
 
 @pytest.mark.parametrize("number", [0, -1])
