@@ -120,7 +120,7 @@ class Products:
             self.B = [(i, slice(end - B.shape[1], end), B) for (i, (_, B)), end in zip(adapted, ends, strict=True)]
 
     def __call__(self, x: Array) -> list[Array]:
-        ys = [x @ weight for weight in self.weights]
+        ys = [x.dot(weight) for weight in self.weights]  # for so small a product half a microsecond less than `@`
         if self.A is None:
             return ys
         if len(self.A) == 1:  # the same for all rows

@@ -160,6 +160,9 @@ class DeviceArray(NDArrayOperatorsMixin):
     def min(self, axis=None, keepdims=False):
         return DeviceArray(self._host.min(axis=axis, keepdims=keepdims))
 
+    def dot(self, b):
+        return DeviceArray(self._host.dot(unwrap(b)))
+
     def argmax(self, axis=None):
         return DeviceArray(self._host.argmax(axis))
 
