@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from minilora.autograd import ops
-from minilora.autograd.tensor import Array, Tensor, no_grad
+from minilora.autograd.tensor import Array, Tensor, no_grad, recording
 from minilora.backend import like
 from minilora.nn.variants import AdapterError, RowChoice
 
@@ -23,16 +23,15 @@ if TYPE_CHECKING:
 
 def add_row_updates(h: Tensor, x: Tensor, layer: LoraLinear, rows: RowChoice) -> Tensor:
     """h[i] + s · B A x[i] with the adapters of row i. x is (batch, ..., in), h is (batch, ..., out)."""
-    choices = [{a: s for a, s in choice.items() if a in layer.config} for choice in rows.distinct]
+    choices = _choices(layer, rows)
     if not any(choices):
         return h
     if layer.rng is not None and any(layer.config[a].lora_dropout for choice in choices for a in choice):
         raise AdapterError("adapters chosen row by row are computed without dropout; call model.eval() first")
-    A, B = _tables(layer, choices)
-    index = like(rows.index, x.data)
+    A, B = _gathered(layer, rows) if recording() else _kept(layer, rows)
     per_row = x.reshape(x.shape[0], -1, x.shape[-1])  # (batch, ..., in) -> (batch, tokens, in)
-    low = per_row @ A[index].transpose(0, 2, 1)  # (batch, tokens, in) @ (batch, in, R)
-    update = low @ B[index]  # (batch, tokens, R) @ (batch, R, out)
+    low = per_row @ A.transpose(0, 2, 1)  # (batch, tokens, in) @ (batch, in, R)
+    update = low @ B  # (batch, tokens, R) @ (batch, R, out)
     return h + update.reshape(*h.shape)
 
 
@@ -42,14 +41,32 @@ def factors(layer: LoraLinear, rows: RowChoice | None) -> tuple[Array, Array] | 
 
     `rows` is None for the active adapters. Merged ones are part of the weight already.
     """
-    distinct = (layer.active,) if rows is None else rows.distinct
-    choices = [{a: s for a, s in choice.items() if a in layer.config} for choice in distinct]
-    if layer.merged or not any(choices):
+    if rows is None:
+        rows = RowChoice((layer.active,), np.zeros(1, dtype=np.intp))
+    if layer.merged or not any(_choices(layer, rows)):
         return None
-    A, B = (table.data for table in _tables(layer, choices))
-    if rows is None or len(choices) == 1:
+    A, B = _kept(layer, rows)
+    return A.data, B.data
+
+
+def _choices(layer: LoraLinear, rows: RowChoice) -> list[dict[str, float]]:
+    """The distinct choices, as far as they are of adapters that this layer has."""
+    return [{a: s for a, s in choice.items() if a in layer.config} for choice in rows.distinct]
+
+
+def _kept(layer: LoraLinear, rows: RowChoice) -> tuple[Tensor, Tensor]:
+    """As `_gathered`, but worked out a single time for this choice."""
+    if id(layer) not in rows.kept:
+        rows.kept[id(layer)] = _gathered(layer, rows)
+    return rows.kept[id(layer)]
+
+
+def _gathered(layer: LoraLinear, rows: RowChoice) -> tuple[Tensor, Tensor]:
+    """A as (batch, R, in) and s·Bᵀ as (batch, R, out); a batch of 1 where all rows share a choice."""
+    A, B = _tables(layer, _choices(layer, rows))
+    if len(rows.distinct) == 1:
         return A, B
-    index = like(rows.index, A)
+    index = like(rows.index, A.data)
     return A[index], B[index]
 
 

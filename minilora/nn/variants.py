@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Real
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -32,10 +32,15 @@ class AdapterError(ValueError):
 
 @dataclass(frozen=True)
 class RowChoice:
-    """What each row of a batch uses: row i uses distinct[index[i]], strengths by name; an empty one is the base."""
+    """What each row of a batch uses: row i uses distinct[index[i]], strengths by name; an empty one is the base.
+
+    `kept` is for modules to keep what they have worked out for this choice, by their id: a text that is written asks
+    for it again with every token.
+    """
 
     distinct: tuple[dict[str, float], ...]
     index: Array  # (batch,)
+    kept: dict[int, Any] = field(default_factory=dict, compare=False, repr=False)
 
 
 _chosen: ContextVar[RowChoice | None] = ContextVar("chosen", default=None)

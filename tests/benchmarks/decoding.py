@@ -30,7 +30,7 @@ PROMPT, TOKENS, ROWS, ADAPTERS = 16, 256, 32, 30
 def run(options: Options) -> list[Row]:
     (size,) = options.sizes(3)
     tokens = 32 if options.tiny else TOKENS
-    return one_stream(size, tokens, options) + many_adapters(size, tokens // 4, options)
+    return one_stream(size, tokens, options) + many_adapters(size, tokens, options)
 
 
 def one_stream(size: Size, tokens: int, options: Options) -> list[Row]:
