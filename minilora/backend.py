@@ -1,8 +1,8 @@
-"""Which library holds the numbers: NumPy, or CuPy on a GPU. No other file asks.
+"""Which library holds the numbers: NumPy, or CuPy on a GPU. Other files ask here.
 
 The operations are written with NumPy's functions, which hand over to whichever library owns the array they are
 given. Only making an array out of nothing needs to know, and asks here; and so does whoever brings an array from the
-host to the GPU or home again, which nothing does by itself.
+host to the GPU or home again, which nothing does by itself. At the end: how the memory of large arrays is kept.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def device_module(device: str) -> ModuleType:
         import cupy
     except ModuleNotFoundError:
         raise DeviceError(
-            "the device 'cuda' needs CuPy, which is not installed; pip install \"minilora[gpu]\", or use 'cpu'"
+            "the device 'cuda' needs CuPy, which is not installed; pip install \"cupy-cuda12x[ctk]\", or use 'cpu'"
         ) from None
     except ImportError:  # its own explanation is a page long
         raise DeviceError(
@@ -89,15 +89,16 @@ def keep_freed_memory() -> bool:
     """Ask the C library to keep large freed blocks for the next step, instead of returning them to the system.
 
     A training step frees and takes the same large arrays again and again; returned blocks must be mapped and
-    zeroed anew each time, which can cost as much as the arithmetic. Threads take from one store: in stores of their
-    own, which are small, the library would return blocks all the same. Works on Linux with glibc; does nothing
-    elsewhere. Says whether it took effect.
+    zeroed anew each time, which can cost as much as the arithmetic. All threads share one store
+    (glibc says arena), because small stores of their own would return blocks all the same. Works on Linux with
+    glibc; does nothing elsewhere. Says whether it took effect.
     """
     if not sys.platform.startswith("linux"):
         return False
-    trim_threshold, mmap_threshold, stores, one_gib = -1, -3, -8, 1 << 30
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX, one_gib = -1, -3, -8, 1 << 30  # malloc.h
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):  # another C library, such as musl
         return False
-    return all([mallopt(mmap_threshold, one_gib), mallopt(trim_threshold, one_gib), mallopt(stores, 1)])
+    wishes = [(M_TRIM_THRESHOLD, one_gib), (M_MMAP_THRESHOLD, one_gib), (M_ARENA_MAX, 1)]
+    return all([mallopt(*wish) for wish in wishes])

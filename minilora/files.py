@@ -26,9 +26,12 @@ LONGEST_HEADER = 1_000_000  # bytes: a safetensors header of some 6,000 tensors
 def write_atomically(path: str | Path, content: bytes | str) -> Path:
     """Write `content` to `path` by way of a temporary file in the same folder, fsync and rename.
 
-    Parent folders are made. Raises OSError when the folder cannot be written; what was at `path` stays.
+    Parent folders are made; where `path` is a link, what it leads to is written. Raises OSError when the folder cannot
+    be written, and ValueError when there is something that is no file, such as a device; what was at `path` stays.
     """
-    path = Path(path)
+    path = Path(path).resolve()
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a regular file, and would be replaced by one; choose another name")
     path.parent.mkdir(parents=True, exist_ok=True)
     data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")

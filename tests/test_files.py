@@ -291,3 +291,20 @@ def test_the_temporary_name_is_one_that_is_removed(tmp_path, monkeypatch):
     assert seen == [path.name for path in tmp_path.iterdir()]
     remove_unfinished(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_stays_a_link_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "real.json").write_text("{}")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    write_json(tmp_path / "link.json", {"a": 1})
+    assert (tmp_path / "link.json").is_symlink()
+    assert read_json(tmp_path / "real.json") == {"a": 1}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+def test_what_is_no_file_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is not a regular file, and would be replaced by one"):
+        write_json(tmp_path / "pipe", {"a": 1})
+    assert (tmp_path / "pipe").is_fifo()
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]

@@ -30,10 +30,10 @@ _births = itertools.count(1)
 
 
 class Node:
-    """What a graph keeps of an op's output: all but the array.
+    """What the graph keeps of an op's output: how it was made, its shape and dtype, but not its array.
 
-    What no rule needs is thus freed as soon as the computation lets go of its tensor: in a training step, a quarter of
-    what would otherwise wait for the backward pass.
+    An array that no rule needs is thus freed as soon as the computation lets go of its tensor: in a training step, a
+    quarter of what would otherwise wait for the backward pass.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ def gradients(
 ) -> list[Array]:
     """d(output)/d(x) for each x in `wrt`, as arrays of x's shape and dtype; zeros where nothing connects them.
 
-    Pure: it stores nothing in the tensors, so threads may call it over shared parameters.
+    It stores nothing in the tensors, so threads may call it over shared parameters.
 
     Parameters
     ----------
@@ -92,12 +92,11 @@ def backward(output: Tensor, cotangent: Array | None = None) -> None:
 def _run(output: Tensor, order: list[Place], cotangent: Any, keep: set[int], release: bool = False) -> dict[int, Array]:
     """The loop. Returns the gradients that arrived at the places whose ids are in `keep`.
 
-    Empties `order`, so that a node that nobody else holds is freed as soon as it has been visited.
+    With `release`, what the rules hold is freed as soon as they have been called.
     """
     arrived = {id(output.place): _seed(output, cotangent)}
     owned: set[int] = set()  # sums that the engine made itself and may therefore add to in place
-    while order:
-        place = order.pop()
+    for place in reversed(order):
         key = id(place)
         g = arrived[key] if key in keep else arrived.pop(key)
         for x, gx in _pull_back(place, g):
@@ -133,7 +132,7 @@ def _ancestors(output: Tensor) -> list[Place]:
         if place.released:
             raise RuntimeError(
                 "this graph was freed by an earlier backward(); compute the loss again, or use gradients(loss, ...), "
-                "which keeps the graph"
+                "which keeps the graph unless told to release it"
             )
         for _, x in place.edges:
             if id(x) not in found:

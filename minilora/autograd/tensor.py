@@ -2,7 +2,8 @@
 
 An *op* is a plain function on arrays that returns its output and, for each input, a rule that pulls a gradient
 back through it. The decorator `op` lets such a function take Tensors: it runs the function on their arrays and
-notes on the output, in a `Node`, which inputs it came from. These notes are all the graph there is.
+notes beside the output, in a `Node` (see `engine.py`), which inputs it came from. These notes are all the graph
+there is. A *place* in it is a node, or a leaf: where gradients arrive.
 
 An input that needs no gradient is not an edge of the graph: its rule is never called. This one fact is why LoRA
 never computes the gradient of a frozen weight. (A rule is what the literature calls a vector-Jacobian product.)
@@ -47,7 +48,7 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
-    birth = 0
+    birth = 0  # a leaf is older than every node
     __array_ufunc__ = None  # array + tensor comes to Tensor.__radd__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
@@ -196,7 +197,8 @@ class Tensor:
 def no_grad() -> Iterator[None]:
     """Inside this block nothing is recorded: `with no_grad(): ...`, or `@no_grad()` over a function.
 
-    It holds for the thread that enters it; another thread records until it enters one of its own.
+    It holds for the thread that enters it; another thread records until it enters one of its own. (What
+    `training/threads.py` hands to its threads is computed as where it was handed over.)
     """
     token = _recording.set(False)
     try:

@@ -71,8 +71,8 @@ def run(flags: Namespace) -> None:
 def _check_file(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"--json should name a file, {path} is a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(path.parent, os.W_OK):
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
         raise ValueError(f"--json: {path} cannot be written; choose another folder")
 
 
@@ -89,7 +89,7 @@ def _measure(flags: Namespace) -> dict[str, Any]:
     with pool:
         steps = {method: _endless(training_step(model, pool)[1], batches) for method, model in models.items()}
         times = _in_turns(steps, flags.rounds, "training steps")
-    times |= _in_turns({"writing": _writing(flags)}, flags.rounds, "writing")
+        times |= _in_turns({"writing": _writing(flags)}, flags.rounds, "writing")
     _print_times(times, flags.batch * flags.context)
     memory = {method: step_memory(model, batches[0], pool.number) for method, model in models.items()}
     _print_memory(memory)
@@ -155,8 +155,8 @@ def _headline(flags: Namespace, threads: int, counts: lora.Report) -> None:
     print(
         f"{flags.layers} layers, {flags.heads} heads, width {flags.hidden}, MLP {flags.intermediate}, "
         f"context {flags.context}, batch {flags.batch}: {counts.total - counts.trainable:,} parameters\n"
-        f"LoRA of rank {flags.rank} trains {counts.trainable:,} new ones\n"
-        f"{threads} thread{'s' * (threads > 1)}; the median of {flags.rounds} turns, and their middle half\n",
+        f"LoRA of rank {flags.rank} trains {counts.trainable:,} new parameters\n"
+        f"{threads} thread{'s' * (threads > 1)}; medians of {flags.rounds} turns, in brackets their middle half\n",
         flush=True,
     )
 
@@ -166,7 +166,7 @@ def _print_times(times: dict[str, list[float]], tokens: int) -> None:
         low, median, high = (f"{1e3 * x:,.1f}" for x in _spread(times[method]))
         speed = tokens / statistics.median(times[method])
         print(f"a training step, {name}  {median:>9} ms ({low} to {high})  {speed:,.0f} tokens/s")
-    print(f"full / LoRA            {_ratio(times):>9.2f}")
+    print(f"full time / LoRA time  {_ratio(times):>9.2f}")
     high, median, low = (f"{TOKENS / x:,.0f}" for x in _spread(times["writing"]))
     print(f"writing, one stream    {median:>9} tokens/s ({low} to {high})\n", flush=True)
 
@@ -182,8 +182,8 @@ def _print_memory(memory: dict[str, StepMemory]) -> None:
     for name, method in (("full", "full"), ("LoRA", "lora")):
         print(f"{name:20}" + "".join(f"{getattr(memory[method], column) / 1e6:>13.2f}" for column in columns))
     print(
-        "\nLoRA saves gradients and optimizer state, which go with what is trained. It saves no weights, and hardly\n"
-        "any activations: the gradient still comes down through every layer. Those go with the tokens and the threads."
+        "\nWith a small rank, LoRA saves most of the gradients and of the optimizer's state, which grow with what is\n"
+        "trained. It saves no weights and hardly any activations; these grow with the tokens and the threads."
     )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from minilora import lora
 from minilora.assets import BASE
 from minilora.autograd.tensor import Array
+from minilora.backend import device_module
 from minilora.cli import options
 from minilora.cli.picture import draw
 from minilora.cli.settings import Settings, settings
@@ -91,6 +92,7 @@ def run(flags: Namespace) -> None:
 
 
 def _prepare(flags: Namespace) -> Stage:
+    device_module(flags.device)  # before anything is written
     out = Path(flags.out)
     out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be written costs no waiting
     chosen, model = _settings(flags), options.open_model(None, device=flags.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -49,13 +50,13 @@ def add_threads(parser: ArgumentParser) -> None:
         "--threads",
         type=_at_least_one,
         metavar="N",
-        help="cores to compute on (default: all); the result has the same bits for any number",
+        help="cores to compute on (default: all; a batch keeps at most 8 busy); any number gives the same bits",
     )
 
 
 def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text[:20]!r}")
     return int(text)
 
 

@@ -11,6 +11,7 @@ from minilora.backend import to_host
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation.sampling import Sampler
 from minilora.generation.token_step import TokenStep, can_step
+from minilora.lora.inject import active, lora_modules
 from minilora.nn import Cache, Llama
 from minilora.nn.variants import Choice, RowChoice, resolve
 
@@ -51,6 +52,8 @@ def stream(
     nothing is padded and nothing masked. When the context is full, the older half of it is forgotten.
     """
     _check(model, prompts, tokens)  # here, not at the first step: a mistake shows before anything is written
+    if adapters is None and not any(module.merged for _, module in lora_modules(model)):
+        adapters = active(model)  # those of now: choosing others does not change a text half-way
     rows = None if adapters is None else resolve(model, adapters, len(prompts))
     return _columns(model, prompts, tokens, sampler or Sampler(), seed, rows)
 
@@ -103,18 +106,15 @@ class _Reader:
     def __init__(self, model: Llama, batch: int, rows: RowChoice | None) -> None:
         self.model, self.batch, self.rows, self.end = model, batch, rows, 0
         self.context = model.config.max_position_embeddings
-        self._forget()
-
-    def _forget(self) -> None:
-        self.cache: Cache = self.model.new_cache(self.batch)
-        self.step = TokenStep(self.model, self.rows) if can_step(self.model) else None
+        self.cache: Cache = model.new_cache(batch)
+        self.step = TokenStep(model, rows) if can_step(model) else None
 
     @no_grad()
     def __call__(self, ids: Array) -> Array:
         """The logits (B, V), on the host, for what comes after `ids` (B, time): the last call's and what is new."""
         unread, self.end = ids[:, self.end :], ids.shape[1]
         if self.cache.length + unread.shape[1] > self.context:
-            self._forget()
+            self.cache = self.model.new_cache(self.batch)
             unread = ids[:, -(self.context // 2 or 1) :]
         if self.step and unread.shape[1] == 1:
             with np.errstate(over="ignore"):  # e**-gate may be infinite, and silu is then 0, as it should be

@@ -1,8 +1,11 @@
-"""One more token for each row, on plain arrays: the model's forward pass as it is taken again and again in writing.
+"""One more token for each row, on plain arrays: the forward pass that writing repeats.
 
-The mathematics is that of `nn/llama.py` and `nn/attention.py`, line by line, and the cache is theirs. For a single
-token, tensors, modules and a graph that nobody will follow cost three times as much as the numbers. The adapters are
-looked up once: those of linears that share an input (q, k and v; gate and up) read it in one product.
+The mathematics is that of `nn/llama.py` and `nn/attention.py`, rearranged to make fewer arrays; the cache is theirs.
+For a single token, tensors and modules would cost twice as much as the numbers. The adapters are looked up once: those
+of linears that share an input (q, k and v; gate and up) read it in one product.
+
+In the shapes, N is the number of rows, C the model's width, H the heads of the queries, G those of the keys, D a head's
+width, S the tokens so far, V the vocabulary, R the rank that a row's adapters have together.
 """
 
 from __future__ import annotations
@@ -23,15 +26,13 @@ KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding, Linea
 
 
 def can_step(model: Llama) -> bool:
-    """Whether the model is made of known modules alone, and is not in training, where dropout would act."""
-    return model.rng is None and all(type(module) in KNOWN for _, module in model.named_modules())
+    """Whether all modules are known, none has a `forward` that was put into it, and the model is not in training."""
+    modules = [module for _, module in model.named_modules()]
+    return model.rng is None and all(type(m) in KNOWN and "forward" not in vars(m) for m in modules)
 
 
 class TokenStep:
-    """The model's weights, and the adapters that each row uses, laid out for single tokens.
-
-    It sees the adapters as they are now: choosing others, or merging, does not change a text half-way.
-    """
+    """The model's weights, and the adapters that each row uses, laid out for single tokens."""
 
     def __init__(self, model: Llama, rows: RowChoice | None) -> None:
         self.embedding = model.model.embed_tokens.weight.data
@@ -41,8 +42,8 @@ class TokenStep:
         self.turns = np.stack([cos, cos], axis=2), np.stack([-sin, sin], axis=2)  # (T, 1, 2, D/2), for both halves
 
     def __call__(self, tokens: Array, cache: Cache) -> Array:
-        """Logits (B, V) for what comes after `tokens` (B,), whose past is in the cache; they are added to it."""
-        x = self.embedding[like(tokens, self.embedding)]  # (B,) -> (B, C)
+        """Logits (N, V) for what comes after `tokens` (N,), whose past is in the cache; they are added to it."""
+        x = self.embedding[like(tokens, self.embedding)]  # (N,) -> (N, C)
         cos, sin = (table[cache.length] for table in self.turns)  # (1, 2, D/2)
         for layer, past in zip(self.layers, cache.layers, strict=True):
             x = layer(x, cos, sin, past)
@@ -51,7 +52,7 @@ class TokenStep:
 
 
 class LayerStep:
-    """x + attention(norm(x)), then x + mlp(norm(x)), for one token of each row: (B, C) -> (B, C)."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), for one token of each row: (N, C) -> (N, C)."""
 
     def __init__(self, layer: DecoderLayer, config: LlamaConfig, rows: RowChoice | None) -> None:
         attention, mlp = layer.self_attn, layer.mlp
@@ -76,32 +77,32 @@ class LayerStep:
         return down
 
     def _attend(self, x: Array, cos: Array, sin: Array, past: LayerCache) -> Array:
-        """What the heads read from all tokens so far, (B, H·D)."""
+        """What the heads read from all tokens so far, (N, H·D)."""
         q, k, v = self.qkv(self.before(x))
-        (B, _), (G, group, D) = x.shape, self.heads
+        (N, _), (G, group, D) = x.shape, self.heads
         stop = past.length + 1
-        past.keys[:, :, past.length] = turned(k, cos, sin).reshape(B, G, D)
-        past.values[:, :, past.length] = v.reshape(B, G, D)
+        past.keys[:, :, past.length] = turned(k, cos, sin).reshape(N, G, D)
+        past.values[:, :, past.length] = v.reshape(N, G, D)
         past.length = stop
-        q = turned(q, cos, sin).reshape(B, G, group, D)
-        e = q @ past.keys[:, :, :stop].transpose(0, 1, 3, 2)  # (B, G, H/G, S)
+        q = turned(q, cos, sin).reshape(N, G, group, D)
+        e = q @ past.keys[:, :, :stop].transpose(0, 1, 3, 2)  # (N, G, H/G, S)
         e *= self.scale
         e -= e.max(axis=-1, keepdims=True)
         np.exp(e, out=e)
-        seen = e @ past.values[:, :, :stop]  # (B, G, H/G, S) @ (B, G, S, D) -> (B, G, H/G, D)
+        seen = e @ past.values[:, :, :stop]  # (N, G, H/G, S) @ (N, G, S, D) -> (N, G, H/G, D)
         seen /= e.sum(axis=-1, keepdims=True)
-        return seen.reshape(B, -1)
+        return seen.reshape(N, -1)
 
 
 class Norm:
-    """x / √(mean(x²) + ε) · weight, over the last axis."""
+    """x · weight / √(mean(x²) + ε), over the last axis; with width C: x · weight √C / √(Σx² + C ε)."""
 
     def __init__(self, norm: RMSNorm) -> None:
         width = norm.weight.shape[0]
         self.weight, self.floor = norm.weight.data * float(width) ** 0.5, width * norm.eps
 
     def __call__(self, x: Array) -> Array:
-        squares = np.einsum("bc,bc->b", x, x)[:, None]
+        squares = np.einsum("nc,nc->n", x, x)[:, None]
         squares += self.floor
         return x * self.weight / np.sqrt(squares)
 
@@ -115,7 +116,7 @@ class Products:
         found = [factors(linear, rows) if isinstance(linear, LoraLinear) else None for linear in linears]
         adapted = [(i, pair) for i, pair in enumerate(found) if pair is not None]
         if adapted:
-            self.A = np.concatenate([A for _, (A, _) in adapted], axis=1)  # (B or 1, sum of R, in)
+            self.A = np.concatenate([A for _, (A, _) in adapted], axis=1)  # (N or 1, sum of R, in)
             ends = np.cumsum([A.shape[1] for _, (A, _) in adapted])
             self.B = [(i, slice(end - B.shape[1], end), B) for (i, (_, B)), end in zip(adapted, ends, strict=True)]
 
@@ -124,17 +125,17 @@ class Products:
         if self.A is None:
             return ys
         if len(self.A) == 1:  # the same for all rows
-            low = x @ self.A[0].T  # (B, in) -> (B, sum of R)
+            low = x @ self.A[0].T  # (N, in) -> (N, sum of R)
             for i, part, B in self.B:
                 ys[i] += low[:, part] @ B[0]
         else:
-            low = (self.A @ x[:, :, None])[:, None, :, 0]  # (B, sum of R, in) @ (B, in, 1) -> (B, 1, sum of R)
+            low = (self.A @ x[:, :, None])[:, None, :, 0]  # (N, sum of R, in) @ (N, in, 1) -> (N, 1, sum of R)
             for i, part, B in self.B:
-                ys[i] += (low[:, :, part] @ B)[:, 0]  # (B, 1, R) @ (B, R, out) -> (B, out)
+                ys[i] += (low[:, :, part] @ B)[:, 0]  # (N, 1, R) @ (N, R, out) -> (N, out)
         return ys
 
 
 def turned(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotary positions on (B, heads · D), the two halves of each head beside each other: (B, heads, 2, D/2)."""
+    """Rotary positions on (N, heads · D), the two halves of each head one after the other: (N, heads, 2, D/2)."""
     halves = x.reshape(len(x), -1, *cos.shape[1:])
     return halves * cos + halves[:, :, ::-1] * sin

@@ -49,7 +49,7 @@ class LoraLinear(Linear):
             return add_row_updates(super().forward(x), x, self, rows)
         strengths = self.active if rows is None else rows.distinct[0]
         acting = {adapter: s * self.scaling[adapter] for adapter, s in strengths.items() if adapter in self.config}
-        if len(acting) == 1 and self._trains_on_many(x, *acting):
+        if len(acting) == 1 and self._delta_is_cheaper(x, *acting):
             ((adapter, scale),) = acting.items()
             return ops.lora_linear(x, self.weight, self.lora_A[adapter], self.lora_B[adapter], scale=scale)
         h = super().forward(x)
@@ -57,14 +57,14 @@ class LoraLinear(Linear):
             h = h + self._update(x, adapter, scale)
         return h
 
-    def _trains_on_many(self, x: Tensor, adapter: str) -> bool:
-        """Whether ΔW takes fewer operations than r numbers a token, forward and backward: see `ops/low_rank.py`."""
-        tokens, trains = x.size // self.in_features, self.lora_A[adapter].requires_grad and recording()
-        few = self.in_features * self.out_features / (self.in_features + self.out_features)
-        return trains and tokens > few and not self._drops(adapter)
+    def _delta_is_cheaper(self, x: Tensor, adapter: str) -> bool:
+        """Whether a training step forms ΔW after all, because of its many tokens: see `ops/low_rank.py`."""
+        trains = recording() and self.lora_A[adapter].requires_grad and not self._drops(adapter)
+        break_even = self.in_features * self.out_features / (self.in_features + self.out_features)
+        return trains and x.size // self.in_features > break_even
 
     def _drops(self, adapter: str) -> bool:
-        """Whether the adapter sees a part of x only."""
+        """Whether dropout acts on this adapter now."""
         return self.config[adapter].lora_dropout > 0 and self.rng is not None
 
     def _update(self, x: Tensor, adapter: str, scale: float) -> Tensor:
@@ -109,7 +109,7 @@ class LoraLinear(Linear):
 
 
 def _draw_A(rng: np.random.Generator, r: int, n_in: int, config: LoraConfig) -> Array:
-    """A (r, in), uniform in ±1/√in: Kaiming's bound with a = √5. It goes by the number of inputs, never by r."""
+    """A (r, in), uniform in ±1/√in whatever r: Kaiming's bound with a = √5. "gaussian": normal, of deviation 1/r."""
     if config.init_lora_weights == "gaussian":
         return rng.standard_normal((r, n_in)) / r
     return rng.uniform(-1, 1, (r, n_in)) / n_in**0.5

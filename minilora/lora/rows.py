@@ -1,6 +1,6 @@
 """A different adapter for each row of one batch: `model(ids, adapters=["bard", None, {"bard": 0.5, "recipe": 0.5}])`.
 
-        h[i] = W x[i] + B[i] A[i] x[i]        A[i] and s·B[i] gathered from a table of the batch's adapters
+        h[i] = W x[i] + s[i] B[i] A[i] x[i]        A[i] and s[i]·B[i] gathered from a table of the batch's adapters
 
 The product with W is shared by the rows; the thin products go through one table, without a loop over rows or adapters
 (Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5).
@@ -50,12 +50,12 @@ def factors(layer: LoraLinear, rows: RowChoice | None) -> tuple[Array, Array] | 
 
 
 def _choices(layer: LoraLinear, rows: RowChoice) -> list[dict[str, float]]:
-    """The distinct choices, as far as they are of adapters that this layer has."""
+    """The distinct choices, without the adapters that this layer lacks."""
     return [{a: s for a, s in choice.items() if a in layer.config} for choice in rows.distinct]
 
 
 def _kept(layer: LoraLinear, rows: RowChoice) -> tuple[Tensor, Tensor]:
-    """As `_gathered`, but worked out a single time for this choice."""
+    """As `_gathered`, but worked out a single time and kept in `rows`."""
     if id(layer) not in rows.kept:
         rows.kept[id(layer)] = _gathered(layer, rows)
     return rows.kept[id(layer)]

@@ -1,4 +1,4 @@
-"""Training: optimizer, schedule, loop, checkpoints. Start at `loop.py`."""
+"""Training: optimizer, schedule, loop, checkpoints. Start at `step.py`, then `loop.py`."""
 
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.evaluate import evaluate

@@ -16,8 +16,8 @@ def evaluate(
 ) -> float:
     """Mean cross-entropy of `model` in nats per token, over `windows` fixed windows of `context` tokens of `ids`.
 
-    Dropout is off for the time of the evaluation. Batches go to `threads` threads, by default one a core; the mean is
-    the same for any number. On a GPU one thread does it all.
+    Dropout is off for the time of the evaluation. Batches go to `threads` threads, by default one per core; the mean
+    is the same for any number. On a GPU one thread does it all.
     """
     rng = model.rng
     model.eval()

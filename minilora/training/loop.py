@@ -106,8 +106,8 @@ def train(
     resume : go on from that state; the result is bit-identical to a run that never stopped
     sample : makes a text to show at each evaluation
     quiet : show nothing
-    threads : pieces of a batch worked on at a time, by default one a core; the result has the same bits for any number.
-        A GPU is kept busy by one
+    threads : pieces of a batch worked on at a time, by default one per core; any number gives the same bits. A GPU is
+        kept busy by one
 
     Raises
     ------
@@ -181,7 +181,7 @@ class _Run:
     def step(self, pool: Threads) -> None:
         """One update from `accumulate` batches."""
         c = self.config
-        self.model.train(self.rng)
+        self.model.train(np.random.default_rng(c.seed))  # its pieces draw from generators of their own
         batches = [sample_batch(self.ids, c.batch, c.context, self.rng) for _ in range(c.accumulate)]
         loss = add_gradients(self.model, self.optimizer, batches, pool, (c.seed, self.steps))
         norm = self.optimizer.clip(c.grad_clip)
@@ -196,12 +196,13 @@ class _Run:
         if evaluations and evaluations[-1][0] == self.steps:
             return
         self.model.eval()
-        loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows, threads=pool.number)
+        with shown.evaluating():
+            loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows, threads=pool.number)
+            text = sample() if sample and not shown.quiet and math.isfinite(loss) else ""
         if not math.isfinite(loss):
             raise self.error(f"the validation loss is {loss} after step {self.steps}")
         evaluations.append((self.steps, loss))
         recent = self.history.losses[-c.eval_every :]
-        text = sample() if sample and not shown.quiet else ""
         shown.evaluation(self.steps, float(np.mean(recent)) if recent else math.nan, loss, text)
 
     def error(self, problem: str) -> TrainingError:

@@ -1,8 +1,9 @@
 """What a training step needs of memory, and for what: where LoRA saves some, and where it does not.
 
 Four things take memory. The *weights* are there anyway. The *gradients* and the *optimizer's state* go with what is
-trained: for LoRA, A and B alone. The *activations*, which the forward pass leaves for the backward pass, go with the
-tokens; LoRA needs nearly all of them too, because the gradient still has to come down through every layer.
+trained: for LoRA, A and B alone. The *activations*, which the forward pass leaves for the backward pass, grow with the
+tokens; LoRA needs nearly all of them too: the gradient still comes down through every layer, and each A's gradient
+needs its layer's input.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from minilora.training.optimizer import AdamW
 from minilora.training.step import Batch, add_gradients
 from minilora.training.threads import Threads
 
-STEPS = 3  # that are measured
+STEPS = 3  # measured
 
 
 @dataclass(frozen=True)
@@ -53,13 +54,13 @@ def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepM
 
     The sizes of weights, gradients and optimizer state are those of their arrays, which are all there before the step.
     What a step takes beyond them is measured by `tracemalloc`, to which NumPy reports its arrays: the most in three
-    steps, for how far the threads' pieces are at the same moment is chance. A step before these imports and starts what
-    is not yet there. Arrays of other libraries, and what NumPy's BLAS takes for itself, are not seen.
+    steps, because how the threads' work overlaps is chance. One unmeasured step goes before: it imports and starts what
+    is missing. Arrays of other libraries, and what NumPy's BLAS takes for itself, are not seen.
 
     Parameters
     ----------
     batch : inputs and targets, each (batch, context)
-    threads : pieces of the batch worked on at a time, by default one a core
+    threads : pieces of the batch worked on at a time, by default one per core
 
     Raises AdapterError while adapters are merged, and ValueError when nothing wants a gradient.
     """

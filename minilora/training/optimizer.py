@@ -64,8 +64,9 @@ class AdamW:
 
     def add(self, gradients: Iterable[Array]) -> None:
         """Add a gradient to that of each parameter, in the order in which the parameters were given."""
+        self.collect()
         for p, gradient in zip(self.parameters, gradients, strict=True):
-            assert p.grad is not None
+            assert p.grad is not None  # `collect` has seen to it
             p.grad += gradient
 
     def collect(self) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from minilora.data.tokenizer import visible
 
@@ -29,6 +31,7 @@ class Progress:
             total=iters, initial=start, unit="step", disable=not self.interactive, leave=False, dynamic_ncols=True
         )
         self._began = self._spoke = time.monotonic()
+        self._evaluating = 0.0  # seconds, which are no training
         self._validation = float("nan")
 
     def step(self, step: int, loss: float) -> None:
@@ -38,6 +41,15 @@ class Progress:
             self._bar.update()
         elif time.monotonic() - self._spoke >= self.every:
             self._say(self._line(step, f"loss {loss:.3f}"))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The time inside this block does not count as training."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._evaluating += time.monotonic() - begun
 
     def evaluation(self, step: int, loss: float, validation: float, sample: str = "") -> None:
         """The validation loss after `step` steps, and what the model writes now."""
@@ -58,7 +70,9 @@ class Progress:
         return f"step {step:5d}/{self.iters}  {losses}  {speed:,.0f} tok/s  {_clock(left)} left"
 
     def _speed(self, step: int) -> float:
-        return (step - self.first) * self.tokens_per_step / max(time.monotonic() - self._began, 1e-9)
+        """Tokens per second of training; evaluations, and the samples that they show, are left out."""
+        seconds = time.monotonic() - self._began - self._evaluating
+        return (step - self.first) * self.tokens_per_step / max(seconds, 1e-9)
 
     def _say(self, line: str) -> None:
         self._spoke = time.monotonic()

@@ -24,9 +24,9 @@ def add_gradients(
     """Add to the optimizer's gradient that of the mean loss over `batches`; return the loss, in nats.
 
     The loss of a batch is a mean over its windows, so it is the sum of its pieces' losses, each times the piece's
-    share of the windows; and gradients add up as losses do. A model in training draws each piece's dropout from a
-    generator seeded with `dice` and the piece's number: it does not hang on which thread comes first. A GPU gets each
-    batch in one piece.
+    share of the windows; and gradients add up as losses do. (A `loss` of your own must be such a mean, too.) A model in
+    training draws each piece's dropout from a generator seeded with `dice` and the piece's number, so it does not
+    depend on which thread runs first. A GPU gets each batch in one piece.
     """
     whole = model.device == "cuda"
     pieces = [
@@ -45,5 +45,5 @@ def add_gradients(
     for loss, found in threads.map(work_out, range(len(pieces))):
         total += loss
         optimizer.add(found)
-        del found  # before the next piece's gradients are made
+        del found  # so that it can be freed while the next is waited for
     return total

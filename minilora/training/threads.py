@@ -2,7 +2,7 @@
 
 How a batch is cut depends on the batch alone, never on the threads, and the order of the sum is fixed, so any number
 of threads gives the same bits. NumPy lets other threads run while it computes. Its matrix products get one core each:
-that wastes less than giving every product to all cores, where all of them wait for what lies between the products.
+that wastes less than giving every product to all cores, where all but one wait while the work between products is done.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PIECE = 1024
-"""Tokens in a piece: enough for products at full speed, and few enough that its arrays stay in a core's cache."""
+"""Tokens that a piece aims at: enough for products at full speed, and few enough that arrays stay in a core's cache."""
 
-LEAST = 256
-"""Tokens below which a piece is hardly faster than two of them together: the rest is not arithmetic."""
+LEAST, FEW = 384, 4
+"""A smaller batch still makes four pieces, for the cores of a laptop, but none below 384 tokens: there, much of the
+time is not arithmetic."""
 
 MOST = 8
-"""Pieces that a batch is cut into at most: each makes a whole set of gradients."""
+"""The most pieces of a batch, and so the most threads that it keeps busy: each piece makes a whole set of gradients."""
 
 
 def cut(batch: int, context: int) -> list[slice]:
     """The rows of each piece of a batch of `batch` windows of `context` tokens."""
     tokens = batch * context
-    pieces = min(batch, MOST, max(tokens // PIECE, min(2, tokens // LEAST), 1))
+    pieces = min(batch, MOST, max(tokens // PIECE, min(FEW, tokens // LEAST), 1))
     ends = [batch * (i + 1) // pieces for i in range(pieces)]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -53,26 +54,27 @@ class Threads:
 
     Parameters
     ----------
-    number : how many; None for one a core
+    number : how many; None for one per core
     """
 
     def __init__(self, number: int | None = None) -> None:
-        if number is not None and number < 1:
-            raise ValueError(f"threads should be at least 1, got {number}")
+        if number is not None and not (isinstance(number, int) and number >= 1):
+            raise ValueError(f"threads should be a whole number of at least 1, got {number!r}")
         self.number = number or cores()
 
     def __enter__(self) -> Threads:
-        _products.on_one_core()
+        _one_core.enter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        _products.as_before()
+        _one_core.leave()
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        """function(item) for each item, in the items' order; at most one more than there are threads is held back.
+        """function(item) for each item, in the items' order.
 
-        Each call runs in a copy of the caller's context: under its `no_grad`, with its choice of adapters. One that
-        comes to `map` itself works its items off where it is, rather than wait for threads that wait for it.
+        At most one call more than there are threads is begun before its result is taken, so that results do not pile
+        up. Each runs in a copy of the caller's context: under its `no_grad`, with its choice of adapters. A call that
+        itself uses `map` does so in its own thread alone: otherwise threads could wait for each other for ever.
         """
         if self.number == 1 or len(items) == 1 or threading.current_thread().name.startswith(NAME):
             yield from map(function, items)
@@ -85,13 +87,13 @@ class Threads:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
-        finally:  # after an error, too, nothing goes on unseen
+        finally:  # after an error, too, no call is still running when `map` ends
             wait([future for future in begun if not future.cancel()])
 
 
 @cache
 def _pool(number: int) -> ThreadPoolExecutor:
-    """The threads. They are kept: new ones would take a tenth of a small step to find a core each."""
+    """The threads. They are kept: starting new ones would cost a tenth of a small step."""
     return ThreadPoolExecutor(number, NAME)
 
 
@@ -107,24 +109,24 @@ def _blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-class _Products:
-    """How many cores a matrix product uses, one setting for the whole process. The last to leave restores it."""
+class _OneCore:
+    """Matrix products on one core each. It is one setting for the whole process: the last to leave restores it."""
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
         self._limit: Any = None
 
-    def on_one_core(self) -> None:
+    def enter(self) -> None:
         with self._lock:
-            self._users += 1
-            if self._users == 1:
+            if self._users == 0:
                 self._limit = _blas().limit(limits=1)
+            self._users += 1
 
-    def as_before(self) -> None:
+    def leave(self) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
                 self._limit.restore_original_limits()
 
 
-_products = _Products()
+_one_core = _OneCore()

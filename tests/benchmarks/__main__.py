@@ -48,6 +48,13 @@ def main() -> int:
         )
         return 2
     modules, absent = found(flags.names or list(COMPARISONS), [name for name in CLONES if not getattr(flags, name)])
+    if flags.readme and (loaded or flags.tiny or flags.names or absent):
+        print(
+            "benchmarks: --readme takes a quiet machine and all comparisons; leave out NAMEs, --tiny and --anyway"
+            + "".join(f"; {name} lacks: {reason}" for name, reason in absent.items()),
+            file=sys.stderr,
+        )
+        return 2
     threads = machine.use_threads(flags.threads)
     about = {**machine.describe(threads), "load": busy}
     print(machine.text(about), end="\n\n")
@@ -64,7 +71,7 @@ def main() -> int:
         print(f"{name} is left out: {reason}")
     if flags.readme:
         tables = "\n\n".join(table(rows, columns=5) for rows in results.values())
-        write_into(README, f"{machine.text(about)}\n\n{tables}\n")
+        write_into(README, f"{machine.text(about)}\n- {flags.rounds} rounds\n\n{tables}\n")
     if flags.json:
         records = {name: [row.record() for row in rows] for name, rows in results.items()}
         write_json(flags.json, {"machine": about, "no_measurement": reasons, "comparisons": records})
@@ -109,7 +116,7 @@ def found(names: list[str], without_clone: Collection[str] = ()) -> tuple[dict[s
         except ModuleNotFoundError as error:
             if str(error.name).startswith(("minilora", "tests")):
                 raise
-            absent[name] = f"there is no package {str(error.name)!r} here"
+            absent[name] = f"there is no package {str(error.name)!r} here; pip install -e '.[test,oracle]' autograd"
     return modules, absent
 
 
@@ -130,10 +137,9 @@ def _clone(text: str, file: str) -> Path:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def use_threads(threads: int) -> dict[str, int]:
     To be called after the libraries are imported: only what is loaded can be set.
     """
     threadpool_limits(threads)
-    found = {f"{pool['internal_api']} ({Path(pool['filepath']).name})": pool["num_threads"] for pool in _pools()}
+    found = {pool["internal_api"]: pool["num_threads"] for pool in _pools()}
     try:
         import torch
     except ImportError:

@@ -15,8 +15,7 @@ from minilora.backend import keep_freed_memory
 from minilora.data import load_ids
 from minilora.data.batches import sample_batch
 from minilora.nn import Llama, LlamaConfig
-from minilora.training import AdamW, TrainingConfig
-from minilora.training.step import add_gradients
+from minilora.training import TrainingConfig, memory
 from minilora.training.threads import Threads
 from tests.benchmarks.equal import STEPS
 
@@ -127,15 +126,11 @@ def training_step(model: Llama) -> Step:
     that is timed in it is not slower for it, and may be faster than it is on its own.
     """
     keep_freed_memory()
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    optimizer = AdamW(trainable, SETTINGS.weight_decay, (SETTINGS.beta1, SETTINGS.beta2))
-    model.train(np.random.default_rng(3))
+    pool = Threads()
+    _, update = memory.training_step(model, pool, SETTINGS.lr)
 
     def step(ids: np.ndarray, targets: np.ndarray) -> float:
-        with Threads() as threads:  # for each step, so that peers find NumPy's BLAS as it was
-            loss = add_gradients(model, optimizer, [(ids, targets)], threads)
-        optimizer.clip(SETTINGS.grad_clip)
-        optimizer.step(SETTINGS.lr)  # also makes the gradients zero again
-        return loss
+        with pool:  # for each step, so that peers find NumPy's BLAS as it was
+            return update((ids, targets))
 
     return step

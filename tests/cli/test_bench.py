@@ -78,8 +78,8 @@ def test_the_memory_is_that_of_these_models(figures):
 def test_what_is_printed_is_what_is_written(figures):
     found, out = figures()
     assert f"2 layers, 2 heads, width 16, MLP 24, context 8, batch 2: {MODEL:,} parameters" in out
-    assert f"LoRA of rank 2 trains {ADAPTER:,} new ones" in out
-    assert "2 threads; the median of 3 turns" in out
+    assert f"LoRA of rank 2 trains {ADAPTER:,} new parameters" in out
+    assert "2 threads; medians of 3 turns, in brackets" in out
     for name, method in (("full", "full"), ("LoRA", "lora")):
         time, speed = re.search(rf"^a training step, {name} +([\d.,]+) ms .* ([\d,]+) tokens/s$", out, re.M).groups()
         assert time == f"{found[f'{method}_step_ms']:,.1f}"
@@ -87,7 +87,7 @@ def test_what_is_printed_is_what_is_written(figures):
         columns = re.search(rf"^{name}  +(.*)$", out, re.M)[1].split()
         split = [*found[f"memory_bytes_{method}"].values(), found[f"peak_bytes_{method}"]]
         assert columns == [f"{size / 1e6:.2f}" for size in split]
-    assert re.search(r"^full / LoRA +([\d.]+)$", out, re.M)[1] == f"{found['full_over_lora']:.2f}"
+    assert re.search(r"^full time / LoRA time +([\d.]+)$", out, re.M)[1] == f"{found['full_over_lora']:.2f}"
     written = re.search(r"^writing, one stream +([\d,]+) tokens/s", out, re.M)[1]
     assert written == f"{found['decode_tokens_per_s']:,.0f}"
 

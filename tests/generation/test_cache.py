@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from minilora.generation import Sampler, generate, stream
 from minilora.generation.token_step import TokenStep
+from minilora.nn import Llama
 
 GREEDY = Sampler(temperature=0)
 seeds = st.integers(0, 1000)
@@ -69,8 +70,8 @@ def test_a_stream_is_the_same_tokens_as_they_come(make_model, prompts):
 def test_it_is_the_cache_that_is_read(make_model, prompts, monkeypatch):
     """One forward pass over the prompt, then one token at a time, until the context is full."""
     model, widths = make_model(), []
-    forward, step = model.forward, TokenStep.__call__
-    monkeypatch.setattr(model, "forward", lambda ids, *rest: widths.append(ids.shape[1]) or forward(ids, *rest))
+    forward, step = Llama.forward, TokenStep.__call__
+    monkeypatch.setattr(Llama, "forward", lambda self, ids, *a: widths.append(ids.shape[1]) or forward(self, ids, *a))
     monkeypatch.setattr(TokenStep, "__call__", lambda self, ids, cache: widths.append("one") or step(self, ids, cache))
     generate(model, prompts(0, 9), 12, GREEDY)
     assert widths == [9, "one", "one", "one", 6, "one", "one", "one", "one", "one", "one", 6]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora import lora, no_grad
-from minilora.generation import Sampler, generate
+from minilora.generation import Sampler, generate, stream
 from minilora.generation.token_step import TokenStep, can_step
 from minilora.nn import Linear
 from minilora.nn.variants import resolve
@@ -138,6 +138,30 @@ def test_a_module_that_is_not_known_is_called(make_model, prompts, without_cache
     (prompt,) = prompts(2, 4)
     (row,) = generate(model, [prompt], 20, Sampler(0))
     assert row.tolist() == without_cache(model, prompt, 20, Sampler(0))
+
+
+def test_a_forward_that_was_put_into_a_module_is_called(make_model, prompts, without_cache):
+    """As a student does who looks what a layer does without its attention."""
+    model, (prompt,) = make_model(1), prompts(2, 4)
+    (before,) = generate(model, [prompt], 20, Sampler(0))
+    attention = model.model.layers[1].self_attn
+    right = attention.forward
+    attention.forward = lambda *rest: right(*rest) * 0.0
+    assert not can_step(model)
+    (row,) = generate(model, [prompt], 20, Sampler(0))
+    assert row.tolist() == without_cache(model, prompt, 20, Sampler(0)) != before.tolist()
+
+
+@pytest.mark.parametrize("adapters", [None, "a", ["b"]], ids=str)
+def test_other_adapters_chosen_meanwhile_change_no_text(adapters, make_adapted, prompts):
+    """Not even where the context is full and is read anew."""
+    model, (prompt,) = make_adapted(), prompts(3, 5)
+    (expected,) = generate(model, [prompt], 40, Sampler(0), adapters=adapters)
+    columns = stream(model, [prompt], 40, Sampler(0), adapters=adapters)
+    found = [next(columns)[0] for _ in range(3)]
+    lora.set_active(model, {"a": -3.0})
+    found += [column[0] for column in columns]
+    assert found == expected.tolist() != generate(model, [prompt], 40, Sampler(0))[0].tolist()
 
 
 def test_in_training_dropout_acts(make_model):

@@ -48,7 +48,7 @@ def refused(pattern):
 
 def test_without_cupy(machine):
     machine(None)  # as Python marks a module that cannot be found
-    refused(r"needs CuPy, which is not installed; pip install \"minilora\[gpu\]\", or use 'cpu'")
+    refused(r"needs CuPy, which is not installed; pip install \"cupy-cuda12x\[ctk\]\", or use 'cpu'")
 
 
 @pytest.mark.usefixtures("broken_cupy")

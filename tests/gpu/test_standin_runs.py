@@ -81,8 +81,8 @@ def test_of_every_new_token_the_scores_alone_come_home(cupy, monkeypatch):
 
 
 def test_a_card_gets_each_batch_in_one_piece_from_one_thread():
-    """On the host 600 tokens are two pieces."""
-    config = TrainingConfig(iters=1, batch=40, context=15, accumulate=2, eval_windows=80)
+    """On the host 900 tokens are two pieces."""
+    config = TrainingConfig(iters=1, batch=60, context=15, accumulate=2, eval_windows=80)
     sizes, threads = {}, set()
     for device in ("cpu", "cuda"):
         model = llama(device)
@@ -96,7 +96,7 @@ def test_a_card_gets_each_batch_in_one_piece_from_one_thread():
         model.loss = loss
         train(model, IDS, IDS, config, quiet=True, threads=2)
         evaluate(model, IDS, 15, 80, threads=2)
-    assert sizes == {"cpu": [20] * 4, "cuda": [40] * 2}
+    assert sizes == {"cpu": [30] * 4, "cuda": [60] * 2}
     assert threads == {threading.current_thread()}
 
 

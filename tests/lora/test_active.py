@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from minilora import lora, no_grad
+from minilora.autograd import Tensor, ops
 from minilora.lora.inject import lora_modules
+from minilora.nn import Linear, Module
 
 
 @no_grad()  # where gradients are taken, one adapter's products are formed in another order than those of two
@@ -107,3 +109,23 @@ def test_disabled_leaves_alone_what_trains(two_adapters):
 def test_names_without_strengths_are_refused(two_adapters):
     with pytest.raises(lora.AdapterError, match="expected an adapter's name, names with strengths, or None"):
         lora.set_active(two_adapters(), ["a"])
+
+
+@pytest.mark.parametrize(("tokens", "calls"), [(7, 0), (8, 1)])
+def test_training_forms_the_update_where_that_takes_fewer_operations(tokens, calls, monkeypatch):
+    """Between 12 inputs and 20 outputs the two ways are even at 12 · 20 / (12 + 20) = 7.5 tokens."""
+    holder, rng, called = Module(), np.random.default_rng(0), []
+    holder.only = Linear(Tensor(rng.standard_normal((20, 12))))
+    lora.inject(holder, lora.LoraConfig(r=2, target_modules=["only"], init_lora_weights=False), rng=rng)
+    holder.astype(np.float64)
+    right = ops.lora_linear
+    monkeypatch.setattr(ops, "lora_linear", lambda *inputs, **scale: called.append(1) or right(*inputs, **scale))
+    x = Tensor(rng.standard_normal((1, tokens, 12)))
+    h = holder.only(x)
+    assert len(called) == calls
+    with no_grad():
+        np.testing.assert_allclose(holder.only(x).data, h.data, rtol=1e-12)
+    lora.set_active(holder, None)
+    base = holder.only(x).data
+    assert np.abs(h.data - base).max() > 0.1
+    assert len(called) == calls

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from minilora import gradients, lora, no_grad
 from minilora.autograd import OPS, Tensor, ops
+from minilora.lora import rows as rows_module
 from minilora.lora.inject import lora_modules
 from minilora.nn import Linear
-from minilora.nn.variants import RowChoice, choosing, chosen
+from minilora.nn.variants import RowChoice, choosing, chosen, resolve
 
 IDS = np.random.default_rng(4).integers(29, size=(6, 9))
 MIXED = ["a", None, {"a": 0.7, "b": -1.5}, "c", {"c": 2, "b": 0.5, "a": -1}, "a"]
@@ -298,3 +299,30 @@ def test_dropout_row_by_row_is_refused(model, attach, snapshot):
     assert not np.array_equal(model(IDS, adapters="wet").data, model(IDS, adapters="wet").data)  # one at a time, too
     model.eval()
     assert off_by(model(IDS[:3], adapters=adapters).data, one_by_one(model, IDS[:3], adapters)) < 1e-12
+
+
+def test_what_is_kept_for_a_text_is_not_kept_where_gradients_are_taken(model):
+    """Two backward passes with one choice of rows: the second finds the factors as they are by then."""
+    lora.set_active(model, {"a": 1.0, "b": 1.0, "c": 1.0})
+    rows, parameters = resolve(model, MIXED, len(IDS)), model.parameters(trainable=True)
+    found = []
+    for scale in (1.0, 0.5):
+        for p in parameters:
+            p.data *= scale
+        fresh = gradients(model(IDS, adapters=MIXED).mean(), parameters)
+        again = gradients(model(IDS, adapters=rows).mean(), parameters)
+        for one, other in zip(fresh, again, strict=True):
+            np.testing.assert_array_equal(one, other)
+        found.append(again)
+    assert not rows.kept
+    assert any(np.abs(x - y).max() > 0 for x, y in zip(*found, strict=True))
+
+
+@no_grad()
+def test_for_a_text_the_tables_are_made_once(model, monkeypatch):
+    made, right = [], rows_module._tables
+    monkeypatch.setattr(rows_module, "_tables", lambda layer, choices: made.append(layer) or right(layer, choices))
+    rows = resolve(model, MIXED, len(IDS))
+    first, second = (model(IDS, adapters=rows).data for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(made) == len(set(map(id, made))) > 0

@@ -28,9 +28,9 @@ def make(make_model):
 
 @pytest.fixture(scope="module")
 def batch(ids):
-    """Eight windows of 64 tokens, which are worked on in two pieces."""
-    rows = np.stack([ids[start : start + 65] for start in range(0, 320, 40)])
-    assert len(cut(8, 64)) == 2
+    """Twelve windows of 64 tokens, which are worked on in two pieces."""
+    rows = np.stack([ids[start : start + 65] for start in range(0, 324, 27)])
+    assert len(cut(12, 64)) == 2
     return rows[:, :-1], rows[:, 1:]
 
 

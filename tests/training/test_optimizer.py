@@ -161,3 +161,11 @@ def test_a_parameter_that_was_replaced_is_not_quietly_left_behind():
     first, _ = AdamW([("p", p)]), AdamW([("p", p)])
     with pytest.raises(RuntimeError, match="p was replaced after this optimizer was made; make a new optimizer"):
         first.step(0.1)
+
+
+def test_gradients_for_parameters_that_were_replaced_are_refused():
+    p = Tensor(np.ones(3), requires_grad=True)
+    optimizer = AdamW([("p", p)])
+    p.data = p.data.astype(np.float32)
+    with pytest.raises(RuntimeError, match="p was replaced after this optimizer was made"):
+        optimizer.add([np.ones(3)])

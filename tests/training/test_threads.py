@@ -38,7 +38,8 @@ def test_pieces_are_the_rows_in_their_order(batch, context):
 
 
 @pytest.mark.parametrize(
-    ("size", "pieces"), [((3, 5), 1), ((12, 64), 2), ((32, 128), 4), ((16, 256), 4), ((100, 256), 8), ((1, 9000), 1)]
+    ("size", "pieces"),
+    [((3, 5), 1), ((12, 64), 2), ((16, 128), 4), ((32, 128), 4), ((16, 256), 4), ((100, 256), 8), ((1, 9000), 1)],
 )
 def test_how_many_pieces(size, pieces):
     assert len(cut(*size)) == pieces
@@ -90,6 +91,15 @@ def test_each_piece_has_its_own_dropout(make_model, ids):
     assert len(set(found)) == 4
 
 
+def test_what_others_draw_meanwhile_changes_no_run(make_model, config, run, act_in, bits):
+    """A text that is written in another thread draws from the model's generator: it is not the run's."""
+    models = [make_model("lora", 0.4) for _ in range(2)]
+    act_in(models[1], 2, lambda: models[1]._rng.random(100))
+    losses = [run(model, config()).losses for model in models]
+    assert losses[0] == losses[1]
+    assert bits(models[0]) == bits(models[1])
+
+
 def test_a_mean_over_many_batches_is_the_same_for_any_number_of_threads(make_model, ids):
     model = make_model("lora")
     losses = {evaluate(model, ids, 5, 40, batch=3, threads=number) for number in (1, 2, 4, None)}
@@ -128,6 +138,11 @@ def test_results_come_in_the_order_of_the_items(number):
 
     with Threads(number) as pool:
         assert list(pool.map(slow_first, range(9))) == list(range(9))
+
+
+def test_a_single_item_is_worked_off_where_it_is():
+    with Threads(4) as pool:
+        assert list(pool.map(lambda _: threading.current_thread(), [0])) == [threading.current_thread()]
 
 
 def test_few_results_wait_to_be_taken():
@@ -218,9 +233,9 @@ def test_a_forked_process_has_threads_of_its_own():
     assert ended[1] == 0
 
 
-@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("number", [0, -1, 1.5, "2"])
 def test_no_threads_are_refused(number, make_model, config, run):
-    with pytest.raises(ValueError, match=f"threads should be at least 1, got {number}"):
+    with pytest.raises(ValueError, match=f"threads should be a whole number of at least 1, got {number!r}"):
         run(make_model(), config(), threads=number)
 
 

@@ -1,6 +1,7 @@
 """The ops: every differentiable operation of minilora, each with its derivative beside it.
 
-Read them in this order: arithmetic, reduction, shape, linear, low_rank, fused, attention.
+Read them in this order: arithmetic, reduction, shape, linear, fused, attention; and, after
+`lora/linear.py`, low_rank.
 """
 
 from minilora.autograd.ops.arithmetic import (

@@ -21,7 +21,9 @@ def softmax(x: Array) -> Any:
 
     dpᵢ/dxⱼ = pᵢ(δᵢⱼ - pⱼ), so dx = p * (g - Σ g p).
     """
-    p = softmax_in_place(x.copy())
+    p = x - x.max(axis=-1, keepdims=True)  # no overflow; entries of -inf become exactly 0
+    np.exp(p, out=p)
+    p /= p.sum(axis=-1, keepdims=True)
     return p, (lambda g: p * (g - np.sum(g * p, axis=-1, keepdims=True)),)
 
 
@@ -127,14 +129,6 @@ def dropout(x: Array, probability: float, rng: np.random.Generator) -> Any:
     kept = like(np.asarray(rng.random(x.shape, dtype=np.float32) >= probability), x)
     scale = kept.astype(x.dtype) / (1 - probability)
     return x * scale, (lambda g: g * scale,)
-
-
-def softmax_in_place(x: Array) -> Array:
-    """Softmax over the last axis, written over its input. Entries of -inf become exactly 0."""
-    x -= x.max(axis=-1, keepdims=True)
-    np.exp(x, out=x)
-    x /= x.sum(axis=-1, keepdims=True)
-    return x
 
 
 def _row_dots(x: Array, y: Array) -> Array:
