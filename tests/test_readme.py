@@ -65,3 +65,35 @@ def test_the_mistake_is_found_as_it_is_printed(capsys):
     printed = README.partition(block)[2].split("```")[2].strip("\n").removesuffix("…")
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.startswith(printed)
+
+
+def test_no_block_waits_to_be_filled():
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 8
+    assert all(block.strip() for block in blocks)
+
+
+def test_the_words_about_speed_are_those_of_the_table():
+    """Faster than PyTorch's eager step for each size, and a LoRA step by much more."""
+    marked = re.search(r"<!-- speed: made by .*? -->\n(.*)<!-- end of speed -->", README, re.DOTALL)
+    assert marked is not None
+    rows = [line.strip("| ").split(" | ") for line in marked[1].splitlines() if line.startswith("| ")]
+    ratios = {
+        (what.partition(",")[0], what.partition(", ")[2]): float(ratio.strip("*").partition("*")[0])
+        for what, _, against, _, ratio in rows
+        if against == "PyTorch eager"
+    }
+    full, adapted = (
+        {size: r for (what, size), r in ratios.items() if what == name} for name in ("full step", "LoRA step")
+    )
+    assert len(full) == len(adapted) == 4
+    assert all(1 < full[size] < adapted[size] for size in full)
+    for peer in (
+        "PyTorch compiled",
+        "PEFT on transformers",
+        "transformers' generate",
+        "llama2.c",
+        "nanoGPT",
+        "HIPS autograd",
+    ):
+        assert any(peer == row[2] for row in rows), peer
