@@ -38,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog="Start with: minilora demo",
     )
     parser.add_argument("--version", action="version", version=f"minilora {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add(commands)
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:  # it is the command's own help that says what there is
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return options.run(options) or 0
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough

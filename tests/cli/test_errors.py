@@ -50,7 +50,7 @@ CASES = {
     "resume nothing": ("finetune --resume --out nowhere", "there is no run to resume in nowhere"),
     "unknown command": ("finetun", "invalid choice: 'finetun'.*; see minilora --help"),
     "no command": ("", "required: COMMAND; see minilora --help"),
-    "unknown flag": ("generate --temprature 1", "unrecognized arguments: --temprature"),
+    "unknown flag": ("generate --temprature 1", "unrecognized arguments: --temprature 1; see minilora generate --help"),
     "missing flag": ("merge --model {tiny}", "required: --out; see minilora merge --help"),
     "rank is a word": (f"{TUNE} --rank many", "--rank: invalid int value: 'many'; see minilora finetune --help"),
     "unknown method": (f"{TUNE} --method lorra", "argument --method: invalid choice: 'lorra'"),
