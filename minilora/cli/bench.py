@@ -23,8 +23,7 @@ from minilora.files import write_json
 from minilora.generation import Sampler, generate
 from minilora.nn import Llama, LlamaConfig
 from minilora.training import StepMemory, TrainingConfig, step_memory
-from minilora.training.memory import training_step
-from minilora.training.step import Batch
+from minilora.training.step import Batch, training_step
 from minilora.training.threads import Threads
 
 PROMPT, TOKENS = 16, 256  # ids that the model reads, and then writes

@@ -1,8 +1,9 @@
 """Training: optimizer, schedule, loop, checkpoints. Start at `step.py`, then `loop.py`."""
 
 from minilora.training.checkpoint import CheckpointError, History
+from minilora.training.config import TrainingConfig
 from minilora.training.evaluate import evaluate
-from minilora.training.loop import Interrupted, TrainingConfig, TrainingError, train
+from minilora.training.loop import Interrupted, TrainingError, train
 from minilora.training.memory import StepMemory, step_memory
 from minilora.training.optimizer import AdamW
 

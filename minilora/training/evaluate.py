@@ -22,7 +22,7 @@ def evaluate(
     rng = model.rng
     model.eval()
     try:
-        with Threads(1 if model.device == "cuda" else threads) as pool:
+        with Threads(threads, model.device) as pool:
             batches = list(fixed_windows(ids, windows, context, batch))
             return sum(pool.map(lambda window: model.loss(*window).item() * len(window[0]), batches)) / windows
     finally:

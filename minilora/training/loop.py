@@ -8,7 +8,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,11 +20,11 @@ from minilora.lora.inject import refuse_if_merged
 from minilora.nn import Llama
 from minilora.training import checkpoint
 from minilora.training.checkpoint import CheckpointError, History
+from minilora.training.config import TrainingConfig
 from minilora.training.evaluate import evaluate
-from minilora.training.optimizer import AdamW
 from minilora.training.progress import Progress
 from minilora.training.schedule import warmup_cosine
-from minilora.training.step import add_gradients
+from minilora.training.step import add_gradients, make_optimizer
 from minilora.training.threads import Threads
 
 
@@ -35,54 +34,6 @@ class TrainingError(ValueError):
 
 class Interrupted(Exception):
     """The person pressed Ctrl-C; with a checkpoint_path, the state is saved."""
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How to train.
-
-    Attributes
-    ----------
-    iters : optimizer steps
-    batch, context : windows per step and tokens per window
-    accumulate : batches whose gradients are averaged into one step
-    lr, min_lr, warmup : the learning rate's peak, its end, and the steps until the peak
-    weight_decay, beta1, beta2 : AdamW's λ, β₁, β₂
-    grad_clip : the longest gradient allowed; 0 for no limit
-    eval_every, eval_windows : steps between evaluations; windows in each
-    checkpoint_every : steps between checkpoints
-    seed : of everything random in the run
-    """
-
-    iters: int = 1000
-    batch: int = 16
-    context: int = 128
-    accumulate: int = 1
-    lr: float = 1e-3
-    min_lr: float = 1e-4
-    warmup: int = 100
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.99
-    grad_clip: float = 1.0
-    eval_every: int = 250
-    eval_windows: int = 256
-    checkpoint_every: int = 100
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} should be a whole number of at least 1, got {value!r}")
-        for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} should be 0 or more, and finite, got {getattr(self, name)!r}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 0 and below 1, got {getattr(self, name)!r}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr should be positive and finite, got {self.lr}")
 
 
 def train(
@@ -119,7 +70,7 @@ def train(
     """
     keep_freed_memory()
     _check(model, train_ids, val_ids, config.context)
-    pool = Threads(1 if model.device == "cuda" else threads)
+    pool = Threads(threads, model.device)
     run = _Run(model, train_ids, val_ids, config, checkpoint_path)
     if resume:
         run.load()
@@ -157,8 +108,7 @@ class _Run:
     ) -> None:
         self.model, self.ids, self.val_ids, self.config, self.path = model, ids, val_ids, config, path
         self.rng = np.random.default_rng(config.seed)
-        trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        self.optimizer = AdamW(trainable, config.weight_decay, (config.beta1, config.beta2))
+        self.optimizer = make_optimizer(model, config)
         self.history = History()
         self.settings = {**dataclasses.asdict(config), **checkpoint.fingerprints(model, ids, val_ids)}
 

@@ -1,6 +1,6 @@
 """What a training step needs of memory, and for what: where LoRA saves some, and where it does not.
 
-Four things take memory. The *weights* are there anyway. The *gradients* and the *optimizer's state* go with what is
+Four things take memory. The *weights* are there anyway. The *gradients* and the *optimizer's state* grow with what is
 trained: for LoRA, A and B alone. The *activations*, which the forward pass leaves for the backward pass, grow with the
 tokens; LoRA needs nearly all of them too: the gradient still comes down through every layer, and each A's gradient
 needs its layer's input.
@@ -12,13 +12,8 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
-from minilora.lora.inject import refuse_if_merged
 from minilora.nn import Llama
-from minilora.training.loop import TrainingConfig
-from minilora.training.optimizer import AdamW
-from minilora.training.step import Batch, add_gradients
+from minilora.training.step import Batch, training_step
 from minilora.training.threads import Threads
 
 STEPS = 3  # measured
@@ -80,23 +75,6 @@ def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepM
             model.eval()
         else:
             model.train(rng)
-
-
-def training_step(model: Llama, pool: Threads, lr: float = 1e-3) -> tuple[AdamW, Callable[[Batch], float]]:
-    """An optimizer, and what `train` does with each batch by default; `step(batch)` returns the loss, in nats."""
-    refuse_if_merged(model, "train")
-    c = TrainingConfig()
-    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    optimizer = AdamW(trainable, c.weight_decay, (c.beta1, c.beta2))
-    model.train(np.random.default_rng(c.seed))
-
-    def step(batch: Batch) -> float:
-        loss = add_gradients(model, optimizer, [batch], pool, (c.seed, optimizer.steps))
-        optimizer.clip(c.grad_clip)
-        optimizer.step(lr)
-        return loss
-
-    return optimizer, step
 
 
 def _most_taken(work: Callable[[], object]) -> int:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import numpy as np
 
 from minilora.autograd.engine import gradients
 from minilora.autograd.tensor import Array
+from minilora.lora.inject import refuse_if_merged
 from minilora.nn import Llama
 from minilora.nn.module import drawing_from
+from minilora.training.config import TrainingConfig
 from minilora.training.optimizer import AdamW
 from minilora.training.threads import Threads, cut
 
 Batch: TypeAlias = tuple[Array, Array]
 """Inputs and targets, each (batch, context)."""
+
+
+def make_optimizer(model: Llama, config: TrainingConfig) -> AdamW:
+    """AdamW over what wants a gradient."""
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return AdamW(trainable, config.weight_decay, (config.beta1, config.beta2))
 
 
 def add_gradients(
@@ -47,3 +55,19 @@ def add_gradients(
         optimizer.add(found)
         del found  # so that it can be freed while the next is waited for
     return total
+
+
+def training_step(model: Llama, pool: Threads, lr: float = 1e-3) -> tuple[AdamW, Callable[[Batch], float]]:
+    """An optimizer, and what `train` does with each batch by default; `step(batch)` returns the loss, in nats."""
+    refuse_if_merged(model, "train")
+    c = TrainingConfig()
+    optimizer = make_optimizer(model, c)
+    model.train(np.random.default_rng(c.seed))
+
+    def step(batch: Batch) -> float:
+        loss = add_gradients(model, optimizer, [batch], pool, (c.seed, optimizer.steps))
+        optimizer.clip(c.grad_clip)
+        optimizer.step(lr)
+        return loss
+
+    return optimizer, step

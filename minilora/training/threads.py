@@ -55,12 +55,13 @@ class Threads:
     Parameters
     ----------
     number : how many; None for one per core
+    device : where the arrays lie; a GPU is kept busy by one thread
     """
 
-    def __init__(self, number: int | None = None) -> None:
+    def __init__(self, number: int | None = None, device: str = "cpu") -> None:
         if number is not None and not (isinstance(number, int) and number >= 1):
             raise ValueError(f"threads should be a whole number of at least 1, got {number!r}")
-        self.number = number or cores()
+        self.number = 1 if device == "cuda" else number or cores()
 
     def __enter__(self) -> Threads:
         _one_core.enter()

@@ -1,6 +1,5 @@
 """How long things live and who may work at the same time: no_grad, deep graphs, memory, threads."""
 
-import gc
 import threading
 import tracemalloc
 import weakref
@@ -12,15 +11,6 @@ import pytest
 from minilora.autograd import Tensor, gradients, no_grad, ops
 
 DEPTH = 20_000
-
-
-@pytest.fixture
-def without_collector():
-    """Only reference counts free memory here."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def leaf(*values):

@@ -10,14 +10,11 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from minilora.training.threads import cores
+
 PACKAGES = "minilora", "numpy", "torch", "transformers", "peft", "autograd"
 QUIET = 0.25
 """Programs waiting for each core, on average over the last minute, below which a machine is quiet."""
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load() -> float | None:

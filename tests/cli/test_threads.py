@@ -18,7 +18,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(threads, "LEAST", 20)
     numbers, init = [], threads.Threads.__init__
     monkeypatch.setattr(
-        threads.Threads, "__init__", lambda self, number=None: numbers.append(number) or init(self, number)
+        threads.Threads, "__init__", lambda self, number=None, *rest: numbers.append(number) or init(self, number, *rest)
     )
     return numbers
 

@@ -1,6 +1,5 @@
 """What a training step needs of memory: the split is exact, and what is done with is let go."""
 
-import gc
 import threading
 import tracemalloc
 
@@ -13,7 +12,7 @@ from minilora.data.batches import sample_batch
 from minilora.training import memory as memory_module
 from minilora.training import step as step_module
 from minilora.training import step_memory
-from minilora.training.memory import training_step
+from minilora.training.step import training_step
 from minilora.training.threads import Threads, cut
 
 FLOAT = 4  # bytes
@@ -47,15 +46,6 @@ def traced():
     before = tracemalloc.get_traced_memory()[0]
     yield lambda: tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-
-
-@pytest.fixture
-def without_collector():
-    """Only reference counts free memory here."""
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])

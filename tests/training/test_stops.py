@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.training import CheckpointError, Interrupted, TrainingError, loop
+from minilora.training import AdamW, CheckpointError, Interrupted, TrainingError, loop
 
 
 @pytest.fixture
@@ -63,14 +63,14 @@ def test_an_enormous_learning_rate(lr, make_model, config, run, path):
 
 def test_a_parameter_that_is_not_finite_is_not_saved(make_model, config, run, path, monkeypatch):
     """The last step of all leaves no later loss to notice it."""
-    update = loop.AdamW.step
+    update = AdamW.step
 
     def overflow(self, lr):
         update(self, lr)
         if self.steps == 6:
             self.data[3] = np.inf
 
-    monkeypatch.setattr(loop.AdamW, "step", overflow)
+    monkeypatch.setattr(AdamW, "step", overflow)
     with pytest.raises(TrainingError, match="after step 6; the last good state is in"):
         run(make_model(), config(checkpoint_every=1), path)
     tensors = loop.checkpoint.read_tensors(path)

@@ -1,0 +1,54 @@
+"""TrainingConfig: the numbers that a training run goes by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train.
+
+    Attributes
+    ----------
+    iters : optimizer steps
+    batch, context : windows per step and tokens per window
+    accumulate : batches whose gradients are averaged into one step
+    lr, min_lr, warmup : the learning rate's peak, its end, and the steps until the peak
+    weight_decay, beta1, beta2 : AdamW's λ, β₁, β₂
+    grad_clip : the longest gradient allowed; 0 for no limit
+    eval_every, eval_windows : steps between evaluations; windows in each
+    checkpoint_every : steps between checkpoints
+    seed : of everything random in the run
+    """
+
+    iters: int = 1000
+    batch: int = 16
+    context: int = 128
+    accumulate: int = 1
+    lr: float = 1e-3
+    min_lr: float = 1e-4
+    warmup: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    eval_every: int = 250
+    eval_windows: int = 256
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} should be a whole number of at least 1, got {value!r}")
+        for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} should be 0 or more, and finite, got {getattr(self, name)!r}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 0 and below 1, got {getattr(self, name)!r}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"lr should be positive and finite, got {self.lr}")
