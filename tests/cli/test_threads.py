@@ -17,9 +17,12 @@ def asked(monkeypatch):
     monkeypatch.setattr(threads, "PIECE", 20)
     monkeypatch.setattr(threads, "LEAST", 20)
     numbers, init = [], threads.Threads.__init__
-    monkeypatch.setattr(
-        threads.Threads, "__init__", lambda self, number=None, *rest: numbers.append(number) or init(self, number, *rest)
-    )
+
+    def noting(self, number=None, *device):
+        numbers.append(number)
+        init(self, number, *device)
+
+    monkeypatch.setattr(threads.Threads, "__init__", noting)
     return numbers
 
 
