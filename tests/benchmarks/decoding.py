@@ -73,7 +73,7 @@ def many_adapters(size: Size, tokens: int, options: Options) -> list[Row]:
         alone = [generate(model, prompt(), tokens, GREEDY, adapters=name)[0] for name in (names[1], {})]
         return same_tokens(rows, [programs[ONE_ADAPTER]()[0], *alone])
 
-    what = f"{ROWS} rows, {ADAPTERS} adapters, {size.layers}/{size.width}/{size.ffn}"
+    what = f"{ROWS} rows of {tokens} tokens, {ADAPTERS} adapters, {size.layers}/{size.width}/{size.ffn}"
     return compare(what, programs, goals={ONE_ADAPTER: 0.8}, check=check, tokens=ROWS * tokens, **options.timing)
 
 
