@@ -3,7 +3,7 @@
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig
 from minilora.training.evaluate import evaluate
-from minilora.training.loop import Interrupted, TrainingError, train
+from minilora.training.loop import Interrupted, TrainingError, train, train_steps
 from minilora.training.memory import StepMemory, step_memory
 from minilora.training.optimizer import AdamW
 
@@ -18,4 +18,5 @@ __all__ = [
     "evaluate",
     "step_memory",
     "train",
+    "train_steps",
 ]

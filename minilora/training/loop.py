@@ -6,8 +6,8 @@ import dataclasses
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -68,6 +68,33 @@ def train(
     ValueError : a text is too short for the context, the context longer than the model's, or threads below 1; nothing
         is written
     """
+    steps = train_steps(
+        model, train_ids, val_ids, config, checkpoint_path, resume=resume, sample=sample, quiet=quiet, threads=threads
+    )
+    with _ctrl_c() as pressed, closing(steps):
+        for history in steps:
+            finished = history.evaluations[-1][0] == config.iters
+            if pressed.is_set() and not finished:
+                raise Interrupted(f"stopped after step {len(history.losses)} of {config.iters}")
+    return history
+
+
+def train_steps(
+    model: Llama,
+    train_ids: np.ndarray,
+    val_ids: np.ndarray,
+    config: TrainingConfig,
+    checkpoint_path: Path | None = None,
+    *,
+    resume: bool = False,
+    sample: Callable[[], str] | None = None,
+    quiet: bool = True,
+    threads: int | None = None,
+) -> Generator[History, None, None]:
+    """As `train`, but yields the losses so far after every step and at the end, for who shows them in their own way.
+
+    To stop, close it: the state is saved, if there is a checkpoint_path. It may go on in another thread.
+    """
     keep_freed_memory()
     _check(model, train_ids, val_ids, config.context)
     pool = Threads(threads, model.device)
@@ -80,8 +107,7 @@ def train(
         run.save()
     shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
     try:
-        # NumPy need not warn of overflow: what is not finite is found below, and said once.
-        with _ctrl_c() as pressed, np.errstate(all="ignore"), pool:
+        with pool:
             while run.steps < config.iters:
                 if run.steps % config.eval_every == 0:
                     run.evaluate(shown, sample, pool)
@@ -89,15 +115,16 @@ def train(
                 shown.step(run.steps, run.history.losses[-1])
                 if run.steps % config.checkpoint_every == 0:
                     run.save()
-                if pressed.is_set():
-                    run.save()
-                    raise Interrupted(f"stopped after step {run.steps} of {config.iters}")
+                yield run.history
             run.evaluate(shown, sample, pool)
             run.save()
+            yield run.history
+    except GeneratorExit:
+        run.save()
+        raise
     finally:
         model.eval()
         shown.close()
-    return run.history
 
 
 class _Run:
@@ -128,6 +155,7 @@ class _Run:
             raise CheckpointError("cannot resume without a checkpoint_path")
         checkpoint.load(self.path, self.optimizer, self.rng, self.history, self.settings)
 
+    @np.errstate(all="ignore")  # what is not finite is found below, and said once
     def step(self, pool: Threads) -> None:
         """One update from `accumulate` batches."""
         c = self.config
@@ -140,6 +168,7 @@ class _Run:
         self.optimizer.step(warmup_cosine(self.steps, c.iters, c.warmup, c.lr, c.min_lr))
         self.history.losses.append(loss)
 
+    @np.errstate(all="ignore")
     def evaluate(self, shown: Progress, sample: Callable[[], str] | None, pool: Threads) -> None:
         """Measure the validation loss and show it with a sample, unless a resumed run already has."""
         evaluations, c = self.history.evaluations, self.config

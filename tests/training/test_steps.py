@@ -1,0 +1,68 @@
+"""Training step by step, for who shows the losses in their own way: the same run as `train`'s."""
+
+import contextvars
+import threading
+
+import numpy as np
+import pytest
+
+from minilora.training import train, train_steps
+
+
+@pytest.fixture
+def parts(make_model, ids, config):
+    return make_model("lora"), ids[:300], ids[300:], config()
+
+
+def test_it_yields_after_every_step_and_at_the_end(parts, bits, make_model):
+    model, *rest = parts
+    lengths, evaluated = [], []
+    for history in train_steps(model, *rest):
+        lengths.append(len(history.losses))
+        evaluated.append([step for step, _ in history.evaluations])
+    assert lengths == [1, 2, 3, 4, 5, 6, 6]
+    assert evaluated == [[0], [0], [0, 2], [0, 2], [0, 2, 4], [0, 2, 4], [0, 2, 4, 6]]
+    twin = make_model("lora")
+    assert train(twin, *rest, quiet=True) == history
+    assert bits(twin) == bits(model)
+
+
+def test_it_says_nothing(parts, capsys):
+    list(train_steps(*parts))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_closing_it_saves_the_state_and_stops(parts, tmp_path, make_model, bits):
+    model, *rest = parts
+    path = tmp_path / "state"
+    steps = train_steps(model, *rest, path)
+    for _ in range(2):
+        next(steps)
+    steps.close()
+    assert model.rng is None  # no longer in training
+    assert len(train(model, *rest, checkpoint_path=path, resume=True, quiet=True).losses) == 6
+    twin = make_model("lora")
+    train(twin, *rest, quiet=True)
+    assert bits(twin) == bits(model)
+
+
+def test_each_step_may_come_in_another_thread_and_context(parts, make_model, bits):
+    """As a web server asks for them. What NumPy warns of in the places between stays as it was."""
+    model, *rest = parts
+    steps, found = train_steps(model, *rest), []
+    for _ in range(7):
+        thread = threading.Thread(target=contextvars.Context().run, args=[lambda: found.append(next(steps))])
+        thread.start()
+        thread.join()
+    assert len(found) == 7
+    assert np.geterr() == {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
+    twin = make_model("lora")
+    train(twin, *rest, quiet=True)
+    assert bits(twin) == bits(model)
+
+
+def test_a_mistake_is_found_before_anything_is_written(parts, tmp_path):
+    model, _, val_ids, config = parts
+    with pytest.raises(ValueError, match="tokens, but one window needs"):
+        next(train_steps(model, val_ids[:3], val_ids, config, tmp_path / "state"))
+    assert not list(tmp_path.iterdir())
