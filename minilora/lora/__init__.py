@@ -9,13 +9,14 @@ from minilora.lora.count import Report, report
 from minilora.lora.files import load_adapter, read_adapter, save_adapter
 from minilora.lora.inject import active, adapters, delete_adapter, disabled, inject, set_active, unload
 from minilora.lora.linear import LoraLinear
-from minilora.lora.merge import merge, merge_and_unload, merge_difference, unmerge
+from minilora.lora.merge import MergeCheck, merge, merge_and_unload, merge_check, merge_difference, unmerge
 from minilora.lora.mix import Mixture, mix
 
 __all__ = [
     "AdapterError",
     "LoraConfig",
     "LoraLinear",
+    "MergeCheck",
     "Mixture",
     "Report",
     "active",
@@ -26,6 +27,7 @@ __all__ = [
     "load_adapter",
     "merge",
     "merge_and_unload",
+    "merge_check",
     "merge_difference",
     "mix",
     "read_adapter",

@@ -7,6 +7,7 @@ original W is kept, unmerging restores it bit for bit, however often adapters ar
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,30 @@ def merge_difference(model: Llama, ids: Array, dtype: Any = np.float32) -> float
     apart = twin(ids).data
     merge(twin)
     return float(np.max(np.abs(twin(ids).data - apart)))
+
+
+@dataclass(frozen=True)
+class MergeCheck:
+    """Whether merging is what it promises to be, tried on a copy of a model.
+
+    Attributes
+    ----------
+    single, double : max |logit merged - logit unmerged| in float32 and in float64
+    restored : whether unmerging puts back every weight, bit for bit
+    """
+
+    single: float
+    double: float
+    restored: bool
+
+
+def merge_check(model: Llama, ids: Array) -> MergeCheck:
+    """Merge the active adapters of `model`, on a copy, and compare the logits on `ids` (B, T); then unmerge."""
+    single, double = (merge_difference(model, ids, dtype) for dtype in (np.float32, np.float64))
+    twin = copy.deepcopy(model)
+    unmerge(twin)
+    weights = copy.deepcopy(twin.state_dict())
+    merge(twin)
+    unmerge(twin)
+    restored = all(bool((array == weights[name]).all()) for name, array in twin.state_dict().items())
+    return MergeCheck(single, double, restored)

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilora import lora, no_grad
+from minilora import Tensor, lora, no_grad
+from minilora.lora import LoraLinear
 from minilora.lora.inject import lora_modules
 from minilora.nn import Llama
 
@@ -207,3 +208,26 @@ def test_the_difference_is_measured_without_recording(two_adapters, ids, monkeyp
     model(ids)
     lora.merge_difference(model, ids)
     assert [bool(tensor.edges) for tensor in logits] == [True, False, False]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_merge_check_says_what_merging_changed_and_leaves_the_model_alone(merged, two_adapters, ids, snapshot):
+    model = two_adapters()
+    if merged:
+        lora.merge(model)
+    before = snapshot(model)
+    check = lora.merge_check(model, ids)
+    assert check.single == lora.merge_difference(model, ids)
+    assert check.double == lora.merge_difference(model, ids, np.float64) < check.single
+    assert check.restored is True
+    assert snapshot(model) == before
+
+
+def test_merge_check_sees_when_a_weight_does_not_come_back(two_adapters, ids, monkeypatch):
+    def subtract(self):
+        if self.merged:
+            off = self.weight.data - sum(s * self.delta(name) for name, s in self.active.items())
+            self.weight, self._original = Tensor(off), None
+
+    monkeypatch.setattr(LoraLinear, "unmerge", subtract)
+    assert lora.merge_check(two_adapters(), ids).restored is False
