@@ -27,6 +27,7 @@ def run_list(flags: Namespace) -> None:
     for source in sources.SOURCES.values():
         print(f"{source.name:16} {source.bytes:>9,} bytes  {source.description} ({source.terms})")
         print(f"{'':16} {source.url}")
+    print(f"{'python':16} {'this machine':>15}  the single-file modules of this Python's standard library")
     print(f"{'pastiche':16} {'any size':>15}  written by minilora itself, in several voices; needs no network")
 
 

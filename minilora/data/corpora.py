@@ -1,7 +1,8 @@
 """Corpora: texts by name or path, as documents, and which part of them is kept for validation.
 
-`load_corpus("tinyshakespeare")` finds or downloads the file (see `sources.py`); `pastiche` is written by minilora
-itself; anything else is the path of a text. Read `tokenizer.py` next.
+`load_corpus("tinyshakespeare")` finds or downloads the file (see `sources.py`); `python` is the source text of this
+machine's own standard library, `pastiche` is written by minilora itself, and anything else is the path of a text.
+Read `tokenizer.py` next.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import codecs
 import fnmatch
 import os
 import re
+import sysconfig
 import unicodedata
 import zipfile
 import zlib
@@ -50,7 +52,7 @@ _PLAIN = str.maketrans(
 
 def names() -> list[str]:
     """The corpora that `load_corpus` knows by name."""
-    return [*SOURCES, "pastiche"]
+    return [*SOURCES, "python", "pastiche"]
 
 
 def load_corpus(name: str | Path, *, ascii: bool = True, download: bool = True) -> Corpus:
@@ -118,6 +120,8 @@ def _documents(name: str, download: bool) -> tuple[str, ...]:
         source = SOURCES[name]
         path = fetch(source, download)
         return _archive(path, source.members) if source.members else (path.read_bytes().decode(),)
+    if name == "python":
+        return _standard_library()
     if name.split(":")[0] == "pastiche":
         return (_pastiche(name),)
     path = Path(os.path.expanduser(name))
@@ -152,6 +156,15 @@ def _speech(data: bytes) -> str:
         return data.decode()
     except UnicodeDecodeError:
         return data.decode("big5" if b"\xa1" in data else "cp1252", errors="replace")
+
+
+def _standard_library() -> tuple[str, ...]:
+    """The modules of this Python's standard library that are single files, by name, but for what its build wrote."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_sysconfigdata"))
+    if not files:
+        raise CorpusError(f"expected the standard library as .py files in {folder}, found none; choose another corpus")
+    return tuple(_decode(file.read_bytes()) for file in files)
 
 
 def _pastiche(name: str) -> str:

@@ -3,8 +3,10 @@
 import contextlib
 import dataclasses
 import hashlib
+import inspect
 import io
 import sys
+import textwrap
 import types
 import zipfile
 from pathlib import Path
@@ -75,6 +77,21 @@ def test_grimm_keeps_its_quotes():
     assert real("grimm").text.count('"') == real("grimm", ascii=False).text.count("“") + real(
         "grimm", ascii=False
     ).text.count("”")
+
+
+def test_python_is_the_source_of_this_machines_standard_library():
+    corpus = load_corpus("python", download=False)
+    assert inspect.getsource(textwrap) in load_corpus("python", ascii=False).documents
+    assert not any("build_time_vars = {" in document for document in corpus.documents)
+    assert len(corpus.documents) > 100
+    train, validation = split(corpus)
+    assert corpus.documents[4] in validation
+    assert corpus.documents[4] not in train
+
+
+def test_without_its_source_there_is_no_python(monkeypatch, tmp_path):
+    monkeypatch.setattr(corpora.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert message(load_corpus, "python").startswith(f"expected the standard library as .py files in {tmp_path}, found")
 
 
 # -------------------------------------------------------------------------------- archives

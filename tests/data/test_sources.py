@@ -215,4 +215,4 @@ def test_sources_are_pinned():
         assert set(commit) <= set("0123456789abcdef")
         assert source.terms
         assert source.description
-    assert corpora.names() == ["tinyshakespeare", "state_union", "inaugural", "genesis", "grimm", "pastiche"]
+    assert corpora.names() == ["tinyshakespeare", "state_union", "inaugural", "genesis", "grimm", "python", "pastiche"]
