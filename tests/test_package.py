@@ -28,7 +28,10 @@ MAY_IMPORT = {
     "training": {"backend", "autograd", "files", "nn", "lora", "data"},
     "generation": {"backend", "autograd", "files", "nn", "lora", "data"},
     "laws": {"backend", "autograd", "files", "nn", "lora", "data", "training", "generation"},
-    "cli": {"backend", "autograd", "files", "nn", "lora", "data", "training", "generation", "laws", "assets"},
+    "voices": {"backend", "autograd", "files", "nn", "lora", "data", "generation", "assets"},
+    "cli": {
+        *("backend", "autograd", "files", "nn", "lora", "data", "training", "generation", "laws", "assets", "voices"),
+    },
 }
 LATER = {"family", "studies", "serving", "app"}  # rooms planned on top of these, and tested with them
 LIGHT = {"numpy", "minilora"} | set(sys.stdlib_module_names)
@@ -113,6 +116,7 @@ PUBLIC = {
     "minilora.training": ["AdamW", "TrainingConfig", "train", "evaluate", "CheckpointError", "TrainingError"],
     "minilora.generation": ["Sampler", "generate", "stream", "write", "write_stream"],
     "minilora.laws": ["LAWS", "catalogue", "check", "run"],
+    "minilora.voices": ["NAMES", "attach", "compare", "stream", "voice_folder", "voices"],
     "minilora.data": ["load_corpus", "split", "ByteTokenizer", "CorpusError"],
 }
 

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from minilora import __version__
-from minilora.cli import bench, corpora, demo, generate, inspect, laws, merge, mix, train
+from minilora.cli import bench, compare, corpora, demo, generate, inspect, laws, merge, mix, train, voices
 from minilora.training import Interrupted
 
-COMMANDS = (demo, train, generate, merge, mix, inspect, laws, bench, corpora)
+COMMANDS = (demo, train, generate, voices, compare, merge, mix, inspect, laws, bench, corpora)
 
 
 class Parser(argparse.ArgumentParser):

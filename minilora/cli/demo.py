@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import shutil
 import textwrap
 import time
 from argparse import Namespace
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from minilora.assets import BASE
 from minilora.autograd.tensor import Array
 from minilora.backend import device_module
 from minilora.cli import options
+from minilora.cli.columns import Column, side_by_side
 from minilora.cli.picture import draw
 from minilora.cli.settings import Settings, settings
 from minilora.data import CorpusError, load_ids
@@ -86,7 +84,7 @@ def run(flags: Namespace) -> None:
         write_json(flags.json, figures)
     out = stage.out
     print(f"\n{figures['seconds']:.0f} seconds. Three things to try next:")
-    print(f'  minilora generate --adapter {out / "adapter"}:0.5 --prompt "{flags.prompt}"')
+    print(f"  minilora compare --voices base,{out / 'adapter'},{out / 'adapter'}:0.5+recipe:0.5")
     print(f"  minilora merge --adapter {out / 'adapter'} --out {out / 'merged'}")
     print(f"  minilora finetune --corpus pastiche:recipe --iters 100 --out {out / 'recipe'}")
 
@@ -135,7 +133,8 @@ def _learn(stage: Stage) -> dict[str, Any]:
 
 def _compare(stage: Stage) -> dict[str, Any]:
     _title("Same prompt, same dice: before and after")
-    print(_side_by_side(stage.before, stage.write(_length(stage))))
+    pair = {"before": stage.before, "after": stage.write(_length(stage))}
+    print(side_by_side([Column(title, [(text, 0.0)]) for title, text in pair.items()]))
     on = stage.loss(stage.home_ids)
     with lora.disabled(stage.model):
         off = stage.loss(stage.home_ids)
@@ -149,17 +148,13 @@ def _merge(stage: Stage) -> dict[str, Any]:
     _title("Merge: W + s·BA is one matrix like W")
     context = stage.settings.training.context
     ids = stage.val_ids[: 4 * context].reshape(4, context)
-    single, double = (lora.merge_difference(stage.model, ids, dtype) for dtype in (np.float32, np.float64))
-    before = copy.deepcopy(stage.model.state_dict())
-    lora.merge(stage.model)
-    lora.unmerge(stage.model)
-    exact = all(np.array_equal(array, before[name]) for name, array in stage.model.state_dict().items())
-    print(f"max |Δlogit|, merged against attached: {single:.1e} in float32, {double:.1e} in float64")
-    print(f"unmerged, every weight is {'bit for bit what it was' if exact else 'NOT what it was'}")
+    check = lora.merge_check(stage.model, ids)
+    print(f"max |Δlogit|, merged against attached: {check.single:.1e} in float32, {check.double:.1e} in float64")
+    print(f"unmerged, every weight is {'bit for bit what it was' if check.restored else 'NOT what it was'}")
     return {
-        "merge_max_abs_logit_diff": single,
-        "merge_max_abs_logit_diff_float64": double,
-        "unmerge_bit_exact": exact,
+        "merge_max_abs_logit_diff": check.single,
+        "merge_max_abs_logit_diff_float64": check.double,
+        "unmerge_bit_exact": check.restored,
     }
 
 
@@ -214,12 +209,3 @@ def _home(style: str) -> tuple[str, Array]:
 
 def _title(text: str) -> None:
     print(f"\n{text}\n{'-' * len(text)}", flush=True)
-
-
-def _side_by_side(left: str, right: str) -> str:
-    """Two texts in columns as wide as the terminal allows, their line breaks kept."""
-    width = (min(shutil.get_terminal_size().columns, 120) - 3) // 2
-    columns = [
-        [line for row in text.splitlines() for line in textwrap.wrap(row, width) or [""]] for text in (left, right)
-    ]
-    return "\n".join(f"{a:{width}} | {b}".rstrip() for a, b in zip_longest(*columns, fillvalue=""))

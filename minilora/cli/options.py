@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from minilora import lora
 from minilora.assets import BASE
 from minilora.backend import DEVICES, device_module
 from minilora.data.tokenizer import ByteTokenizer
+from minilora.generation import Sampler
 from minilora.nn import Llama
+from minilora.voices import voice_folder
 
 
 def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser:
@@ -39,6 +41,37 @@ def add_adapters(parser: ArgumentParser) -> None:
         default=[],
         help="an adapter to attach, with a strength (1 if not given); repeat it for several",
     )
+    parser.add_argument(
+        "--voice",
+        metavar="NAME[:STRENGTH]",
+        action="append",
+        dest="adapter",
+        type=_voice,
+        help="a voice that the package carries, likewise; `minilora voices` lists them",
+    )
+
+
+def add_sampling(parser: ArgumentParser, tokens: int) -> None:
+    """How a text is written; `sampler` makes use of it."""
+    parser.add_argument("--tokens", type=int, default=tokens, metavar="N", help=f"bytes to write (default: {tokens})")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest (default: 0.8)")
+    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest")
+    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that make up P")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default: 0)")
+
+
+def sampler(flags: Namespace) -> Sampler:
+    """The sampler that the flags of `add_sampling` ask for."""
+    return Sampler(flags.temperature, flags.top_k, flags.top_p)
+
+
+def _voice(argument: str) -> str:
+    """`python:0.4` as an adapter: its folder, and the strength."""
+    name, colon, strength = argument.partition(":")
+    try:
+        return f"{voice_folder(name)}{colon}{strength}"
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def add_device(parser: ArgumentParser) -> None:

@@ -51,7 +51,7 @@ def stream(
     Rows advance together. Where a longer prompt still has tokens to read, its row reads while others write, so
     nothing is padded and nothing masked. When the context is full, the older half of it is forgotten.
     """
-    _check(model, prompts, tokens)  # here, not at the first step: a mistake shows before anything is written
+    check_prompts(model, prompts, tokens)  # here, not at the first step: a mistake shows before anything is written
     if adapters is None and not any(module.merged for _, module in lora_modules(model)):
         adapters = active(model)  # those of now: choosing others does not change a text half-way
     rows = None if adapters is None else resolve(model, adapters, len(prompts))
@@ -64,7 +64,7 @@ def _columns(
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
     lengths = [len(prompt) for prompt in prompts]
     ids = np.empty((len(prompts), max(lengths) + tokens), dtype=np.int64)  # (B, time)
-    read, first = _Reader(model, len(prompts), rows), min(lengths)
+    read, first = Reader(model, len(prompts), rows), min(lengths)
     ids[:, :first] = [prompt[:first] for prompt in prompts]
     for time in range(first, ids.shape[1]):
         logits = read(ids[:, :time])
@@ -100,7 +100,7 @@ def _pieces(columns: Iterator[list[int | None]]) -> Iterator[str]:
     yield decoder.decode(b"", final=True)
 
 
-class _Reader:
+class Reader:
     """Reads what has not been read yet: several tokens by the model's forward pass, a single one by a TokenStep."""
 
     def __init__(self, model: Llama, batch: int, rows: RowChoice | None) -> None:
@@ -122,7 +122,7 @@ class _Reader:
         return to_host(self.model(unread, self.cache, self.rows).data[:, -1])
 
 
-def _check(model: Llama, prompts: Sequence[Array], tokens: int) -> None:
+def check_prompts(model: Llama, prompts: Sequence[Array], tokens: int) -> None:
     context = model.config.max_position_embeddings
     if any(not hasattr(prompt, "dtype") or prompt.ndim != 1 for prompt in prompts):
         raise ValueError("expected a list of prompts, each an array of ids (n,); for text there is `write`")

@@ -7,7 +7,21 @@ import pytest
 import minilora as package
 from minilora.cli import COMMANDS, main
 
-NAMES = ["demo", "pretrain", "finetune", "generate", "merge", "mix", "eval", "info", "laws", "bench", "data"]
+NAMES = [
+    "demo",
+    "pretrain",
+    "finetune",
+    "generate",
+    "voices",
+    "compare",
+    "merge",
+    "mix",
+    "eval",
+    "info",
+    "laws",
+    "bench",
+    "data",
+]
 
 
 def help_of(capsys, *command):
@@ -37,7 +51,7 @@ def parsed(monkeypatch):
 def test_help_ends_with_an_example_that_is_a_command(name, capsys, parsed):
     *_, title, example = help_of(capsys, name).rstrip().splitlines()
     assert title == "example:"
-    assert example.startswith(f"  minilora {name} ")
+    assert example.startswith(f"  minilora {name}")
     words = [word.strip('"') for word in re.findall(r'"[^"]*"|\S+', example)]
     assert main(words[1:]) == 0
     assert len(parsed) == 1

@@ -1,0 +1,89 @@
+"""Texts side by side on a terminal, their characters in colour where something is known about them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import TypeAlias
+
+from minilora.data.tokenizer import visible
+
+LEAST, MOST = 36, 120  # characters: of a column, where the terminal is wide enough; and of all together
+SHADES = (223, 216, 208), (195, 153, 75)  # of a terminal's 256 colours, from light to strong: orange, and blue
+STEPS = 0.5, 1.5, 3.0  # nats from which each shade begins
+Line: TypeAlias = list[tuple[str, float]]
+"""Pieces of a text, each with a number: how much it is marked, above zero in one colour, below it in another."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A title of one or more lines, and a text under it."""
+
+    title: str
+    marks: Line
+
+
+def side_by_side(columns: Sequence[Column], colour: bool = False) -> str:
+    """The columns, as many beside one another as the terminal is wide; the others follow below."""
+    width = min(shutil.get_terminal_size().columns, MOST)
+    beside = max(1, min(len(columns), (width + 3) // (LEAST + 3)))
+    each = (width + 3) // beside - 3
+    bands = [_band(columns[i : i + beside], each, colour) for i in range(0, len(columns), beside)]
+    return "\n\n".join(bands)
+
+
+def wants_colour(choice: str) -> bool:
+    """Whether "auto", "always" or "never" means colour here; NO_COLOR (no-color.org) turns "auto" off."""
+    if choice == "auto":
+        return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return choice == "always"
+
+
+def _band(columns: Sequence[Column], width: int, colour: bool) -> str:
+    heads = [list(_lines([(column.title, 0.0)], width)) for column in columns]
+    height = max(map(len, heads))
+    cells = [
+        [*head, *[[]] * (height - len(head)), [("-" * width, 0.0)], *_lines(column.marks, width)]
+        for head, column in zip(heads, columns, strict=True)
+    ]
+    rows = zip_longest(*cells, fillvalue=[])
+    return "\n".join(" | ".join(_cell(line, width, colour) for line in row).rstrip() for row in rows)
+
+
+def _lines(marks: Line, width: int) -> Iterator[Line]:
+    """The text in lines of at most `width` characters, broken at a space where there is one; indentation stays."""
+    line: Line = []
+    for character, mark in ((c, mark) for text, mark in marks for c in visible(text)):
+        if character != "\n":
+            line.append((character, mark))
+            continue
+        yield from _wrapped(line, width)
+        line = []
+    yield from _wrapped(line, width)
+
+
+def _wrapped(line: Line, width: int) -> Iterator[Line]:
+    while len(line) > width:
+        text = "".join(c for c, _ in line[: width + 1])
+        space = text.rfind(" ", len(text) - len(text.lstrip()))
+        cut, rest = (space, space + 1) if space > 0 else (width, width)
+        yield line[:cut]
+        line = line[rest:]
+    yield line
+
+
+def _cell(line: Line, width: int, colour: bool) -> str:
+    """One line of a column, filled up with spaces."""
+    text = "".join(_painted(c, mark) if colour else c for c, mark in line)
+    return text + " " * (width - sum(len(c) for c, _ in line))
+
+
+def _painted(character: str, mark: float) -> str:
+    reached = sum(abs(mark) >= step for step in STEPS)
+    if not reached:
+        return character
+    return f"\x1b[30;48;5;{SHADES[mark < 0][reached - 1]}m{character}\x1b[0m"

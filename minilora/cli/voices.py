@@ -1,0 +1,26 @@
+"""`minilora voices`: the styles that the package carries."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+from minilora.cli import options
+from minilora.voices import voices
+
+
+def add(commands: Any) -> None:
+    parser = options.command(commands, "voices", "list the voices that the package carries", "minilora voices")
+    parser.set_defaults(run=run)
+
+
+def run(flags: Namespace) -> None:
+    print(f"{'voice':12}  {'its own text':>14}  {'addresses':>14}")
+    for voice in voices():
+        f = voice.figures
+        print(
+            f"{voice.name:12}  {f['before']:.3f} → {f['after']:.3f}  {f['base_off']:.3f} → {f['base_on']:.3f}  "
+            f"{f['description']}"
+        )
+    print("Losses on held-out text, in nats per character, without the voice → with it. Each voice's card is README.md")
+    print(f"in {voices()[0].folder.parent}{'/'}<voice>. Listen: minilora compare --voices base,shakespeare")

@@ -1,0 +1,151 @@
+"""The same prompt and the same dice in several voices; and how much each character tells a voice from the base.
+
+        ratio(c)  =  log p_voice(c | what stands before)  -  log p_base(c | what stands before)        in nats
+
+It is positive where the voice expected a character more than the base did: there the adapter took over. Its mean over
+a text is the *style meter*. On a text that the voice itself wrote, at temperature 1, the mean estimates the
+Kullback-Leibler divergence of the voice from the base, per character.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from minilora.autograd.tensor import Array
+from minilora.data.tokenizer import ByteTokenizer
+from minilora.generation import Sampler
+from minilora.generation.generate import Reader, check_prompts
+from minilora.lora.inject import adapters
+from minilora.nn import Llama
+from minilora.nn.variants import Choice, resolve, strengths
+from minilora.voices.packs import attach
+
+BASE = "base"  # in a list of voices: no adapter at all
+
+
+@dataclass(frozen=True)
+class Letter:
+    """One more character of a text, and what was thought of it.
+
+    Attributes
+    ----------
+    text : the character; of one that takes several bytes, each of which is a letter, all but the last have ""
+    ratio : how much more the voices that wrote it expected it than the base, in nats
+    by_voice : the same for each of these voices, alone and at strength 1
+    log_p, base_log_p : (V,) what the voices and the base expected here, as log-probabilities at temperature 1
+    """
+
+    text: str
+    ratio: float
+    by_voice: dict[str, float]
+    log_p: Array
+    base_log_p: Array
+
+
+@dataclass(frozen=True)
+class Text:
+    """What some voices wrote together: their strengths, and letter by letter the text, without the prompt."""
+
+    strengths: dict[str, float]
+    letters: list[Letter]
+
+    @property
+    def text(self) -> str:
+        return "".join(letter.text for letter in self.letters)
+
+    @property
+    def meter(self) -> float:
+        """The style meter: the mean ratio of the voices as they wrote it, in nats per character."""
+        return float(np.mean([letter.ratio for letter in self.letters]))
+
+    @property
+    def meters(self) -> dict[str, float]:
+        """How much the text sounds like each of its voices: the mean ratio of that voice alone, at strength 1."""
+        return {name: float(np.mean([letter.by_voice[name] for letter in self.letters])) for name in self.strengths}
+
+
+def compare(
+    prompt: str,
+    voices: Sequence[Choice],
+    seed: int = 0,
+    *,
+    tokens: int = 200,
+    sampler: Sampler | None = None,
+    model: Llama | None = None,
+) -> list[Text]:
+    """`prompt` continued in each of `voices` by `tokens` bytes, every text with the same random draws.
+
+    Parameters
+    ----------
+    voices : for each text a voice's name, names with strengths, or "base" (or None) for the base alone
+    model : with adapters to choose from; by default the packaged base with the packaged voices
+
+    Raises AdapterError for an unknown voice, and ValueError for a prompt that is empty or longer than the context.
+    """
+    model = model or attach()
+    texts = [Text(mix, []) for mix in _mixes(model, voices)]
+    for letters in stream(model, prompt, voices, seed, tokens=tokens, sampler=sampler):
+        for text, letter in zip(texts, letters, strict=True):
+            text.letters.append(letter)
+    return texts
+
+
+def stream(
+    model: Llama, prompt: str, voices: Sequence[Choice], seed: int = 0, *, tokens: int, sampler: Sampler | None = None
+) -> Iterator[list[Letter]]:
+    """As `compare`, but yields each step's letters as they come, one for each of `voices`."""
+    mixes, ids = _mixes(model, voices), ByteTokenizer().encode(prompt)
+    check_prompts(model, [ids], tokens)  # here, not at the first letter: a mistake shows at once
+    distinct = [mix for i, mix in enumerate(mixes) if mix not in mixes[:i]]
+    places = [distinct.index(mix) for mix in mixes]
+    steps = _letters(model, ids, distinct, seed, tokens, sampler or Sampler())
+    return ([letters[place] for place in places] for letters in steps)
+
+
+def _mixes(model: Llama, voices: Sequence[Choice]) -> list[dict[str, float]]:
+    """The strengths for each text. A voice of strength 0 plays no part."""
+    known = adapters(model)
+    choices = (None if voice == BASE else voice for voice in voices)
+    return [{name: s for name, s in strengths(choice, known).items() if s} for choice in choices]
+
+
+def _letters(
+    model: Llama, prompt: Array, mixes: list[dict[str, float]], seed: int, tokens: int, sampler: Sampler
+) -> Iterator[list[Letter]]:
+    texts = [_Writing(mix) for mix in mixes]
+    rows = [row for text in texts for row in text.rows]
+    first = np.cumsum([0, *(len(text.rows) for text in texts)])  # text -> its first row, which writes it
+    read, ids = Reader(model, len(rows), resolve(model, rows, len(rows))), np.tile(prompt, (len(rows), 1))  # (rows, T)
+    rng = np.random.default_rng([seed, 0])  # the dice of `generation.write`
+    for left in reversed(range(tokens)):
+        logits = read(ids)  # (rows, V)
+        chosen = sampler.choose(logits[first[:-1]], np.full(len(texts), rng.random()))  # (texts,), from one draw
+        ids = np.column_stack([ids, np.repeat(chosen, np.diff(first))])
+        seen = np.split(_log_softmax(logits), first[1:-1])
+        yield [text.letter(int(token), log_p, not left) for text, token, log_p in zip(texts, chosen, seen, strict=True)]
+
+
+class _Writing:
+    """A text as it is written. Of its rows in the batch the first writes; the others read along and expect."""
+
+    def __init__(self, mix: dict[str, float]) -> None:
+        alone = [{name: 1.0} for name in mix]
+        self.mix, self.rows = mix, [mix, *(choice for choice in ({}, *alone) if choice != mix)]
+        self.decoder = ByteTokenizer().stream()
+
+    def letter(self, token: int, log_p: Array, final: bool) -> Letter:
+        """What `token` adds, where the rows expected log_p (rows, V)."""
+        base = log_p[self.rows.index({})]
+        ratios = log_p[:, token] - base[token]  # (rows,)
+        by_voice = {name: float(ratios[self.rows.index({name: 1.0})]) for name in self.mix}
+        return Letter(self.decoder.decode(bytes([token]), final), float(ratios[0]), by_voice, log_p[0], base)
+
+
+def _log_softmax(logits: Array) -> Array:
+    """log p (rows, V), in float64."""
+    z = logits.astype(np.float64)
+    z -= z.max(axis=-1, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis=-1, keepdims=True))

@@ -1,0 +1,56 @@
+"""The voices that the package carries: LoRA adapters for its base model, each with a card and its measured losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minilora import lora
+from minilora.assets import BASE, VOICES
+from minilora.files import read_json
+from minilora.nn import Llama
+
+FIGURES = "figures.json"  # in each voice's folder: what was measured
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A style pack.
+
+    Attributes
+    ----------
+    name : under which it is attached
+    folder : where its adapter lies, in PEFT's layout, with its card, README.md
+    figures : what was measured: `description`, `corpus`, and losses in nats per character on held-out text, as
+        `before` and `after` of its own kind, `base_off` and `base_on` of the base's
+    """
+
+    name: str
+    folder: Path
+    figures: dict[str, Any]
+
+
+NAMES = "shakespeare", "scripture", "fairytale", "python", "recipe"
+
+
+def voices() -> list[Voice]:
+    """All of them."""
+    return [Voice(name, VOICES / name, read_json(VOICES / name / FIGURES)) for name in NAMES]
+
+
+def voice_folder(name: str) -> Path:
+    """The adapter's folder of a voice. Raises ValueError, listing what there is, for an unknown name."""
+    if name not in NAMES:
+        raise ValueError(f"there is no voice {name!r}; there are {', '.join(NAMES)}")
+    return VOICES / name
+
+
+def attach(model: Llama | None = None) -> Llama:
+    """All voices attached to `model`, by default the packaged base; none acts."""
+    model = model or Llama.from_pretrained(BASE)
+    for name in NAMES:
+        lora.load_adapter(model, voice_folder(name), name)
+    lora.set_active(model, None)
+    model.eval()
+    return model

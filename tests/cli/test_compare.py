@@ -1,0 +1,153 @@
+"""`minilora compare`, `minilora voices`, and `--voice` wherever an adapter can be given."""
+
+import re
+
+import pytest
+
+from minilora.cli import columns
+from minilora.cli.columns import Column, side_by_side
+from minilora.generation import write
+from minilora.voices import NAMES, attach
+
+PAINTED = re.compile(r"\x1b\[30;48;5;(\d+)m(.)\x1b\[0m")
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    """terminal(width): how many characters a line has."""
+    return lambda width: monkeypatch.setenv("COLUMNS", str(width))
+
+
+def texts_of(out):
+    """The columns of the first band, each with its title, joined again."""
+    lines = [line.split(" | ") for line in out.split("\n\n\n")[0].splitlines()]
+    cells = zip(*[row + [""] * (len(lines[0]) - len(row)) for row in lines], strict=True)
+    return [" ".join(cell.strip() for cell in column if cell.strip()) for column in cells]
+
+
+def test_columns_hold_what_generate_writes(minilora, terminal):
+    terminal(120)
+    out = minilora("compare", "--voices", "base,scripture", "--tokens", 60, "--seed", 4)
+    base, scripture = texts_of(out)
+    for column, flags in ((base, []), (scripture, ["--voice", "scripture"])):
+        written = minilora("generate", "--prompt", "The king", "--tokens", 60, "--seed", 4, *flags)
+        assert column.partition("--- ")[2] == " ".join(written.split())
+    assert base.startswith("base ---")
+    assert re.match(r"scripture style meter \+\d\.\d\d nats per character ---", scripture)
+
+
+def test_mixtures_have_a_meter_for_each_voice(minilora):
+    out = minilora("compare", "--voices", "shakespeare:0.5+python:0.5", "--tokens", 40)
+    assert re.search(r"shakespeare [+-]\d\.\d\d, python [+-]\d\.\d\d", out)
+    assert "python " in minilora("compare", "--voices", "python:0.5", "--tokens", 5).splitlines()[2]
+    assert len(minilora("compare", "--voices", "python", "--tokens", 5).split("---")[0].splitlines()) == 2
+
+
+def test_all_voices_are_the_default(minilora, terminal):
+    terminal(200)
+    out = minilora("compare", "--tokens", 5)
+    assert all(re.search(rf"(^|\| ){name}( |$)", out, re.M) for name in ["base", *NAMES])
+
+
+def test_adapters_of_ones_own_can_be_compared(minilora, here):
+    out = minilora("compare", "--model", here.tiny, "--voices", f"base,{here.bard}:2+{here.log}", "--tokens", 9)
+    assert re.search(r"style meter [+-]\d", out)
+
+
+def test_colour_marks_what_the_voice_expected_more_or_less(minilora, terminal):
+    terminal(120)
+    flags = ["compare", "--voices", "base,python", "--tokens", 120]
+    plain, painted = minilora(*flags), minilora(*flags, "--colour", "always")
+    assert "\x1b" not in plain
+    assert PAINTED.sub(r"\2", painted) == plain
+    assert {int(shade) for shade, _ in PAINTED.findall(painted)} <= {223, 216, 208, 195, 153, 75}
+    base_column = [line.split(" | ")[0] for line in painted.splitlines()]
+    assert not PAINTED.search("\n".join(base_column))
+    assert "\x1b" in painted
+
+
+@pytest.mark.parametrize(
+    ("mark", "shade"),
+    [(0.4, None), (0.6, 223), (2, 216), (3, 208), (99, 208), (-0.4, None), (-0.6, 195), (-2, 153), (-4, 75)],
+)
+def test_stronger_marks_have_stronger_shades(mark, shade):
+    painted = side_by_side([Column("t", [("x", mark)])], colour=True).splitlines()[-1]
+    assert painted == ("x" if shade is None else f"\x1b[30;48;5;{shade}mx\x1b[0m")
+
+
+def test_only_a_terminal_is_coloured_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(columns.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert columns.wants_colour("auto")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not columns.wants_colour("auto")
+    assert columns.wants_colour("always")
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert not columns.wants_colour("auto")
+    monkeypatch.setattr(columns.sys.stdout, "isatty", lambda: False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert not columns.wants_colour("auto")
+    assert not columns.wants_colour("never")
+
+
+def test_lines_break_at_spaces_and_keep_their_indentation(terminal):
+    terminal(20)
+    text = "def f():\n    return aaaaaaaa + bbbbbbbb\n\n" + "x" * 45
+    assert side_by_side([Column("t", [(text, 0.0)])]).splitlines() == [
+        "t",
+        "-" * 20,
+        "def f():",
+        "    return aaaaaaaa",
+        "+ bbbbbbbb",
+        "",
+        "x" * 20,
+        "x" * 20,
+        "x" * 5,
+    ]
+
+
+def test_what_does_not_fit_beside_follows_below(terminal):
+    texts = [Column(name, [(name, 0.0)]) for name in "abcde"]
+    for width, beside in [(30, 1), (74, 1), (75, 2), (113, 2), (114, 3), (120, 3), (500, 3)]:
+        terminal(width)
+        out = side_by_side(texts)
+        assert len(out.splitlines()[0].split(" | ")) == beside, width
+        assert max(map(len, out.splitlines())) <= width
+        assert re.findall("[abcde]", "\n".join(line for line in out.splitlines())) == [
+            c for i in range(0, 5, beside) for c in 2 * "abcde"[i : i + beside]
+        ]
+
+
+def test_control_characters_do_not_reach_the_terminal():
+    assert "\x1b" not in side_by_side([Column("t", [("a\x1b[2Jb\tc", 3.0)])])
+
+
+def test_voices_lists_them_with_their_losses(minilora):
+    out = minilora("voices")
+    for name in NAMES:
+        assert re.search(rf"^{name} +\d\.\d{{3}} → \d\.\d{{3}} +\d\.\d{{3}} → \d\.\d{{3}}  \w", out, re.M)
+    assert "nats per character" in out
+
+
+def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
+    out = minilora("generate", "--voice", "shakespeare", "--voice", "python:0.4", "--prompt", "The", "--tokens", 40)
+    assert out == f"The{write(attach(), 'The', 40, adapters={'shakespeare': 1, 'python': 0.4})}\n"
+    assert "rank 16" in minilora("mix", "--voice", "recipe:0.5", "--voice", "python:0.5", "--out", "blend")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["compare", "--voices", "base,nobody"], "'nobody' is neither base nor a voice (shakespeare, scripture, "),
+        (["compare", "--voices", "python:loud"], "expected an adapter as FOLDER or FOLDER:STRENGTH"),
+        (["compare", "--voices", "base,"], "'' is neither base nor"),
+        (["compare", "--prompt", ""], "a prompt should have 1 to 256 tokens"),
+        (["compare", "--tokens", "0"], "at least one token to write"),
+        (["generate", "--voice", "bard"], "there is no voice 'bard'; there are shakespeare, scripture"),
+        (["generate", "--voice", "python:loud"], "such as"),
+    ],
+)
+def test_mistakes(flags, says, fails):
+    assert says in fails(*flags)

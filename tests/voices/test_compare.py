@@ -1,0 +1,146 @@
+"""Comparing voices: every text is what its voice writes alone, and every ratio what a whole forward pass says."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minilora import lora
+from minilora.generation import Sampler, write
+from minilora.nn import Llama, LlamaConfig
+from minilora.voices import compare, stream
+
+CONTEXT = 24
+TARGETS = {"bard": "all-linear", "cook": ["q_proj", "up_proj"], "log": r".*\.1\..*"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A byte-level model of unit scale in float64, with three adapters that act strongly; "log" is active."""
+    shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=256, max_position_embeddings=CONTEXT, initializer_range=0.6, **shape)
+    model = Llama(config, np.random.default_rng(0))
+    model.astype(np.float64)
+    for r, (name, targets) in enumerate(TARGETS.items(), 2):
+        options = lora.LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets, init_lora_weights=False)
+        lora.inject(model, options, adapter=name, rng=np.random.default_rng(r))
+    return model
+
+
+def log_p(model, text, adapters):
+    """log p of what comes after `text` (bytes), from one whole forward pass."""
+    logits = model(np.frombuffer(text, np.uint8)[None].astype(int), adapters=adapters).data[0, -1]
+    return logits - np.log(np.exp(logits).sum())
+
+
+mixes = st.one_of(
+    st.none(),
+    st.just("base"),
+    st.sampled_from(sorted(TARGETS)),
+    st.dictionaries(st.sampled_from(sorted(TARGETS)), st.floats(-2, 2), max_size=3),
+)
+
+
+@settings(max_examples=25)
+@given(voices=st.lists(mixes, min_size=1, max_size=4), tokens=st.integers(1, 40), seed=st.integers(0, 99))
+def test_each_text_is_what_its_voices_write_alone(voices, tokens, seed, model):
+    """Whatever stands beside it, far past the context too, and whatever is active in the model."""
+    texts = compare("The k", voices, seed, tokens=tokens, sampler=Sampler(1.1, top_k=50), model=model)
+    for voice, text in zip(voices, texts, strict=True):
+        alone = {} if voice in (None, "base") else voice
+        assert text.text == write(model, "The k", tokens, Sampler(1.1, top_k=50), seed, alone)
+        assert len(text.letters) == tokens
+    assert lora.active(model) == {"log": 1.0}
+
+
+@settings(max_examples=15)
+@given(seed=st.integers(0, 99), a=st.floats(-2, 2), b=st.floats(-2, 2))
+def test_ratios_are_those_of_whole_forward_passes(seed, a, b, model):
+    mix, prompt = {"bard": a, "cook": b}, "Once"
+    # Of 256 possible bytes, only ASCII keeps one letter a byte: then the text itself says what stood before.
+    (text,) = compare(prompt, [mix], seed, tokens=CONTEXT - len(prompt), sampler=Sampler(0.5), model=model)
+    found = list(stream(model, prompt, [mix], seed, tokens=CONTEXT - len(prompt), sampler=Sampler(0.5)))
+    assert [letter.ratio for letter in text.letters] == [letter.ratio for (letter,) in found]
+    past = prompt.encode()
+    for letter in text.letters:
+        if not (letter.text and letter.text.isascii()):
+            break
+        token, base = ord(letter.text), log_p(model, past, {})
+        np.testing.assert_allclose(letter.log_p, log_p(model, past, mix), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(letter.base_log_p, base, rtol=1e-9, atol=1e-9)
+        assert letter.ratio == pytest.approx((log_p(model, past, mix) - base)[token], rel=1e-7, abs=1e-9)
+        assert set(letter.by_voice) == {name for name, s in mix.items() if s}
+        for name, ratio in letter.by_voice.items():
+            assert ratio == pytest.approx((log_p(model, past, name) - base)[token], rel=1e-7, abs=1e-9)
+        past += letter.text.encode()
+
+
+def test_meters_are_means_over_the_letters(model):
+    (text,) = compare("The", [{"bard": 0.5, "cook": 1.5}], tokens=30, model=model)
+    assert text.meter == pytest.approx(np.mean([letter.ratio for letter in text.letters]))
+    assert text.meters["cook"] == pytest.approx(np.mean([letter.by_voice["cook"] for letter in text.letters]))
+    assert list(text.meters) == ["bard", "cook"]
+    assert len({text.meter, *text.meters.values()}) == 3
+
+
+def test_a_single_voice_at_full_strength_has_one_meter(model):
+    (text,) = compare("The", ["bard"], tokens=30, model=model)
+    assert text.meters == {"bard": text.meter}
+    assert text.meter != 0
+
+
+def test_the_base_is_no_further_from_itself_than_zero(model):
+    for text in compare("The", [None, "base", {}, {"bard": 0.0}], tokens=30, model=model):
+        assert text.strengths == {}
+        assert text.meter == 0
+        assert text.meters == {}
+        assert all(letter.ratio == 0 for letter in text.letters)
+
+
+def test_a_voice_of_strength_zero_is_the_base_letter_for_letter(model):
+    base, silent, loud = compare("The", ["base", {"bard": 0, "log": 0.0}, "log"], tokens=60, model=model)
+    assert base.letters == silent.letters
+    assert base.text != loud.text
+
+
+def test_texts_do_not_depend_on_what_stands_beside_them(model):
+    one, two = compare("The", ["bard", "log"], seed=3, tokens=40, model=model)
+    assert [text.text for text in compare("The", ["log", None, "bard"], seed=3, tokens=40, model=model)] == [
+        two.text,
+        write(model, "The", 40, seed=3, adapters={}),
+        one.text,
+    ]
+
+
+def test_on_average_a_voice_expects_its_own_letters_more_than_the_base_does(model):
+    """Σ p_voice log(p_voice / p_base) ≥ 0 at every place: a Kullback-Leibler divergence."""
+    for text in compare("The", ["bard", {"cook": -1}], tokens=40, model=model):
+        for letter in text.letters:
+            assert np.exp(letter.log_p).sum() == pytest.approx(1)
+            assert np.sum(np.exp(letter.log_p) * (letter.log_p - letter.base_log_p)) > 0
+
+
+def test_every_letter_of_a_text_is_kept_though_characters_have_several_bytes(model):
+    """Bytes drawn evenly make characters of one to four bytes, broken ones, and an unfinished last one."""
+    for seed in range(20):
+        (text,) = compare("é", ["bard"], seed, tokens=9, sampler=Sampler(50.0), model=model)
+        assert text.text == write(model, "é", 9, Sampler(50.0), seed, "bard")
+        assert len(text.letters) == 9
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"voices": ["brad"]}, "there is no adapter 'brad'; the model has bard, cook, log"),
+        ({"voices": [{"bard": float("nan")}]}, "the strength of 'bard' should be a finite number, got nan"),
+        ({"prompt": ""}, "a prompt should have 1 to 24 tokens"),
+        ({"prompt": "x" * 25}, "a prompt should have 1 to 24 tokens, the model's context; this one has 25"),
+        ({"tokens": 0}, "at least one token to write"),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_written(wrong, says, model):
+    call = {"prompt": "The", "voices": ["bard"], "tokens": 5, **wrong}
+    with pytest.raises(ValueError, match=says):
+        stream(model, call["prompt"], call["voices"], tokens=call["tokens"])
+    with pytest.raises(ValueError, match=says):
+        compare(call["prompt"], call["voices"], tokens=call["tokens"], model=model)
