@@ -29,11 +29,13 @@ MAY_IMPORT = {
     "generation": {"backend", "autograd", "files", "nn", "lora", "data"},
     "laws": {"backend", "autograd", "files", "nn", "lora", "data", "training", "generation"},
     "voices": {"backend", "autograd", "files", "nn", "lora", "data", "generation", "assets"},
+    "app": {"autograd", "nn", "lora", "data", "training", "generation", "voices", "assets"},
     "cli": {
-        *("backend", "autograd", "files", "nn", "lora", "data", "training", "generation", "laws", "assets", "voices"),
+        *("backend", "autograd", "files", "nn", "lora", "data", "training", "generation", "laws", "assets"),
+        *("voices", "app"),
     },
 }
-LATER = {"family", "studies", "serving", "app"}  # rooms planned on top of these, and tested with them
+LATER = {"family", "studies", "serving"}  # rooms planned on top of these, and tested with them
 LIGHT = {"numpy", "minilora"} | set(sys.stdlib_module_names)
 ABOUT = {"minilora.laws.implementations.peft": {"torch", "peft"}}  # loaded by who asks for PEFT's layer
 HEAVY = ["safetensors", "tqdm", "platformdirs", "threadpoolctl", "matplotlib", "hypothesis", "tokenizers", "torch"]

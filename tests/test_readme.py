@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from minilora import cli, laws
+from minilora import cli, laws, voices
 from minilora.assets import BASE
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -24,8 +24,8 @@ def test_the_code_runs(block, tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_code_and_commands_to_check():
-    assert len(BLOCKS) == 4
-    assert len(COMMANDS) == 11
+    assert len(BLOCKS) == 5
+    assert len(COMMANDS) == 14
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -58,6 +58,20 @@ def test_the_table_has_the_laws_that_there_are():
     )
     assert table == [(law.name, "holds") for law in laws.catalogue(*laws.CONFORMANCE)]
     assert f"Of these {len(table)} laws, {len(table)} hold for minilora" in README
+
+
+def test_the_voices_write_what_is_shown(capsys, monkeypatch):
+    """On the first seed, and nothing of it chosen or changed."""
+    monkeypatch.setenv("COLUMNS", "120")
+    assert cli.main(["compare", "--prompt", "The king"]) == 0
+    assert f"$ minilora compare --prompt 'The king'\n{capsys.readouterr().out.rstrip()}\n```" in README
+
+
+@pytest.mark.parametrize("voice", voices.voices(), ids=lambda voice: voice.name)
+def test_the_voices_losses_are_those_of_their_cards(voice):
+    f = voice.figures
+    losses = f"{f['before']:.3f} → {f['after']:.3f} | {f['base_off']:.3f} → {f['base_on']:.3f}"
+    assert f"/{voice.name}/README.md) | {f['description']} | {losses} |" in README
 
 
 def test_the_mistake_is_found_as_it_is_printed(capsys):

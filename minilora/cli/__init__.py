@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from minilora import __version__
-from minilora.cli import bench, compare, corpora, demo, generate, inspect, laws, merge, mix, train, voices
+from minilora.cli import app, bench, compare, corpora, demo, generate, inspect, laws, merge, mix, train, voices
 from minilora.training import Interrupted
 
-COMMANDS = (demo, train, generate, voices, compare, merge, mix, inspect, laws, bench, corpora)
+COMMANDS = (demo, train, generate, voices, compare, app, merge, mix, inspect, laws, bench, corpora)
 
 
 class Parser(argparse.ArgumentParser):

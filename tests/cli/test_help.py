@@ -8,19 +8,8 @@ import minilora as package
 from minilora.cli import COMMANDS, main
 
 NAMES = [
-    "demo",
-    "pretrain",
-    "finetune",
-    "generate",
-    "voices",
-    "compare",
-    "merge",
-    "mix",
-    "eval",
-    "info",
-    "laws",
-    "bench",
-    "data",
+    *("demo", "pretrain", "finetune", "generate", "voices", "compare", "app"),
+    *("merge", "mix", "eval", "info", "laws", "bench", "data"),
 ]
 
 

@@ -1,0 +1,194 @@
+"""The second tab: a person's text becomes a voice in about a minute.
+
+The settings are the demo's. How many steps fit into the time is found by timing a few first; the voice that is kept is
+the one whose loss on the held-out tenth of the text was lowest, since a short text is soon known by heart.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+import zipfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from minilora import lora
+from minilora.assets import BASE
+from minilora.autograd.tensor import Array
+from minilora.data import ByteTokenizer, Corpus, CorpusError, load_corpus, split
+from minilora.data.corpora import to_ascii
+from minilora.nn import Llama
+from minilora.training import TrainingConfig, evaluate, train_steps
+
+MINUTE = 60.0
+LARGEST_FILE = 2 * 1024**2  # bytes
+SHORTEST = 1_000  # characters: a tenth is held out, and should be more than a line or two
+BATCH, CONTEXT, LR, WARMUP = 16, 128, 5e-3, 20  # presets/demo.toml
+EVALUATIONS, WINDOWS = 8, 32
+PAUSE = 0.25  # seconds between two pictures of the curve
+PROBE = 4  # steps that are timed before the real ones
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A name, and a text as token ids: what to learn from, and what is held out."""
+
+    name: str
+    train_ids: Array
+    val_ids: Array
+
+    @property
+    def context(self) -> int:
+        """The demo's, or as much as the held-out part has."""
+        return min(CONTEXT, len(self.val_ids) - 1)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a voice has come: the losses of its steps, and of evaluations as (steps done, loss), in nats."""
+
+    iters: int
+    losses: list[float]
+    evaluations: list[tuple[int, float]]
+    seconds_left: float
+    finished: bool = False
+
+    @property
+    def best(self) -> tuple[int, float]:
+        """Of the evaluations after the first step the one that is kept: its step and its loss."""
+        return min(self.evaluations[1:], key=lambda pair: pair[1])
+
+    def __str__(self) -> str:
+        step, before = len(self.losses), self.evaluations[0][1]
+        if self.finished:
+            kept, after = self.best
+            losses = f"held-out loss {before:.2f} → {after:.2f} nats per character"
+            return f"Learned in {step} steps, kept as it was after step {kept}: {losses}."
+        recent = f", training loss {np.mean(self.losses[-10:]):.2f}" if self.losses else ""
+        return (
+            f"Step {step} of {self.iters}{recent}, held-out loss {self.evaluations[-1][1]:.2f}, "
+            f"about {self.seconds_left:.0f} s left"
+        )
+
+
+def lesson(name: str | None, pasted: str | None, upload: str | None, taken: Collection[str]) -> Lesson:
+    """What the page's fields ask for. Raises ValueError, in a sentence for the page, for what cannot be learned."""
+    name = _name((name or "").strip(), taken)
+    if pasted and pasted.strip() and upload:
+        raise ValueError("There is a pasted text and a file. Clear one of them.")
+    text = _ascii(_read(Path(upload)) if upload else pasted or "")
+    train, val = split(Corpus(name, (text,)))
+    return Lesson(name, ByteTokenizer().encode(train), ByteTokenizer().encode(val))
+
+
+def _name(name: str, taken: Collection[str]) -> str:
+    if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,19}", name):
+        raise ValueError("Give the voice a name of at most 20 letters, digits, - and _, with a letter first.")
+    if name.lower() in {other.lower() for other in taken} | {"base"}:
+        raise ValueError(f"There is already a voice called {name}. Choose another name.")
+    return name
+
+
+def _read(file: Path) -> str:
+    """An uploaded file's text. The server's name for it means nothing to the person, so no message has it."""
+    if (size := file.stat().st_size) > LARGEST_FILE:
+        raise ValueError(f"The file has {size:,} bytes, and may have at most {LARGEST_FILE:,}. Cut out a part of it.")
+    try:
+        return load_corpus(file, ascii=False).text
+    except CorpusError:
+        raise ValueError("The file holds no text. Save it as plain text (.txt, UTF-8) and try again.") from None
+
+
+def _ascii(text: str) -> str:
+    """The text as the base knows letters. Raises ValueError when it is too short or too long, or little is left."""
+    folded = to_ascii(text)
+    if 2 * len(folded) < len(text):
+        raise ValueError("Most of this text is in letters that the base has never seen: it knows those of English.")
+    if "\0" in folded:
+        raise ValueError("This is not a text: it holds NUL bytes. Paste plain text.")
+    if len(folded.strip()) < SHORTEST:
+        found = len(folded.strip())
+        raise ValueError(f"A voice needs at least {SHORTEST:,} characters to learn from; here are {found:,}.")
+    if len(folded) > LARGEST_FILE:
+        raise ValueError(f"The text has {len(folded):,} characters, and may have at most {LARGEST_FILE:,}.")
+    return folded
+
+
+def learn(
+    lesson: Lesson, folder: Path, seconds: float = MINUTE, stopped: Callable[[], bool] = lambda: False
+) -> Iterator[Progress]:
+    """Train for about `seconds`, saving the best adapter so far in `folder`; yields how far it is, the last finished.
+
+    When `stopped`, or when the machine turns out to be so busy that half as much time again has passed, it ends with
+    what it has learned by then.
+    """
+    began = shown = time.monotonic()
+    model = Llama.from_pretrained(BASE)
+    iters = _steps_in(model, lesson, seconds)
+    lora.inject(model, _adapter(), adapter=lesson.name, rng=np.random.default_rng(0))
+    evaluations, every = [(0, _loss(model, lesson))], max(1, iters // EVALUATIONS)
+    yield Progress(iters, [], evaluations[:], seconds)
+    start = time.monotonic()
+    with closing(train_steps(model, lesson.train_ids, lesson.val_ids, settings(lesson, iters))) as steps:
+        for history in steps:
+            step, now = len(history.losses), time.monotonic()
+            last = step == iters or stopped() or now - began > 1.5 * seconds
+            if last or step % every == 0:
+                evaluations.append((step, _loss(model, lesson)))
+                if min(evaluations[1:], key=lambda pair: pair[1])[0] == step:
+                    lora.save_adapter(model, folder, lesson.name)
+            if last or now - shown > PAUSE:
+                left = (now - start) / step * (iters - step)
+                yield Progress(iters, history.losses[:], evaluations[:], left, finished=last)
+                shown = time.monotonic()
+            if last:
+                return
+
+
+def settings(lesson: Lesson, iters: int) -> TrainingConfig:
+    """The demo's, for so many steps. `learn` evaluates by itself, so the loop hardly does."""
+    return TrainingConfig(
+        iters=iters,
+        batch=BATCH,
+        context=lesson.context,
+        lr=LR,
+        min_lr=LR / 10,
+        warmup=min(WARMUP, iters // 5),
+        weight_decay=0.0,
+        eval_every=iters,
+        eval_windows=1,
+    )
+
+
+def _adapter() -> lora.LoraConfig:
+    return lora.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
+
+
+def _steps_in(model: Llama, lesson: Lesson, seconds: float) -> int:
+    """How many steps fit into the time: a few are timed, with an adapter that is taken out again."""
+    lora.inject(model, _adapter(), adapter="probe", rng=np.random.default_rng(0))
+    times = [time.monotonic()]
+    with closing(train_steps(model, lesson.train_ids, lesson.val_ids, settings(lesson, PROBE))) as steps:
+        for _, _ in zip(range(PROBE), steps, strict=False):
+            times.append(time.monotonic())
+    lora.delete_adapter(model, "probe")
+    step = float(np.median(np.diff(times)))  # the first is slower than those to come
+    return max(PROBE, int(0.9 * seconds / step) - PROBE)  # a tenth is for loading and evaluating
+
+
+def _loss(model: Llama, lesson: Lesson) -> float:
+    return evaluate(model, lesson.val_ids, lesson.context, WINDOWS)
+
+
+def pack(folder: Path) -> Path:
+    """The adapter's folder as a .zip beside it, with the folder's name in it."""
+    archive = folder.with_name(f"{folder.name}.zip")
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.iterdir()):
+            file.write(path, os.path.join(folder.name, path.name))
+    return archive

@@ -1,0 +1,175 @@
+"""The page: what stands where, and which action answers which button. Gradio draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minilora.app import actions, colours, learning, writing
+from minilora.app.session import MOST, Session
+from minilora.voices import voices
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+TITLE = "minilora: voices"
+HEADER = f"""<header><h1>{TITLE}</h1><p>A small model has read presidents’ addresses. A <em>voice</em> is an adapter
+that makes it write otherwise: same prompt, same dice.</p></header>"""
+EMPTY = '<p class="hint">Press <b>Write</b>: the base’s text will stand here, and the voices’ beside it.</p>'
+TEACH = f"""<p class="hint">Paste a text, or choose a .txt file: at least {learning.SHORTEST:,} characters; from 20,000
+on, a voice is easy to tell. It stays on this machine, and is forgotten when you close the page.</p>"""
+POLITE = "element.setAttribute('role', 'status')"  # a screen reader reads out what changes here
+AT_ONCE = 4  # texts that are written at a time; the next ones wait
+WAITING = 40  # requests that may wait; the page asks anyone beyond them to try again
+
+
+def page(act: actions.Actions, root: Path) -> gr.Blocks:
+    """The page with its three tabs; browsers keep their own voices in `root`."""
+    import gradio as gr
+
+    with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False) as blocks:
+        session = gr.State(Session(root), delete_callback=Session.close)
+        blocks.load(lambda: Session(root), None, session, **_quiet())  # Gradio only deletes a state that was set
+        gr.HTML(HEADER)
+        with gr.Tabs():
+            with gr.Tab("Write"):
+                sliders = _write_tab(act, session)
+            with gr.Tab("Teach a new voice"):
+                taught, archives = _teach_tab(act, session)
+            with gr.Tab("Look inside"):
+                picker = _look_tab(session)
+        taught.success(_show_voices, session, [*sliders, picker, archives], **_quiet())
+    blocks.queue(max_size=WAITING, api_open=False)
+    return blocks
+
+
+def _write_tab(act: actions.Actions, session: gr.State) -> list[gr.Slider]:
+    """Writing; its sliders, one for each voice, and hidden ones for those to come."""
+    import gradio as gr
+
+    with gr.Row(equal_height=False, elem_classes="ask"):
+        prompt = gr.Textbox("The king ", label="Prompt", max_lines=1, scale=1, min_width=260, elem_id="prompt")
+        go = gr.Button("Write", variant="primary", scale=0, min_width=130, elem_id="write")
+        stop = gr.Button("Stop", scale=0, min_width=100, elem_id="stop-writing")
+    with gr.Row(equal_height=False, elem_classes="stage"):
+        with gr.Column(scale=7, min_width=300):
+            outputs = [_output("status", POLITE), _output("texts", value=EMPTY)]
+            gr.HTML(colours.legend())
+            outputs += [_output("meters"), _output("next")]
+        with gr.Column(scale=2, min_width=250, elem_classes="mixer"):
+            sliders = _sliders()
+            temperature = _slider("Temperature", 0.8, "temperature", 0, writing.HOTTEST)
+            tokens = _slider("Length", 200, "tokens", 20, writing.MOST_TOKENS, step=10)
+            seed = gr.Number(0, label="Seed of the dice", elem_id="seed")
+    write, inputs = _friendly(act.write, len(outputs)), [session, prompt, temperature, seed, tokens, *sliders]
+    triggers = [go.click, prompt.submit, *(slider.release for slider in [*sliders, temperature])]
+    # always_last: whatever is asked for while a text is being written follows it once, with the latest values.
+    gr.on(triggers, write, inputs, outputs, trigger_mode="always_last", concurrency_limit=AT_ONCE, **_quiet())
+    stop.click(actions.stop_writing, session, None, queue=False, **_quiet())
+    return sliders
+
+
+def _sliders() -> list[gr.Slider]:
+    """One for each packaged voice, the first of which acts, and hidden ones for a browser's own."""
+    low, high = writing.WEAKEST, writing.STRONGEST
+    known = [_slider(voice.name, float(i == 0), f"voice{i}", low, high) for i, voice in enumerate(voices())]
+    places = range(len(known), len(known) + MOST)
+    return known + [_slider("a new voice", 0.0, f"voice{i}", low, high, visible=False) for i in places]
+
+
+def _slider(
+    label: str, value: float, id: str, low: float, high: float, step: float = 0.05, visible: bool = True
+) -> gr.Slider:
+    import gradio as gr
+
+    return gr.Slider(low, high, value, step=step, label=label, visible=visible, buttons=[], elem_id=id)
+
+
+def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
+    """Learning; the event after which a voice is there, and the list of adapters to take home."""
+    import gradio as gr
+
+    length = "a minute" if act.seconds == learning.MINUTE else f"{act.seconds:g} seconds"
+    gr.HTML(TEACH)
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            name = gr.Textbox(label="Name of the voice", max_lines=1, elem_id="voice-name")
+            text = gr.Textbox(label="Text to learn from", lines=8, max_lines=12, elem_id="voice-text")
+            upload = gr.File(label="or a .txt file", file_types=[".txt"], height=150, elem_id="voice-file")
+            with gr.Row():
+                go = gr.Button(f"Learn for {length}", variant="primary", scale=3, min_width=160, elem_id="learn")
+                stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-learning")
+        with gr.Column(min_width=300):
+            status, curve = _output("learning", POLITE), _output("curve")
+            archives = gr.File(
+                label="Your voices, as PEFT adapters", file_count="multiple", interactive=False, visible=False
+            )
+    fields = [session, name, text, upload]
+    checked = go.click(_friendly(act.check), fields, status, concurrency_limit=None, **_quiet())
+    outputs: list[Any] = [status, curve]
+    taught = checked.success(
+        _friendly(act.learn, len(outputs)), fields, outputs, concurrency_limit=1, **_quiet("minimal")
+    )
+    stop.click(actions.stop_learning, session, None, queue=False, **_quiet())
+    return taught, archives
+
+
+def _look_tab(session: gr.State) -> gr.Dropdown:
+    """Looking inside; the choice of a voice."""
+    import gradio as gr
+
+    known = [voice.name for voice in voices()]
+    with gr.Row(equal_height=False, elem_classes="ask"):
+        picker = gr.Dropdown(known, value=known[0], label="Voice", filterable=False, min_width=200, elem_id="picker")
+        go = gr.Button("Check merging", variant="primary", scale=0, min_width=180, elem_id="merge")
+    merging = _output("merging")
+    table = _output("parameters", value=actions.parameters(Session(Path()), known[0]))
+    go.click(actions.merging, [session, picker], merging, **_quiet())
+    picker.change(lambda *chosen: (actions.parameters(*chosen), ""), [session, picker], [table, merging], **_quiet())
+    return picker
+
+
+def _output(id: str, script: str | None = None, value: str = "") -> gr.HTML:
+    """A place for HTML that an action makes."""
+    import gradio as gr
+
+    return gr.HTML(value, elem_id=id, js_on_load=script)
+
+
+def _show_voices(session: Session) -> list[Any]:
+    """The newest voice's slider at 1 and all others at 0, as updates for the sliders, the picker and the archives."""
+    import gradio as gr
+
+    known, own = [voice.name for voice in voices()], list(session.voices)
+    sliders: list[Any] = [gr.update(value=0) for _ in known]
+    for place in range(MOST):
+        if place < len(own):
+            sliders.append(gr.update(label=own[place], visible=True, value=float(place == len(own) - 1)))
+        else:
+            sliders.append(gr.update(visible=False, value=0))
+    files = [str(learning.pack(folder)) for folder in session.voices.values()]
+    return [*sliders, gr.update(choices=known + own), gr.update(value=files, visible=bool(files))]
+
+
+def _friendly(action: Callable[..., Iterator[Any]], outputs: int = 1) -> Callable[..., Iterator[Any]]:
+    """The action, with what is wrong said in the first of its outputs, and no traceback; what would follow does not."""
+    import gradio as gr
+
+    @wraps(action)
+    def shown(*values: Any) -> Iterator[Any]:
+        try:
+            yield from action(*values)
+        except ValueError as error:
+            message = f'<p class="problem" role="alert">{escape(str(error))}</p>'
+            yield (message, *[gr.skip()] * (outputs - 1)) if outputs > 1 else message
+            raise gr.Error(str(error), visible=False, print_exception=False) from None
+
+    return shown
+
+
+def _quiet(progress: str = "hidden") -> dict[str, Any]:
+    """For every event: no public API, and no overlay on what it changes."""
+    return {"api_visibility": "private", "show_progress": progress}

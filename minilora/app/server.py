@@ -1,0 +1,110 @@
+"""The app as a server: on this machine alone, and nothing leaves it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minilora.app import learning
+from minilora.app.actions import Actions
+from minilora.voices import attach
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+HOST, PORT = "127.0.0.1", 7860
+SILENT = {  # before Gradio is imported: no telemetry, no look for a newer version, no model hub
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DISABLE_TELEMETRY": "1",
+}
+
+
+def serve(
+    host: str = HOST, port: int | None = None, seconds: float = learning.MINUTE, open_browser: bool = False
+) -> None:
+    """Show the page until Ctrl-C. Raises ValueError when Gradio is missing or the port is taken."""
+    with running(host, port, seconds, open_browser) as address:
+        print(f"minilora app: {address} (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+
+
+@contextmanager
+def running(
+    host: str = HOST, port: int | None = None, seconds: float = learning.MINUTE, open_browser: bool = False
+) -> Iterator[str]:
+    """The app, inside this block, at the address that it yields. Without a port, the first free one from 7860 on."""
+    os.environ.update(SILENT)
+    _import()
+    from minilora.app.page import page
+
+    with tempfile.TemporaryDirectory(prefix="minilora-app-", ignore_cleanup_errors=True) as root:
+        os.environ["GRADIO_TEMP_DIR"] = root  # for uploads, which go with it
+        blocks = page(Actions(attach(), seconds), Path(root))
+        try:
+            yield _launch(blocks, host, port, open_browser)
+        finally:
+            blocks.close(verbose=False)
+
+
+def _import() -> None:
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            "the app needs Gradio, which is not installed; "
+            "pip install 'minilora[app]', or in a checkout pip install -e '.[app]'"
+        ) from None
+
+
+def _launch(blocks: gr.Blocks, host: str, port: int | None, open_browser: bool) -> str:
+    """Start; the address."""
+    try:
+        _, address, _ = blocks.launch(
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            mcp_server=False,
+            pwa=False,
+            enable_monitoring=False,
+            footer_links=[],
+            max_file_size=10 * learning.LARGEST_FILE,  # up to here a file is taken, and then refused in a sentence
+            theme=_theme(),
+            css=(resources.files("minilora.app") / "page.css").read_text(encoding="utf-8"),
+        )
+    except OSError:
+        taken = f"port {port} is taken" if port else f"no port from {PORT} on is free"
+        raise ValueError(f"{taken} on {host}, or {host} is not this machine; choose another --port or --host") from None
+    return address
+
+
+def _theme() -> Any:
+    """Fonts that the machine has, so that none is fetched, and greys: the colours are for what the voices do."""
+    import gradio as gr
+
+    mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
+    theme = gr.themes.Default(
+        primary_hue="stone", neutral_hue="stone", font=["system-ui", "sans-serif"], font_mono=mono
+    )
+    dark, light = "#292524", "#f5f5f4"
+    return theme.set(
+        button_primary_background_fill=dark,
+        button_primary_background_fill_hover="#57534e",
+        button_primary_text_color="white",
+        button_primary_background_fill_dark=light,
+        button_primary_background_fill_hover_dark="#d6d3d1",
+        button_primary_text_color_dark=dark,
+        slider_color="#78716c",
+        slider_color_dark="#a8a29e",
+    )

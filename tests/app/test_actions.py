@@ -1,0 +1,133 @@
+"""The handlers: what they show, and that browsers do not disturb each other."""
+
+import re
+import shutil
+from html import unescape
+
+import pytest
+
+from minilora import lora
+from minilora.app import actions, learning
+from minilora.app.session import Session
+from minilora.assets import BASE
+from minilora.generation import Sampler, write
+from minilora.nn import Llama
+from minilora.voices import voice_folder
+
+NONE = [0.0] * 8
+
+
+@pytest.fixture
+def act(model):
+    return actions.Actions(model, seconds=1)
+
+
+def mix(*strengths):
+    return [*strengths, *NONE[len(strengths) :]]
+
+
+def texts(html):
+    """The base's text and the voices', as a person reads them."""
+    return [
+        unescape(re.sub("<[^>]*>", "", part)) for part in re.findall('class="written">(.*?)</span></p>', html, re.S)
+    ]
+
+
+def teach(session, name, like):
+    shutil.copytree(voice_folder(like), session.folder(name))
+    session.add(name)
+
+
+def test_writing_shows_both_texts_and_their_numbers(act, session):
+    *_, (status, html, meter, following) = act.write(session, "The king ", 0.8, 3, 50, *mix(1.0))
+    base = Llama.from_pretrained(BASE)
+    assert texts(html)[0] == write(base, "The king ", 50, Sampler(0.8), 3) != texts(html)[1]
+    assert status == "50 of 50 characters, seed 3"
+    assert "nats per character" in meter
+    assert 'class="next"' in following
+
+
+def test_sliders_are_the_voices_in_their_order(act, session, model):
+    for place, name in enumerate(actions.names(session)):
+        *_, (_, html, _, _) = act.write(session, "The king ", 0.8, 0, 30, *mix(*[0.0] * place, 1.0))
+        assert texts(html)[1] == write(model, "The king ", 30, Sampler(0.8), 0, adapters=name)
+
+
+def test_a_hidden_slider_does_nothing(act, session):
+    *_, (_, html, _, _) = act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 5, 1.0, 1.0, 1.0)
+    assert texts(html)[0] == texts(html)[1]
+
+
+def test_a_stop_is_for_the_text_that_is_being_written(act, session):
+    actions.stop_writing(session)  # before: no text is there to be stopped
+    writing = act.write(session, "The king ", 0.8, 0, 200, *mix(1.0))
+    next(writing)
+    actions.stop_writing(session)
+    *_, (status, _, _, _) = writing
+    assert int(status.split()[0]) < 200
+
+
+def test_two_browsers_write_at_once_and_read_the_same_as_alone(act, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("minilora.app.writing.PAUSE", -1)
+    one, other = Session(tmp_path), Session(tmp_path)
+    teach(other, "mine", like="recipe")
+    calls = [(one, mix(1.0)), (other, mix(*[0.0] * 5, 1.0))]
+    alone = [list(act.write(session, "The king ", 0.8, 0, 40, *strengths))[-1] for session, strengths in calls]
+    running = [act.write(session, "The king ", 0.8, 0, 40, *strengths) for session, strengths in calls]
+    *_, together = zip(*running, strict=True)  # a step of one, a step of the other
+    assert list(together) == alone
+    assert texts(alone[1][1])[1] == write(model, "The king ", 40, Sampler(0.8), 0, adapters="recipe")
+    assert "mine" not in actions.names(one)
+
+
+def test_a_voice_is_learned_into_its_own_session(act, session, model, tmp_path, recipes):
+    before = {name: array.tobytes() for name, array in model.state_dict().items()}
+    status, curve = list(act.learn(session, "cook", recipes, None))[-1]
+    assert status.startswith("Learned in")
+    assert "cook has a slider" in status
+    assert "<svg" in curve
+    assert list(session.voices) == ["cook"]
+    assert actions.names(session)[-1] == "cook"
+    assert actions.names(Session(tmp_path)) == actions.names(session)[:-1]
+    assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
+    assert lora.adapters(model) == actions.names(session)[:-1]
+    assert "6.08 %" in actions.parameters(session, "cook")
+    assert "bit for bit" in actions.merging(session, "cook")
+
+
+def test_what_is_wrong_is_said_before_the_turn_and_at_it(act, session, recipes):
+    for handler in (act.check, act.learn):
+        with pytest.raises(ValueError, match="already a voice called shakespeare"):
+            next(handler(session, "shakespeare", recipes, None))
+    assert "one voice learns at a time" in next(act.check(session, "cook", recipes, None))
+    for name in "abc":
+        teach(session, name, like="recipe")
+    for handler in (act.check, act.learn):
+        with pytest.raises(ValueError, match="room for 3"):
+            next(handler(session, "cook", recipes, None))
+
+
+def test_a_stopped_voice_is_kept(act, session, recipes):
+    learns = actions.Actions(act.model, seconds=600).learn(session, "cook", recipes, None)
+    next(learns)
+    next(learns)
+    actions.stop_learning(session)
+    *_, (status, _) = learns
+    assert status.startswith("Learned in 1 steps")
+    assert list(session.voices) == ["cook"]
+
+
+def test_a_stop_before_it_began_is_forgotten(act, session, recipes, monkeypatch):
+    monkeypatch.setattr(learning, "learn", lambda *_: iter([]))
+    actions.stop_learning(session)
+    list(act.learn(session, "cook", recipes, None))
+    assert "learning" not in session.stopped
+
+
+def test_a_voice_that_is_gone_is_said(session):
+    with pytest.raises(ValueError, match="no voice called gone here any more"):
+        actions.parameters(session, "gone")
+
+
+def test_a_minute_is_the_default():
+    assert actions.Actions.__dataclass_fields__["seconds"].default == learning.MINUTE == 60

@@ -1,0 +1,194 @@
+"""A text becomes a voice: what cannot is said, the time is kept, and the best of what was learned is saved."""
+
+import itertools
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from minilora import lora
+from minilora.app import learning
+from minilora.assets import BASE
+from minilora.data import ByteTokenizer
+from minilora.nn import Llama
+
+LONG = "All work and no play makes Jack a dull boy.\n" * 30
+
+
+def lesson(name="diary", pasted=LONG, upload=None, taken=("python", "Mine")):
+    return learning.lesson(name, pasted, upload, taken)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": ""}, "at most 20 letters"),
+        ({"name": None}, "at most 20 letters"),
+        ({"name": "a b"}, "at most 20 letters"),
+        ({"name": "../up"}, "at most 20 letters"),
+        ({"name": "1st"}, "with a letter first"),
+        ({"name": "x" * 21}, "at most 20 letters"),
+        ({"name": "python"}, "already a voice called python"),
+        ({"name": "MINE"}, "already a voice called MINE"),
+        ({"name": "base"}, "already a voice called base"),
+        ({"pasted": ""}, "at least 1,000 characters to learn from; here are 0"),
+        ({"pasted": None}, "here are 0"),
+        ({"pasted": " x" + " " * 2000}, "here are 1"),
+        ({"pasted": "é" * 999}, "here are 999"),
+        ({"pasted": "大" * 3000}, "letters that the base has never seen"),
+        ({"pasted": "a\0" * 1000}, "not a text"),
+        ({"pasted": "a" * 2_097_153}, "2,097,153 characters, and may have at most 2,097,152"),
+    ],
+)
+def test_what_cannot_be_learned_is_said(changes, message):
+    with pytest.raises(ValueError, match=message):
+        lesson(**changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x89PNG\r\n\x1a\n\0\0\0" + bytes(5000), "The file holds no text"),
+        (b"", "The file holds no text"),
+        ("все счастливые семьи похожи\n".encode() * 99, "letters that the base has never seen"),
+        (b"too short", "here are 9"),
+        (b"a" * 2_097_153, "2,097,153 bytes, and may have at most 2,097,152"),
+    ],
+)
+def test_a_file_that_holds_no_text_to_learn_from(tmp_path, content, message):
+    file = tmp_path / "secret-folder-name.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=message) as raised:
+        lesson(pasted=" ", upload=str(file))
+    assert "secret" not in str(raised.value)
+
+
+def test_a_pasted_text_and_a_file_are_one_too_many(tmp_path):
+    (tmp_path / "a.txt").write_text(LONG)
+    with pytest.raises(ValueError, match="Clear one of them"):
+        lesson(upload=str(tmp_path / "a.txt"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_a_file_is_read_as_its_pasted_text(tmp_path, encoding):
+    text = LONG.replace("dull", "düll").replace("\n", "\r\n")
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    found = lesson(pasted="", upload=str(tmp_path / "a.txt"))
+    expected = ByteTokenizer().encode(LONG)
+    assert np.array_equal(np.concatenate([found.train_ids, found.val_ids]), expected)
+    assert len(found.train_ids) == int(0.9 * len(expected))
+
+
+def test_short_texts_get_a_shorter_context():
+    assert lesson(pasted="x" * 1000).context == 99
+    assert lesson(pasted="x" * 1290).context == 128
+    assert lesson(pasted="x" * 9000).context == 128
+
+
+def test_the_settings_are_the_demos():
+    found = learning.settings(lesson(pasted="x" * 9000), 200)
+    demo = {"batch": 16, "context": 128, "lr": 5e-3, "min_lr": 5e-4, "warmup": 20, "weight_decay": 0.0}
+    assert {name: getattr(found, name) for name in demo} == demo
+    assert learning.settings(lesson(), 10).warmup == 2
+
+
+def test_a_voice_learns_and_is_saved(tmp_path, recipes):
+    *_, end = learning.learn(lesson(pasted=recipes), tmp_path / "cook", seconds=4)
+    assert end.finished
+    assert end.best[1] < end.evaluations[0][1]
+    assert len(end.losses) >= learning.PROBE or end.seconds_left > 0
+    model = Llama.from_pretrained(BASE)
+    lora.load_adapter(model, tmp_path / "cook")
+    found = learning.evaluate(model, lesson(pasted=recipes).val_ids, 128, learning.WINDOWS)
+    assert found == pytest.approx(end.best[1], abs=1e-4)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """quick(losses): steps that only count, ten of them, and evaluations that find these losses; what was saved."""
+
+    def install(losses, seconds_a_step=0.0):
+        clock = SimpleNamespace(now=0.0)
+        saved, found = [], iter(losses)
+
+        def steps(*_):
+            for step in itertools.count(1):
+                clock.now += seconds_a_step
+                yield SimpleNamespace(losses=[2.0] * step)
+
+        monkeypatch.setattr(learning, "train_steps", steps)
+        monkeypatch.setattr(learning, "_steps_in", lambda *_: 10)
+        monkeypatch.setattr(learning, "_loss", lambda *_: next(found))
+        monkeypatch.setattr(learning, "PAUSE", -1)
+        monkeypatch.setattr(learning, "EVALUATIONS", 5)
+        monkeypatch.setattr(learning.time, "monotonic", lambda: clock.now)
+        monkeypatch.setattr(learning.lora, "save_adapter", lambda model, folder, name: saved.append(name))
+        return saved
+
+    return install
+
+
+def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
+    saved = quick([1.0, 2.0, 1.5, 1.6, 1.4, 1.7])  # before, and after steps 2, 4, 6, 8, 10
+    *_, end = learning.learn(lesson(), tmp_path, 60)
+    assert end.evaluations == [(0, 1.0), (2, 2.0), (4, 1.5), (6, 1.6), (8, 1.4), (10, 1.7)]
+    assert saved == ["diary"] * 3  # after steps 2, 4 and 8
+    assert end.best == (8, 1.4)
+    assert str(end) == (
+        "Learned in 10 steps, kept as it was after step 8: held-out loss 1.00 → 1.40 nats per character."
+    )
+
+
+def test_every_step_is_shown(quick, tmp_path):
+    quick([1.0] * 6, seconds_a_step=2.0)
+    shown = list(learning.learn(lesson(), tmp_path, 60))
+    assert [len(progress.losses) for progress in shown] == list(range(11))
+    assert [progress.seconds_left for progress in shown[1:]] == [2.0 * left for left in range(9, -1, -1)]
+    assert [progress.finished for progress in shown] == [False] * 10 + [True]
+
+
+def test_when_stopped_it_keeps_what_it_has(quick, tmp_path):
+    saved = quick([1.0, 0.9])
+    *_, end = learning.learn(lesson(), tmp_path, 60, stopped=lambda: True)
+    assert (end.finished, len(end.losses), saved) == (True, 1, ["diary"])
+
+
+def test_a_busy_machine_gets_half_as_much_time_again(quick, tmp_path):
+    quick([1.0] * 6, seconds_a_step=20.0)
+    *_, end = learning.learn(lesson(), tmp_path, 60)
+    assert len(end.losses) == 5  # 100 s: after 80 it was not yet more than 90
+
+
+@pytest.mark.parametrize(("seconds", "a_step", "steps"), [(60, 0.5, 104), (60, 0.25, 212), (1, 0.5, learning.PROBE)])
+def test_as_many_steps_as_fit_into_the_time(monkeypatch, seconds, a_step, steps):
+    clock = SimpleNamespace(now=0.0)
+
+    def slow_first(*_):
+        for step in itertools.count():
+            clock.now += a_step if step else 9.0
+            yield
+
+    monkeypatch.setattr(learning, "train_steps", slow_first)
+    monkeypatch.setattr(learning.time, "monotonic", lambda: clock.now)
+    assert learning._steps_in(Llama.from_pretrained(BASE), lesson(), seconds) == steps
+
+
+def test_timing_leaves_no_trace():
+    model, base = Llama.from_pretrained(BASE), Llama.from_pretrained(BASE)
+    learning._steps_in(model, lesson(), 1)
+    assert lora.adapters(model) == []
+    assert {k: v.tobytes() for k, v in model.state_dict().items()} == {
+        k: v.tobytes() for k, v in base.state_dict().items()
+    }
+
+
+def test_the_archive_holds_the_folder(tmp_path):
+    (tmp_path / "cook").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / "cook" / name).write_text(name)
+    archive = learning.pack(tmp_path / "cook")
+    assert archive.name == "cook.zip"
+    with zipfile.ZipFile(archive) as file:
+        assert file.namelist() == ["cook/adapter_config.json", "cook/adapter_model.safetensors"]
+        assert file.read("cook/adapter_config.json") == b"adapter_config.json"

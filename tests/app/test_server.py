@@ -1,0 +1,93 @@
+"""The server: on this machine alone, nothing sent anywhere, and a sentence when it cannot start."""
+
+import argparse
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from minilora.app import server
+from minilora.app.actions import Actions
+from minilora.cli import app
+
+
+def parse(*arguments):
+    parser = argparse.ArgumentParser()
+    app.add(parser.add_subparsers())
+    return parser.parse_args(["app", *arguments])
+
+
+def test_by_default_it_listens_on_this_machine_alone():
+    flags = parse()
+    assert (flags.host, flags.port, flags.open, flags.seconds) == ("127.0.0.1", None, False, 60.0)
+    assert server.HOST == "127.0.0.1"
+
+
+@pytest.mark.parametrize("flag", ["--port 0", "--port 65536", "--port x", "--seconds 0", "--seconds nan"])
+def test_wrong_flags_are_refused(flag, capsys):
+    with pytest.raises(SystemExit):
+        parse(*flag.split())
+    assert "expected" in capsys.readouterr().err
+
+
+def test_without_gradio_it_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(ValueError, match=re.escape("pip install 'minilora[app]'")):
+        app.run(parse())
+
+
+def test_nothing_of_the_app_loads_gradio():
+    rooms = ("actions", "charts", "colours", "learning", "looking", "page", "server", "session", "writing")
+    script = f"import sys; import {', '.join(f'minilora.app.{room}' for room in rooms)}; print('gradio' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+@pytest.fixture(scope="module")
+def config(model, tmp_path_factory):
+    """What the page tells the browser about itself."""
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
+    from minilora.app.page import page
+
+    return page(Actions(model, 60), tmp_path_factory.mktemp("voices")).get_config_file()
+
+
+def test_the_page_offers_no_api_and_sends_no_analytics(config):
+    assert {dependency["api_visibility"] for dependency in config["dependencies"]} == {"private"}
+    assert config["analytics_enabled"] is False
+
+
+def test_the_theme_fetches_no_fonts():
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
+    theme = server._theme()
+    assert theme._stylesheets == []
+    assert "@import" not in theme._get_theme_css()
+
+
+def test_every_field_has_a_label(config):
+    fields = ("textbox", "slider", "number", "dropdown", "file")
+    labels = [part["props"].get("label") for part in config["components"] if part["type"] in fields]
+    assert len(labels) == len(set(labels) - {None, "a new voice"}) + 3
+
+
+def test_a_taken_port_is_said():
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=f"port {port} is taken"), server.running(port=port):
+            pass
+
+
+def test_what_it_kept_is_gone_afterwards():
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
+    with server.running() as address:
+        root = os.environ["GRADIO_TEMP_DIR"]
+        assert os.path.isdir(root)
+        assert address.startswith("http://127.0.0.1:")
+        assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert not os.path.exists(root)

@@ -1,0 +1,83 @@
+"""A browser's own voices are its own: nothing that another one uses is changed by them."""
+
+import shutil
+
+import pytest
+
+from minilora import lora
+from minilora.app.session import MOST, Session
+from minilora.voices import stream, voice_folder
+
+
+def teach(session, name, like="python"):
+    """Give the session a voice without waiting for one to learn."""
+    shutil.copytree(voice_folder(like), session.folder(name))
+    session.add(name)
+
+
+def written(model, choice):
+    return "".join(letters[0].text for letters in stream(model, "The king ", [choice], tokens=25))
+
+
+def contents(model):
+    return {name: array.tobytes() for name, array in model.state_dict().items()}
+
+
+def test_a_voice_of_its_own_speaks(session, model):
+    teach(session, "mine")
+    assert written(session.model, "mine") == written(model, "python") != written(model, None)
+    assert lora.active(session.model) == {}
+
+
+def test_the_shared_model_stays_as_it_was(session, model):
+    before, names = contents(model), lora.adapters(model)
+    teach(session, "mine")
+    assert contents(model) == before
+    assert lora.adapters(model) == names
+    assert lora.active(model) == {}
+    arrays = {id(array) for array in model.state_dict().values()}
+    assert not arrays & {id(array) for array in session.model.state_dict().values()}
+
+
+def test_a_text_that_is_being_written_keeps_its_model(session):
+    teach(session, "first")
+    before, names = session.model, lora.adapters(session.model)
+    teach(session, "second", like="recipe")
+    assert session.model is not before
+    assert lora.adapters(before) == names
+    assert list(session.voices) == ["first", "second"]
+    assert written(session.model, "first") == written(before, "first")
+
+
+def test_there_is_room_for_three(session):
+    for name in ("a", "b", "c"):
+        teach(session, name)
+    assert len(session.voices) == MOST == 3
+    with pytest.raises(ValueError, match="room for 3 new voices"):
+        teach(session, "d")
+    assert list(session.voices) == ["a", "b", "c"]
+
+
+def test_a_failed_voice_leaves_the_others(session):
+    teach(session, "good")
+    before = session.model
+    with pytest.raises(lora.AdapterError):
+        session.add("never-learned")
+    assert (session.model, list(session.voices)) == (before, ["good"])
+
+
+def test_closing_removes_its_files_and_no_others(tmp_path):
+    one, other = Session(tmp_path), Session(tmp_path)
+    teach(one, "mine")
+    teach(other, "mine")
+    kept = other.folder("mine")
+    assert one.folder("mine") != kept
+    one.close()
+    assert list(tmp_path.iterdir()) == [kept.parent]
+    assert (one.voices, one.model) == ({}, None)
+    assert one.stopped == {"writing", "learning"}
+
+
+def test_a_session_without_voices_has_no_files(tmp_path):
+    Session(tmp_path).close()
+    assert list(tmp_path.iterdir()) == []
