@@ -166,12 +166,13 @@ def facts(name: str) -> dict[str, str]:
     train, held_out = split(load_corpus(f["corpus"]))
     version = f", of Python {f['python']}" if "python" in f else ""
     size, parameters = (folder / "adapter_model.safetensors").stat().st_size, sum(a.size for a in tensors.values())
+    head = ", the head too" if "lm_head" in config.target_modules else " but the head"
     measured = f"`minilora eval --voice {name} --corpus"
     return {
         "data": f"`{f['corpus']}`: {SAYS[name][1]}{version}, folded to ASCII; {len(train):,} characters for training",
         "held out": f"{len(held_out):,} characters never trained on (SHA-256 {f['held_out_sha256'][:16]}…)",
         "adapter": f"r = {config.r}, alpha = {config.lora_alpha:g}, dropout {config.lora_dropout:g}, on every linear "
-        f"layer but the head: {parameters:,} parameters, float16, {size:,} bytes; opens in PEFT",
+        f"layer{head}: {parameters:,} parameters, float16, {size:,} bytes; opens in PEFT",
         "command": f"`minilora finetune --preset {name} --out FOLDER` (settings: `run.toml`; seed {t.seed})",
         "length": f"{t.iters:,} steps of {t.batch} windows of {t.context} characters",
         "its own text": f"**{f['before']:.4f} → {f['after']:.4f} nats per character** without → with the voice: "

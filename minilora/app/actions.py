@@ -1,4 +1,4 @@
-"""What the page's buttons do. Each handler takes the values of the page's fields and yields HTML for its outputs.
+"""What the page's buttons do. Each handler takes the values of the page's fields and yields what to show.
 
 None of this knows Gradio. What cannot be done is a ValueError with a sentence for the person.
 """
@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 
 from minilora.app import charts, colours, learning, looking, writing
+from minilora.app.learning import Progress
 from minilora.app.session import Session
 from minilora.nn import Llama
 from minilora.voices import voices
@@ -46,18 +47,20 @@ class Actions:
         learning.lesson(name, text, upload, names(session))
         yield "Waiting for its turn: one voice learns at a time."
 
-    def learn(self, session: Session, name: str, text: str, upload: str | None) -> Iterator[tuple[str, str]]:
-        """The status and the curve as a voice learns; at the end it is one of the session's."""
+    def learn(
+        self, session: Session, name: str, text: str, upload: str | None
+    ) -> Iterator[tuple[str, Progress | None]]:
+        """The status and how far it is, as a voice learns; at the end it is one of the session's."""
         session.refuse_more()
         lesson = learning.lesson(name, text, upload, names(session))
         session.stopped.discard("learning")
         folder = session.folder(lesson.name)
-        yield "Measuring how many steps fit into the time.", ""
+        yield "Measuring how many steps fit into the time.", None
         for progress in learning.learn(lesson, folder, self.seconds, lambda: "learning" in session.stopped):
             if progress.finished:
                 session.add(lesson.name)
             hint = f" {escape(lesson.name)} has a slider under Write now." if progress.finished else ""
-            yield f"{progress}{hint}", charts.curve(progress)
+            yield f"{progress}{hint}", progress
 
 
 def stop_writing(session: Session) -> None:

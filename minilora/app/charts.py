@@ -1,4 +1,4 @@
-"""Small charts as HTML and SVG: the style meter, what could have come next, and the curve of a voice that learns.
+"""Small charts as HTML: the style meter, and what could have come next.
 
 Each number stands beside its bar as text, so that nothing depends on seeing colours.
 """
@@ -10,21 +10,19 @@ from html import escape
 import numpy as np
 
 from minilora.app.colours import number
-from minilora.app.learning import Progress
 from minilora.data.tokenizer import visible
 from minilora.voices import Text
 
 MARKS = {10: "⏎", 32: "␣"}
 LONGEST_BAR = 3.0  # nats per character that fill a meter
-LEFT, RIGHT, TOP, BOTTOM = 46, 470, 12, 216  # the curve's axes, in the units of its view box, 480 × 256
 
 
 def meter(text: Text) -> str:
-    """The style meter, and where several voices act or one acts at another strength than 1, each voice's own."""
+    """The style meter, and where several voices act each voice's own."""
     if not text.letters:
         return ""
     rows = [_meter_row("style meter", text.meter)]
-    if text.strengths and list(text.strengths.values()) != [1.0]:
+    if len(text.strengths) > 1:
         rows += [_meter_row(f"{escape(name)} alone", value) for name, value in text.meters.items()]
     return f'<table class="meter"><caption>How far from the base, on average</caption>{"".join(rows)}</table>'
 
@@ -70,46 +68,3 @@ def character(token: int) -> str:
 
 def _bar(side: str, share: float) -> str:
     return f'<i class="bar {side}" style="--share: {min(share, 1.0):.4f}" aria-hidden="true"></i>'
-
-
-def curve(progress: Progress) -> str:
-    """The losses so far over all steps to come, as an SVG picture with its numbers as text."""
-    losses, held_out = progress.losses, progress.evaluations
-    values = [*losses, *(loss for _, loss in held_out)]
-    low, high = np.floor(2 * min(values)) / 2, np.ceil(2 * max(values)) / 2
-    high = max(high, low + 0.5)
-
-    def place(step: float, loss: float) -> str:
-        x = LEFT + (RIGHT - LEFT) * step / progress.iters
-        return f"{x:.1f},{BOTTOM - (BOTTOM - TOP) * (loss - low) / (high - low):.1f}"
-
-    def points(pairs: list[tuple[int, float]]) -> str:
-        return " ".join(place(step, loss) for step, loss in pairs)
-
-    dots = "".join('<circle r="3.5" cx="{}" cy="{}"/>'.format(*place(*pair).split(",")) for pair in held_out)
-    return (
-        f'<figure class="curve"><svg viewBox="0 0 480 256" role="img" aria-label="{progress}">'
-        f"{_axes(low, high, progress.iters)}"
-        f'<polyline class="training" points="{points(list(enumerate(losses, 1)))}"/>'
-        f'<g class="held-out"><polyline points="{points(held_out)}"/>{dots}</g></svg>'
-        '<figcaption><span class="training">training text</span> <span class="held-out">held-out text</span>'
-        "</figcaption></figure>"
-    )
-
-
-def _axes(low: float, high: float, iters: int) -> str:
-    """Lines and labels: a loss every 0.5 nats, or 1 where the axis is long, and the first, middle and last step."""
-    spacing = 0.5 if high - low <= 3 else 1.0
-    parts = []
-    for loss in np.arange(low, high + 0.01, spacing):
-        y = BOTTOM - (BOTTOM - TOP) * (loss - low) / (high - low)
-        parts.append(f'<line x1="{LEFT}" x2="{RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{loss:.1f}</text>')
-    for step, anchor in ((0, "start"), (iters // 2, "middle"), (iters, "end")):
-        x = LEFT + (RIGHT - LEFT) * step / iters
-        parts.append(f'<text x="{x:.1f}" y="{BOTTOM + 16}" text-anchor="{anchor}">{step}</text>')
-    middle = (TOP + BOTTOM) / 2
-    parts.append(f'<text x="{(LEFT + RIGHT) / 2}" y="{BOTTOM + 32}" text-anchor="middle">step</text>')
-    turned = f'transform="rotate(-90 12 {middle})" text-anchor="middle"'
-    parts.append(f'<text x="12" y="{middle}" {turned}>loss, nats per character</text>')
-    return f'<g class="axes">{"".join(parts)}</g>'

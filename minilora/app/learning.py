@@ -30,6 +30,7 @@ LARGEST_FILE = 2 * 1024**2  # bytes
 SHORTEST = 1_000  # characters: a tenth is held out, and should be more than a line or two
 BATCH, CONTEXT, LR, WARMUP = 16, 128, 5e-3, 20  # presets/demo.toml
 EVALUATIONS, WINDOWS = 8, 32
+TARGETS = ".*_proj|lm_head"  # the head too: a text may have characters that the base has never seen
 PAUSE = 0.25  # seconds between two pictures of the curve
 PROBE = 4  # steps that are timed before the real ones
 
@@ -141,7 +142,7 @@ def learn(
             if last or step % every == 0:
                 evaluations.append((step, _loss(model, lesson)))
                 if min(evaluations[1:], key=lambda pair: pair[1])[0] == step:
-                    lora.save_adapter(model, folder, lesson.name)
+                    lora.save_adapter(model, folder, lesson.name, dtype="float16")
             if last or now - shown > PAUSE:
                 left = (now - start) / step * (iters - step)
                 yield Progress(iters, history.losses[:], evaluations[:], left, finished=last)
@@ -166,7 +167,7 @@ def settings(lesson: Lesson, iters: int) -> TrainingConfig:
 
 
 def _adapter() -> lora.LoraConfig:
-    return lora.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
+    return lora.LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS)
 
 
 def _steps_in(model: Llama, lesson: Lesson, seconds: float) -> int:

@@ -103,18 +103,53 @@ def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
                 go = gr.Button(f"Learn for {length}", variant="primary", scale=3, min_width=160, elem_id="learn")
                 stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-learning")
         with gr.Column(min_width=300):
-            status, curve = _output("learning", POLITE), _output("curve")
+            status, curve = _output("learning", POLITE), _losses()
             archives = gr.File(
                 label="Your voices, as PEFT adapters", file_count="multiple", interactive=False, visible=False
             )
     fields = [session, name, text, upload]
     checked = go.click(_friendly(act.check), fields, status, concurrency_limit=None, **_quiet())
     outputs: list[Any] = [status, curve]
-    taught = checked.success(
-        _friendly(act.learn, len(outputs)), fields, outputs, concurrency_limit=1, **_quiet("minimal")
-    )
+    learn = _friendly(act.learn, len(outputs))
+    taught = checked.success(_drawn(learn), fields, outputs, concurrency_limit=1, **_quiet("minimal"))
     stop.click(actions.stop_learning, session, None, queue=False, **_quiet())
     return taught, archives
+
+
+def _losses() -> gr.LinePlot:
+    """Where the losses of a voice that learns will be drawn."""
+    import gradio as gr
+
+    return gr.LinePlot(
+        x="step",
+        y="loss",
+        color="text",
+        y_title="loss, nats per character",
+        color_title=" ",
+        color_map={"training": "#8c8782", "held out": "#d2601a"},
+        height=320,
+        buttons=[],
+        visible=False,
+        elem_id="curve",
+    )
+
+
+def _drawn(learn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """The action, with its progress as points of the plot."""
+    import gradio as gr
+    import pandas as pd
+
+    def shown(*values: Any) -> Iterator[Any]:
+        for status, progress in learn(*values):
+            if not isinstance(progress, learning.Progress):
+                yield status, gr.skip()
+                continue
+            points = [(step, loss, "training") for step, loss in enumerate(progress.losses, 1)]
+            points += [(step, loss, "held out") for step, loss in progress.evaluations]
+            table = pd.DataFrame(points, columns=["step", "loss", "text"])
+            yield status, gr.LinePlot(table, visible=True, x_lim=[0, progress.iters])
+
+    return shown
 
 
 def _look_tab(session: gr.State) -> gr.Dropdown:

@@ -78,7 +78,7 @@ def _title(name: str, text: Text) -> str:
     if not text.strengths:
         return name
     lines = [name, f"style meter {text.meter:+.2f} nats per character"]
-    if text.strengths != {n: 1.0 for n in text.strengths} or len(text.strengths) > 1:
+    if len(text.strengths) > 1:
         lines.append(", ".join(f"{voice} {meter:+.2f}" for voice, meter in text.meters.items()))
     return "\n".join(lines)
 

@@ -34,7 +34,7 @@ class Letter:
     ----------
     text : the character; of one that takes several bytes, each of which is a letter, all but the last have ""
     ratio : how much more the voices that wrote it expected it than the base, in nats
-    by_voice : the same for each of these voices, alone and at strength 1
+    by_voice : the same for each of these voices alone, at the strength that it has
     log_p, base_log_p : (V,) what the voices and the base expected here, as log-probabilities at temperature 1
     """
 
@@ -63,7 +63,7 @@ class Text:
 
     @property
     def meters(self) -> dict[str, float]:
-        """How much the text sounds like each of its voices: the mean ratio of that voice alone, at strength 1."""
+        """How much the text sounds like each of its voices: the mean ratio of that voice alone, at its strength."""
         return {name: float(np.mean([letter.by_voice[name] for letter in self.letters])) for name in self.strengths}
 
 
@@ -132,7 +132,7 @@ class _Writing:
     """A text as it is written. Of its rows in the batch the first writes; the others read along and expect."""
 
     def __init__(self, mix: dict[str, float]) -> None:
-        alone = [{name: 1.0} for name in mix]
+        alone = [{name: strength} for name, strength in mix.items()]
         self.mix, self.rows = mix, [mix, *(choice for choice in ({}, *alone) if choice != mix)]
         self.decoder = ByteTokenizer().stream()
 
@@ -140,7 +140,7 @@ class _Writing:
         """What `token` adds, where the rows expected log_p (rows, V)."""
         base = log_p[self.rows.index({})]
         ratios = log_p[:, token] - base[token]  # (rows,)
-        by_voice = {name: float(ratios[self.rows.index({name: 1.0})]) for name in self.mix}
+        by_voice = {name: float(ratios[self.rows.index({name: s})]) for name, s in self.mix.items()}
         return Letter(self.decoder.decode(bytes([token]), final), float(ratios[0]), by_voice, log_p[0], base)
 
 

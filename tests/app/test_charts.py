@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from minilora.app import charts
-from minilora.app.learning import Progress
 from minilora.voices import Letter, Text
 
 
@@ -41,7 +40,7 @@ def test_the_meter_knows_both_sides(text):
     assert "−1.50" in charts.meter(text(("a", -1.5)))
 
 
-@pytest.mark.parametrize("strengths", [{"a": 0.5, "b": 0.5}, {"a": 0.7}, {"a": 1.0, "b": 1.0}])
+@pytest.mark.parametrize("strengths", [{"a": 0.5, "b": 0.5}, {"a": 1.0, "b": 1.0}])
 def test_of_a_mix_each_voice_has_its_own(letter, strengths):
     found = rows(charts.meter(Text(strengths, [letter("x", 0.5), letter("y", -0.1)])))
     own = {"a": "+0.20", "b": "+0.40"}
@@ -83,24 +82,3 @@ def test_ten_characters_are_shown_and_what_stands_before():
 )
 def test_every_byte_can_be_shown(token, shown):
     assert charts.character(token) == shown
-
-
-def test_the_curve_has_every_loss_and_the_steps_to_come():
-    progress = Progress(40, [2.4, 2.2, 2.0, 1.9], [(0, 2.5), (2, 2.1), (4, 1.95)], 12.3)
-    svg = charts.curve(progress)
-    training, held_out = re.findall('points="(.*?)"', svg)
-    assert len(training.split()) == 4
-    assert len(held_out.split()) == svg.count("<circle") == 3
-    first, *_, end = ([float(n) for n in pair.split(",")] for pair in held_out.split())
-    assert first[0] == charts.LEFT
-    assert end[0] == pytest.approx(charts.LEFT + (charts.RIGHT - charts.LEFT) / 10, abs=0.1)
-    assert end[1] > first[1]  # a lower loss is further down
-    assert ">40</text>" in svg
-    assert "Step 4 of 40, training loss 2.12, held-out loss 1.95, about 12 s left" in svg
-
-
-@pytest.mark.parametrize("losses", [[], [2.0]])
-def test_the_curve_begins_with_one_number(losses):
-    svg = charts.curve(Progress(5, losses, [(0, 2.0)], 1.0))
-    assert "nan" not in svg
-    assert svg.count("<circle") == 1

@@ -123,7 +123,7 @@ def quick(monkeypatch):
         monkeypatch.setattr(learning, "PAUSE", -1)
         monkeypatch.setattr(learning, "EVALUATIONS", 5)
         monkeypatch.setattr(learning.time, "monotonic", lambda: clock.now)
-        monkeypatch.setattr(learning.lora, "save_adapter", lambda model, folder, name: saved.append(name))
+        monkeypatch.setattr(learning.lora, "save_adapter", lambda model, folder, name, dtype: saved.append(name))
         return saved
 
     return install

@@ -45,7 +45,7 @@ def take_home(visitor, folder):
 def test_from_a_text_to_a_voice_and_home(visit, tmp_path):
     visitor = visit()
     teach(visitor)
-    visitor.page.wait_for_selector("#curve svg .held-out circle")
+    visitor.page.wait_for_selector("#curve canvas, #curve svg")
     learned(visitor)
     strengths = [visitor.strength(name).input_value() for name in ("shakespeare", "cook")]
     assert strengths == ["0", "1"]

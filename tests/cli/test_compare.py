@@ -39,8 +39,7 @@ def test_columns_hold_what_generate_writes(minilora, terminal):
 def test_mixtures_have_a_meter_for_each_voice(minilora):
     out = minilora("compare", "--voices", "shakespeare:0.5+python:0.5", "--tokens", 40)
     assert re.search(r"shakespeare [+-]\d\.\d\d, python [+-]\d\.\d\d", out)
-    assert "python " in minilora("compare", "--voices", "python:0.5", "--tokens", 5).splitlines()[2]
-    assert len(minilora("compare", "--voices", "python", "--tokens", 5).split("---")[0].splitlines()) == 2
+    assert len(minilora("compare", "--voices", "python:0.5", "--tokens", 5).split("---")[0].splitlines()) == 2
 
 
 def test_all_voices_are_the_default(minilora, terminal):
@@ -59,7 +58,7 @@ def test_colour_marks_what_the_voice_expected_more_or_less(minilora, terminal):
     flags = ["compare", "--voices", "base,python", "--tokens", 120]
     plain, painted = minilora(*flags), minilora(*flags, "--colour", "always")
     assert "\x1b" not in plain
-    assert PAINTED.sub(r"\2", painted) == plain
+    assert [line.rstrip() for line in PAINTED.sub(r"\2", painted).splitlines()] == plain.splitlines()
     assert {int(shade) for shade, _ in PAINTED.findall(painted)} <= {223, 216, 208, 195, 153, 75}
     base_column = [line.split(" | ")[0] for line in painted.splitlines()]
     assert not PAINTED.search("\n".join(base_column))
@@ -134,7 +133,7 @@ def test_voices_lists_them_with_their_losses(minilora):
 def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
     out = minilora("generate", "--voice", "shakespeare", "--voice", "python:0.4", "--prompt", "The", "--tokens", 40)
     assert out == f"The{write(attach(), 'The', 40, adapters={'shakespeare': 1, 'python': 0.4})}\n"
-    assert "rank 16" in minilora("mix", "--voice", "recipe:0.5", "--voice", "python:0.5", "--out", "blend")
+    assert "rank 8 to 16" in minilora("mix", "--voice", "recipe:0.5", "--voice", "python:0.5", "--out", "blend")
 
 
 @pytest.mark.parametrize(

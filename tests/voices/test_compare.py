@@ -71,7 +71,8 @@ def test_ratios_are_those_of_whole_forward_passes(seed, a, b, model):
         assert letter.ratio == pytest.approx((log_p(model, past, mix) - base)[token], rel=1e-7, abs=1e-9)
         assert set(letter.by_voice) == {name for name, s in mix.items() if s}
         for name, ratio in letter.by_voice.items():
-            assert ratio == pytest.approx((log_p(model, past, name) - base)[token], rel=1e-7, abs=1e-9)
+            alone = log_p(model, past, {name: mix[name]})
+            assert ratio == pytest.approx((alone - base)[token], rel=1e-7, abs=1e-9)
         past += letter.text.encode()
 
 
@@ -83,8 +84,9 @@ def test_meters_are_means_over_the_letters(model):
     assert len({text.meter, *text.meters.values()}) == 3
 
 
-def test_a_single_voice_at_full_strength_has_one_meter(model):
-    (text,) = compare("The", ["bard"], tokens=30, model=model)
+@pytest.mark.parametrize("voice", ["bard", {"bard": 0.4}, {"bard": -2.0}])
+def test_a_single_voice_has_one_meter(voice, model):
+    (text,) = compare("The", [voice], tokens=30, model=model)
     assert text.meters == {"bard": text.meter}
     assert text.meter != 0
 

@@ -1,5 +1,6 @@
 """The packaged voices: each is what its card says, gives way to the base without a trace, and can be told apart."""
 
+import itertools
 import json
 
 import numpy as np
@@ -86,11 +87,11 @@ def test_without_a_voice_the_base_is_the_same_bit_for_bit(model):
         assert np.array_equal(array, model.state_dict()[name])
 
 
-def test_two_voices_at_half_strength_are_a_mixture(model):
-    """It sounds like both of them, and like each more than a third voice's text does."""
-    for one, two in [("shakespeare", "python"), ("scripture", "fairytale"), ("recipe", "shakespeare")]:
-        (text,) = compare("The king", [{one: 0.5, two: 0.5}], tokens=240, model=model)
-        assert min(text.meters.values()) > 0.02, text.meters
+@pytest.mark.parametrize(("one", "two"), list(itertools.combinations(NAMES, 2)))
+def test_two_voices_at_half_strength_are_a_mixture(one, two, model):
+    """What they write sounds more like either of them than like the base."""
+    (text,) = compare("The king", [{one: 0.5, two: 0.5}], tokens=240, model=model)
+    assert min(text.meters.values()) > 0.05, text.meters
 
 
 def test_the_voices_are_told_apart(texts):
