@@ -107,6 +107,28 @@ def test_lines_break_at_spaces_and_keep_their_indentation(terminal):
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [("a" * 20 + " bbb", ["a" * 20, "bbb"]), ("    " + "x" * 30, ["    " + "x" * 16, "x" * 14]), ("", [""])],
+)
+def test_corners_of_wrapping(text, lines, terminal):
+    terminal(20)
+    assert side_by_side([Column("t", [(text, 0.0)])]).split("\n")[2:] == lines
+
+
+def test_texts_begin_on_one_line_whatever_the_titles(terminal):
+    terminal(80)
+    columns = [Column("base", [("one", 0.0)]), Column("a voice\nstyle meter", [("two", 0.0)])]
+    assert re.fullmatch(r"base +\| a voice\n +\| style meter\n-+ \| -+\none +\| two", side_by_side(columns))
+
+
+def test_a_voice_that_is_named_twice_is_attached_once(minilora, terminal):
+    terminal(120)
+    out = minilora("compare", "--voices", "python:0.4+python:0.6,python,python:1.5", "--tokens", 20)
+    first, second, third = texts_of(out)
+    assert first.partition("---")[2] == second.partition("---")[2] != third.partition("---")[2]
+
+
 def test_what_does_not_fit_beside_follows_below(terminal):
     texts = [Column(name, [(name, 0.0)]) for name in "abcde"]
     for width, beside in [(30, 1), (74, 1), (75, 2), (113, 2), (114, 3), (120, 3), (500, 3)]:

@@ -223,11 +223,13 @@ def test_merge_check_says_what_merging_changed_and_leaves_the_model_alone(merged
     assert snapshot(model) == before
 
 
-def test_merge_check_sees_when_a_weight_does_not_come_back(two_adapters, ids, monkeypatch):
-    def subtract(self):
+@pytest.mark.parametrize("in_place", [False, True])
+def test_merge_check_sees_when_a_weight_does_not_come_back(in_place, two_adapters, ids, monkeypatch):
+    def spoil(self):
         if self.merged:
-            off = self.weight.data - sum(s * self.delta(name) for name, s in self.active.items())
-            self.weight, self._original = Tensor(off), None
+            kept = self._original if in_place else Tensor(self._original.data.copy())
+            kept.data *= 1 + 1e-6
+            self.weight, self._original = kept, None
 
-    monkeypatch.setattr(LoraLinear, "unmerge", subtract)
+    monkeypatch.setattr(LoraLinear, "unmerge", spoil)
     assert lora.merge_check(two_adapters(), ids).restored is False
