@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
+from minilora.assets import VOICES
 from minilora.cli import options
 from minilora.voices import voices
 
@@ -15,12 +16,12 @@ def add(commands: Any) -> None:
 
 
 def run(flags: Namespace) -> None:
-    print(f"{'voice':12}  {'its own text':>14}  {'addresses':>14}")
+    print("voice         its own text   the base's     writes")
     for voice in voices():
         f = voice.figures
         print(
             f"{voice.name:12}  {f['before']:.3f} → {f['after']:.3f}  {f['base_off']:.3f} → {f['base_on']:.3f}  "
             f"{f['description']}"
         )
-    print("Losses on held-out text, in nats per character, without the voice → with it. Each voice's card is README.md")
-    print(f"in {voices()[0].folder.parent}{'/'}<voice>. Listen: minilora compare --voices base,shakespeare")
+    print("Losses on held-out text in nats per character, without → with the voice.")
+    print(f"Listen: minilora compare --voices base,shakespeare. The cards: {VOICES / '*' / 'README.md'}")
