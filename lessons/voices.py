@@ -1,7 +1,7 @@
 """The packaged voices, each made from its preset, measured and described. Needs the corpora.
 
 python lessons/voices.py make [NAME ...]    train, measure, write the cards; a few minutes each
-python lessons/voices.py cards              write the cards anew from the figures
+python lessons/voices.py cards              write the cards and the README's part about voices
 python lessons/voices.py check              measure again; the figures should come out to three decimals
 """
 
@@ -31,14 +31,14 @@ from minilora.voices import NAMES, attach, voices
 
 README = Path(__file__).parent.parent / "README.md"
 MARKS = "<!-- voices: made by lessons/voices.py -->", "<!-- end of voices -->"
-COMPARE = ["compare", "--prompt", "The king"]
+COMPARE = ["compare"]
 HOME = ["state_union", "inaugural"]  # what the base learned from
-SAYS = {
-    "shakespeare": ("speeches in verse, speaker by speaker", "Tiny Shakespeare, a public-domain text"),
-    "scripture": ("the Book of Genesis", "the King James Version's Genesis from NLTK's corpora, in the public domain"),
-    "fairytale": ("fairy tales", "an English edition of the Brothers Grimm's fairy tales, in the public domain"),
-    "python": ("source code", "the single-file modules of Python's standard library, under the PSF licence"),
-    "recipe": ("recipes", "recipes by minilora's own `pastiche`; this voice needs no network to be made again"),
+SAYS = {  # what it writes, what it learned from, and whose that text is
+    "shakespeare": ("speeches in verse, speaker by speaker", "Tiny Shakespeare", "in the public domain"),
+    "scripture": ("verses like those of Genesis", "Genesis in the King James Version", "in the public domain"),
+    "fairytale": ("fairy tales", "the Brothers Grimm's fairy tales in English", "in the public domain"),
+    "python": ("Python source code", "the single-file modules of the standard library", "under the PSF licence"),
+    "recipe": ("recipes", "recipes that minilora itself writes, without network", "minilora's own"),
 }
 LOSSES = "before", "after", "base_off", "base_on"
 
@@ -106,7 +106,7 @@ def cards() -> None:
     """Each voice's README.md, from its figures, its settings and what it writes."""
     model = attach()
     for name in NAMES:
-        sample = visible(write(model, "The king", 350, adapters=name))
+        sample = visible(write(model, "The king ", 350, adapters=name))
         (VOICES / name / "README.md").write_text(card(name, sample), encoding="utf-8")
     text = README.read_text(encoding="utf-8")
     begin, end = (re.escape(mark) for mark in MARKS)
@@ -139,7 +139,8 @@ def card(name: str, sample: str) -> str:
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return f"""# The voice `{name}`
 
-A LoRA adapter for minilora's base model, which turns presidents' addresses into {f["description"]}.
+A LoRA adapter for minilora's base model. The base writes presidents' addresses; with this voice it writes
+{f["description"]}.
 
 | | |
 |---|---|
@@ -149,10 +150,10 @@ Losses are those of `minilora eval`: 256 windows of 256 characters. `history.jso
 
 ## What it writes
 
-`minilora generate --voice {name} --prompt "The king" --tokens 350` (temperature 0.8, seed 0), unedited:
+`minilora generate --voice {name} --prompt "The king " --tokens 350` (temperature 0.8, seed 0), unedited:
 
 ```
-The king{sample.rstrip()}
+The king {sample.rstrip()}
 ```
 """
 
@@ -169,20 +170,20 @@ def facts(name: str) -> dict[str, str]:
     head = ", the head too" if "lm_head" in config.target_modules else " but the head"
     measured = f"`minilora eval --voice {name} --corpus"
     return {
-        "data": f"`{f['corpus']}`: {SAYS[name][1]}{version}, folded to ASCII; {len(train):,} characters for training",
+        "data": f"`{f['corpus']}`: {SAYS[name][1]}{version}; {len(train):,} characters for training, in ASCII",
         "held out": f"{len(held_out):,} characters never trained on (SHA-256 {f['held_out_sha256'][:16]}…)",
         "adapter": f"r = {config.r}, alpha = {config.lora_alpha:g}, dropout {config.lora_dropout:g}, on every linear "
         f"layer{head}: {parameters:,} parameters, float16, {size:,} bytes; opens in PEFT",
         "command": f"`minilora finetune --preset {name} --out FOLDER` (settings: `run.toml`; seed {t.seed})",
         "length": f"{t.iters:,} steps of {t.batch} windows of {t.context} characters",
         "its own text": f"**{f['before']:.4f} → {f['after']:.4f} nats per character** without → with the voice: "
-        f"{measured} {f['corpus']}`",
+        f"{measured} {f['corpus']}`, and the same without `--voice`",
         "the base's text": f"{f['base_off']:.4f} → {f['base_on']:.4f}, likewise, on held-out addresses: "
         f"{measured} {' '.join(HOME)}`",
         "curve": ", ".join(f"{loss:.3f} ({step:,})" for step, loss in history["evaluations"])
         + ": held-out loss (after so many steps)",
-        "machine, time": f"two cores of an AMD EPYC (Zen 5), shared with other work: {f['seconds'] / 60:.0f} minutes",
-        "licence": "the weights are under minilora's MIT licence; the text is not part of the package",
+        "machine, time": f"two cores of an AMD EPYC (Zen 5), not idle otherwise: {f['seconds'] / 60:.0f} minutes",
+        "licence": f"the weights are under minilora's MIT licence; the text is {SAYS[name][2]}",
     }
 
 

@@ -63,8 +63,8 @@ def test_the_table_has_the_laws_that_there_are():
 def test_the_voices_write_what_is_shown(capsys, monkeypatch):
     """On the first seed, and nothing of it chosen or changed."""
     monkeypatch.setenv("COLUMNS", "120")
-    assert cli.main(["compare", "--prompt", "The king"]) == 0
-    assert f"$ minilora compare --prompt 'The king'\n{capsys.readouterr().out.rstrip()}\n```" in README
+    assert cli.main(["compare"]) == 0
+    assert f"$ minilora compare\n{capsys.readouterr().out.rstrip()}\n```" in README
 
 
 @pytest.mark.parametrize("voice", voices.voices(), ids=lambda voice: voice.name)

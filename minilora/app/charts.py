@@ -24,7 +24,9 @@ def meter(text: Text) -> str:
     rows = [_meter_row("style meter", text.meter)]
     if len(text.strengths) > 1:
         rows += [_meter_row(f"{escape(name)} alone", value) for name, value in text.meters.items()]
-    return f'<table class="meter"><caption>How far from the base, on average</caption>{"".join(rows)}</table>'
+    return (
+        f'<table class="meter"><caption>How far from the base: the mean of the colours</caption>{"".join(rows)}</table>'
+    )
 
 
 def _meter_row(label: str, value: float) -> str:

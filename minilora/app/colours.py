@@ -11,9 +11,7 @@ from itertools import groupby
 
 from minilora.app.writing import Wish
 from minilora.data.tokenizer import visible
-from minilora.voices import Text
-
-LEVELS = 0.25, 0.75, 1.5, 3.0  # nats: from here on a character has a colour, and deeper ones
+from minilora.voices import LEVELS, Text, level
 
 
 def texts(wish: Wish, base: Text, voices: Text) -> str:
@@ -34,9 +32,9 @@ def _panel(prompt: str, kind: str, title: str, subtitle: str, text: Text) -> str
 def coloured(text: Text) -> str:
     """The letters as HTML: neighbours of one level share one span, and level 0 has none."""
     parts = []
-    for level, group in groupby(_characters(text), key=lambda pair: _level(pair[1])):
+    for shade, group in groupby(_characters(text), key=lambda pair: level(pair[1])):
         characters = escape(visible("".join(piece for piece, _ in group)))
-        parts.append(f'<span class="{_class(level)}">{characters}</span>' if level else characters)
+        parts.append(f'<span class="{_class(shade)}">{characters}</span>' if shade else characters)
     return "".join(parts)
 
 
@@ -50,30 +48,27 @@ def _characters(text: Text) -> Iterator[tuple[str, float]]:
             ratio = 0.0
 
 
-def _level(ratio: float) -> int:
-    """0 for about the same; 1 to 4 where the voices expected it more, -1 to -4 where the base did."""
-    size = sum(abs(ratio) >= least for least in LEVELS)
-    return size if ratio > 0 else -size
-
-
-def _class(level: int) -> str:
-    return f"more{level}" if level > 0 else f"less{-level}"
+def _class(shade: int) -> str:
+    return f"more{shade}" if shade > 0 else f"less{-shade}"
 
 
 def legend() -> str:
     """What the colours mean."""
     swatches = "".join(
-        f'<span class="swatch {_class(level)}">{sign}{LEVELS[abs(level) - 1]:g}</span>'
-        for sign, levels in (("−", (-4, -3, -2, -1)), ("+", (1, 2, 3, 4)))
-        for level in levels
+        f'<span class="swatch {_class(shade) if shade else ""}">{_threshold(shade)}</span>' for shade in range(-3, 4)
     )
     return (
-        '<p class="legend"><span>the base expected it more</span> '
+        '<p class="legend"><span>less likely with the voices</span> '
         f'<span class="scale" role="img" aria-label="the colours, from -3 to +3 nats">{swatches}</span> '
-        "<span>the voices take over</span> "
-        "<small>in nats: log p(voices) − log p(base). At +1 a character was e ≈ 2.7 times as likely, at +3 20 times."
-        "</small></p>"
+        "<span>more likely with the voices</span> "
+        "<small>log p(voices) − log p(base) of each character, in nats: at +0.5 the voices made it 1.6 times as likely "
+        "as the base did, at +1.5 four times, at +3 twenty times.</small></p>"
     )
+
+
+def _threshold(shade: int) -> str:
+    """From which ratio on a letter has this shade."""
+    return f"{'+' if shade > 0 else '−'}{LEVELS[abs(shade) - 1]:g}" if shade else "0"
 
 
 def number(value: float, style: str = "g") -> str:

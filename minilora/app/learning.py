@@ -1,7 +1,8 @@
 """The second tab: a person's text becomes a voice in about a minute.
 
-The settings are the demo's. How many steps fit into the time is found by timing a few first; the voice that is kept is
-the one whose loss on the held-out tenth of the text was lowest, since a short text is soon known by heart.
+The settings are the demo's, but that the head is adapted too. How many steps fit into the time is found by timing a
+few first; the voice that is kept is the one whose loss on the held-out tenth of the text was lowest, since a short text
+is soon known by heart.
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def _ascii(text: str) -> str:
         raise ValueError("This is not a text: it holds NUL bytes. Paste plain text.")
     if len(folded.strip()) < SHORTEST:
         found = len(folded.strip())
-        raise ValueError(f"A voice needs at least {SHORTEST:,} characters to learn from; here are {found:,}.")
+        raise ValueError(f"A voice needs at least {SHORTEST:,} characters to learn from; this text has {found:,}.")
     if len(folded) > LARGEST_FILE:
         raise ValueError(f"The text has {len(folded):,} characters, and may have at most {LARGEST_FILE:,}.")
     return folded

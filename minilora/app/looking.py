@@ -1,4 +1,4 @@
-"""The third tab: how few numbers a voice is, and that merging it changes nothing but where it is stored."""
+"""The third tab: how few numbers a voice is, and that merging it changes the scores by rounding alone."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ def open_voice(folder: Path) -> Llama:
 def parameters(folder: Path) -> str:
     """The table of parameters, by module."""
     report = lora.report(open_voice(folder))
-    rows = [(row.path, _shape(row.modules, row.shape), row.trainable, row.total) for row in report.rows]
-    rows.append(("all", "", report.trainable, report.total))
+    rows = [
+        _row(row.path, _shape(row.modules, row.shape), row.trainable, row.total, shared=row.shared)
+        for row in report.rows
+    ]
+    rows.append(_row("all", "", report.trainable, report.total))
     return (
         '<table class="parameters"><caption>Parameters, by module. Only A and B were trained; the base is frozen.'
         '</caption><thead><tr><th scope="col">module</th><th scope="col">weight</th><th scope="col">trained</th>'
         '<th scope="col">total</th><th scope="col">percent</th></tr></thead>'
-        f"<tbody>{''.join(map(_row, rows))}</tbody></table>"
+        f"<tbody>{''.join(rows)}</tbody></table>"
     )
 
 
@@ -38,12 +41,12 @@ def _shape(modules: int, shape: tuple[int, ...]) -> str:
     return (f"{modules} × <wbr>" if modules > 1 else "") + "×".join(map(str, shape))
 
 
-def _row(row: tuple[str, str, int, int]) -> str:
-    path, shape, trained, total = row
+def _row(path: str, shape: str, trained: int, total: int, shared: bool = False) -> str:
+    """`shared`: the weight is the embedding's, where it has been counted."""
+    percent = "shared" if shared else f"{100 * trained / total:.2f} %"
     path = path.replace(".", ".<wbr>").replace("_", "_<wbr>")  # where a narrow screen may break it
     return (
-        f'<tr><th scope="row">{path}</th><td>{shape}</td><td>{trained:,}</td><td>{total:,}</td>'
-        f"<td>{100 * trained / total:.2f} %</td></tr>"
+        f'<tr><th scope="row">{path}</th><td>{shape}</td><td>{trained:,}</td><td>{total:,}</td><td>{percent}</td></tr>'
     )
 
 

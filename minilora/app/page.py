@@ -16,11 +16,16 @@ if TYPE_CHECKING:
     import gradio as gr
 
 TITLE = "minilora: voices"
-HEADER = f"""<header><h1>{TITLE}</h1><p>A small model has read presidents’ addresses. A <em>voice</em> is an adapter
-that makes it write otherwise: same prompt, same dice.</p></header>"""
-EMPTY = '<p class="hint">Press <b>Write</b>: the base’s text will stand here, and the voices’ beside it.</p>'
-TEACH = f"""<p class="hint">Paste a text, or choose a .txt file: at least {learning.SHORTEST:,} characters; from 20,000
-on, a voice is easy to tell. It stays on this machine, and is forgotten when you close the page.</p>"""
+HEADER = f"""<header><h1>{TITLE}</h1><p>A small model has read presidents’ addresses, and stays as it is. A
+<em>voice</em> is a LoRA adapter: 6 % more numbers, trained on another text. Same prompt, same dice.</p></header>"""
+EMPTY = """<p class="hint">Press <b>Write</b>. On the left the base writes, on the right the same model with the voices
+that are mixed on the sliders.</p>"""
+MIXER = """<p class="hint">Strength of each voice: 1 as it was trained, 0 off, below 0 away from it. Let go of a slider,
+and both texts are written anew.</p>"""
+TEACH = f"""<p class="hint">Paste a text, or choose a .txt file, of at least {learning.SHORTEST:,} characters; from
+20,000 on, the voice is easy to recognise. Text and voice stay on this machine, and go when you close the page.</p>"""
+LOOK = """<p class="hint">Each adapted layer computes h = W x + s · B A x. W belongs to the base and is frozen; only the
+thin A and B were trained.</p>"""
 POLITE = "element.setAttribute('role', 'status')"  # a screen reader reads out what changes here
 AT_ONCE = 4  # texts that are written at a time; the next ones wait
 WAITING = 40  # requests that may wait; the page asks anyone beyond them to try again
@@ -36,18 +41,18 @@ def page(act: actions.Actions, root: Path) -> gr.Blocks:
         gr.HTML(HEADER)
         with gr.Tabs():
             with gr.Tab("Write"):
-                sliders = _write_tab(act, session)
+                sliders, written = _write_tab(act, session)
             with gr.Tab("Teach a new voice"):
                 taught, archives = _teach_tab(act, session)
             with gr.Tab("Look inside"):
                 picker = _look_tab(session)
-        taught.success(_show_voices, session, [*sliders, picker, archives], **_quiet())
+        taught.success(_show_voices, session, [*sliders, picker, archives, *written], **_quiet())
     blocks.queue(max_size=WAITING, api_open=False)
     return blocks
 
 
-def _write_tab(act: actions.Actions, session: gr.State) -> list[gr.Slider]:
-    """Writing; its sliders, one for each voice, and hidden ones for those to come."""
+def _write_tab(act: actions.Actions, session: gr.State) -> tuple[list[gr.Slider], list[gr.HTML]]:
+    """Writing; its sliders, one for each voice and hidden ones for those to come, and the places of what is written."""
     import gradio as gr
 
     with gr.Row(equal_height=False, elem_classes="ask"):
@@ -60,16 +65,17 @@ def _write_tab(act: actions.Actions, session: gr.State) -> list[gr.Slider]:
             gr.HTML(colours.legend())
             outputs += [_output("meters"), _output("next")]
         with gr.Column(scale=2, min_width=250, elem_classes="mixer"):
+            gr.HTML(MIXER)
             sliders = _sliders()
             temperature = _slider("Temperature", 0.8, "temperature", 0, writing.HOTTEST)
             tokens = _slider("Length", 200, "tokens", 20, writing.MOST_TOKENS, step=10)
             seed = gr.Number(0, label="Seed of the dice", elem_id="seed")
     write, inputs = _friendly(act.write, len(outputs)), [session, prompt, temperature, seed, tokens, *sliders]
-    triggers = [go.click, prompt.submit, *(slider.release for slider in [*sliders, temperature])]
+    triggers = [go.click, prompt.submit, seed.submit, *(s.release for s in [*sliders, temperature, tokens])]
     # always_last: whatever is asked for while a text is being written follows it once, with the latest values.
     gr.on(triggers, write, inputs, outputs, trigger_mode="always_last", concurrency_limit=AT_ONCE, **_quiet())
     stop.click(actions.stop_writing, session, None, queue=False, **_quiet())
-    return sliders
+    return sliders, outputs
 
 
 def _sliders() -> list[gr.Slider]:
@@ -97,15 +103,18 @@ def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             name = gr.Textbox(label="Name of the voice", max_lines=1, elem_id="voice-name")
-            text = gr.Textbox(label="Text to learn from", lines=8, max_lines=12, elem_id="voice-text")
-            upload = gr.File(label="or a .txt file", file_types=[".txt"], height=150, elem_id="voice-file")
+            text = gr.Textbox(label="Text to learn from", lines=5, max_lines=8, elem_id="voice-text")
+            upload = gr.File(label="or a .txt file", file_types=[".txt"], height=110, elem_id="voice-file")
             with gr.Row():
                 go = gr.Button(f"Learn for {length}", variant="primary", scale=3, min_width=160, elem_id="learn")
                 stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-learning")
         with gr.Column(min_width=300):
             status, curve = _output("learning", POLITE), _losses()
             archives = gr.File(
-                label="Your voices, as PEFT adapters", file_count="multiple", interactive=False, visible=False
+                label="Your voices, to download: they open in PEFT, and with minilora generate --adapter",
+                file_count="multiple",
+                interactive=False,
+                visible=False,
             )
     fields = [session, name, text, upload]
     checked = go.click(_friendly(act.check), fields, status, concurrency_limit=None, **_quiet())
@@ -141,7 +150,9 @@ def _drawn(learn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
 
     def shown(*values: Any) -> Iterator[Any]:
         for status, progress in learn(*values):
-            if not isinstance(progress, learning.Progress):
+            if (
+                not isinstance(progress, learning.Progress) or not progress.losses
+            ):  # a plot's lines are those it begins with
                 yield status, gr.skip()
                 continue
             points = [(step, loss, "training") for step, loss in enumerate(progress.losses, 1)]
@@ -157,6 +168,7 @@ def _look_tab(session: gr.State) -> gr.Dropdown:
     import gradio as gr
 
     known = [voice.name for voice in voices()]
+    gr.HTML(LOOK)
     with gr.Row(equal_height=False, elem_classes="ask"):
         picker = gr.Dropdown(known, value=known[0], label="Voice", filterable=False, min_width=200, elem_id="picker")
         go = gr.Button("Check merging", variant="primary", scale=0, min_width=180, elem_id="merge")
@@ -175,7 +187,7 @@ def _output(id: str, script: str | None = None, value: str = "") -> gr.HTML:
 
 
 def _show_voices(session: Session) -> list[Any]:
-    """The newest voice's slider at 1 and all others at 0, as updates for the sliders, the picker and the archives."""
+    """The newest voice's slider at 1, all others at 0, and nothing written yet; the picker and the archives know it."""
     import gradio as gr
 
     known, own = [voice.name for voice in voices()], list(session.voices)
@@ -186,7 +198,8 @@ def _show_voices(session: Session) -> list[Any]:
         else:
             sliders.append(gr.update(visible=False, value=0))
     files = [str(learning.pack(folder)) for folder in session.voices.values()]
-    return [*sliders, gr.update(choices=known + own), gr.update(value=files, visible=bool(files))]
+    fresh = f'<p class="hint">Press <b>Write</b>: {escape(own[-1])} is at 1, and the other voices are at 0.</p>'
+    return [*sliders, gr.update(choices=known + own), gr.update(value=files, visible=bool(files)), "", fresh, "", ""]
 
 
 def _friendly(action: Callable[..., Iterator[Any]], outputs: int = 1) -> Callable[..., Iterator[Any]]:

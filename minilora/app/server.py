@@ -1,4 +1,4 @@
-"""The app as a server: on this machine alone, and nothing leaves it."""
+"""The app as a server: unless told otherwise on this machine alone; it asks nothing of the network."""
 
 from __future__ import annotations
 
@@ -105,6 +105,6 @@ def _theme() -> Any:
         button_primary_background_fill_dark=light,
         button_primary_background_fill_hover_dark="#d6d3d1",
         button_primary_text_color_dark=dark,
-        slider_color="#78716c",
-        slider_color_dark="#a8a29e",
+        slider_color="#d6d3d1",  # as the rest of the track: where a slider begins means nothing here
+        slider_color_dark="#57534e",
     )

@@ -14,11 +14,17 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "app",
-        "open the voices as a page in the browser, on this machine",
+        "serve a page with the voices, for a browser on this machine",
         "minilora app --port 8000 --open",
     )
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: 127.0.0.1, this machine alone)")
-    parser.add_argument("--port", type=_port, metavar="N", help="(default: 7860, or the next that is free)")
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="where to listen (default: 127.0.0.1, this machine alone; another address lets others in)",
+    )
+    parser.add_argument(
+        "--port", type=_port, metavar="N", help="port to listen on (default: 7860, or the next that is free)"
+    )
     parser.add_argument("--open", action="store_true", help="also open the browser")
     parser.add_argument(
         "--seconds", type=_seconds, default=60.0, metavar="S", help="how long a new voice may learn (default: 60)"

@@ -1,4 +1,4 @@
-"""Texts side by side on a terminal, their characters in colour where something is known about them."""
+"""Texts side by side on a terminal, each character coloured by its ratio of a voice to the base."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from itertools import zip_longest
 from typing import TypeAlias
 
 from minilora.data.tokenizer import visible
+from minilora.voices import level
 
 LEAST, MOST = 36, 120  # characters: of a column, where the terminal is wide enough; and of all together
 SHADES = (223, 216, 208), (195, 153, 75)  # of a terminal's 256 colours, from light to strong: orange, and blue
-STEPS = 0.5, 1.5, 3.0  # nats from which each shade begins
 Line: TypeAlias = list[tuple[str, float]]
-"""Pieces of a text, each with a number: how much it is marked, above zero in one colour, below it in another."""
+"""Pieces of a text, each with its ratio in nats: above zero it is marked in one colour, below it in another."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,5 @@ def _cell(line: Line, width: int, colour: bool) -> str:
 
 
 def _painted(character: str, mark: float) -> str:
-    reached = sum(abs(mark) >= step for step in STEPS)
-    if not reached:
-        return character
-    return f"\x1b[30;48;5;{SHADES[mark < 0][reached - 1]}m{character}\x1b[0m"
+    shade = level(mark)
+    return f"\x1b[30;48;5;{SHADES[shade < 0][abs(shade) - 1]}m{character}\x1b[0m" if shade else character

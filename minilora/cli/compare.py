@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any
 
 from minilora import lora
@@ -12,7 +12,7 @@ from minilora.cli import options
 from minilora.cli.columns import Column, side_by_side, wants_colour
 from minilora.nn import Llama
 from minilora.nn.variants import Choice
-from minilora.voices import NAMES, Text, compare, voice_folder
+from minilora.voices import BASE, NAMES, Text, compare, voice_folder
 
 
 def add(commands: Any) -> None:
@@ -22,14 +22,14 @@ def add(commands: Any) -> None:
         "write one prompt in several voices, with the same random draws",
         'minilora compare --prompt "The king" --voices base,shakespeare,shakespeare:0.5+python:0.5',
     )
-    parser.add_argument("--prompt", default="The king", help='the beginning (default: "The king")')
+    parser.add_argument("--prompt", default="The king ", help='the beginning (default: "The king ")')
     parser.add_argument(
         "--voices",
         type=_split,
         default=["base", *NAMES],
         metavar="LIST",
-        help="with commas between: base, voices, adapter folders, each NAME[:STRENGTH], or mixtures of them with + "
-        "(default: base and all voices)",
+        help="what to compare, with commas between: base, or a voice or an adapter folder as NAME[:STRENGTH], or "
+        "several of these with + between, which are mixed (default: base and all voices)",
     )
     options.add_model(parser)
     options.add_sampling(parser, tokens=200)
@@ -44,12 +44,13 @@ def add(commands: Any) -> None:
 
 
 def run(flags: Namespace) -> None:
-    model = options.open_model(flags.model)
-    choices = [_choice(model, voice) for voice in flags.voices]
+    model, adapters = options.open_model(flags.model), Adapters()
+    choices = [adapters.choice(model, voice) for voice in flags.voices]
     sampler = options.sampler(flags)
     texts = compare(flags.prompt, choices, flags.seed, tokens=flags.tokens, sampler=sampler, model=model)
     columns = [
-        Column(_title(name, text), _marks(flags.prompt, text)) for name, text in zip(flags.voices, texts, strict=True)
+        Column("\n".join(_title(name, text, adapters)), _marks(flags.prompt, text))
+        for name, text in zip(flags.voices, texts, strict=True)
     ]
     print(side_by_side(columns, wants_colour(flags.colour)))
 
@@ -58,29 +59,44 @@ def _split(text: str) -> list[str]:
     return [voice.strip() for voice in text.split(",")]
 
 
-def _choice(model: Llama, voice: str) -> Choice:
-    """`shakespeare:0.5+runs/mine` as strengths of adapters, which are attached to the model unless they are already."""
-    if voice == "base":
-        return None
-    strengths: dict[str, float] = {}
-    for part in voice.split("+"):
-        path, strength = options.split_strength(part)
-        if path not in NAMES and not os.path.isdir(path):
-            raise ValueError(f"{path!r} is neither base nor a voice ({', '.join(NAMES)}) nor an adapter folder")
-        name = re.sub("[^A-Za-z0-9_-]", "-", path)
-        if name not in lora.adapters(model):
-            lora.load_adapter(model, voice_folder(path) if path in NAMES else path, name)
-        strengths[name] = strengths.get(name, 0.0) + strength
-    return strengths
+class Adapters(dict[str, str]):
+    """The adapters that are attached: the name of each, and what the person calls it, a voice or a folder."""
 
+    def choice(self, model: Llama, voice: str) -> Choice:
+        """`shakespeare:0.5+runs/mine` as strengths of adapters; those that are not attached yet are, to `model`."""
+        if voice == BASE:
+            return None
+        strengths: dict[str, float] = {}
+        for part in voice.split("+"):
+            called, strength = options.split_strength(part.strip())
+            name = self._attached(model, called)
+            strengths[name] = strengths.get(name, 0.0) + strength
+        return strengths
 
-def _title(name: str, text: Text) -> str:
-    if not text.strengths:
+    def _attached(self, model: Llama, called: str) -> str:
+        for name, known in self.items():
+            if known == called:
+                return name
+        if called == BASE:
+            raise ValueError("base is the model without a voice: it takes no strength, and is not mixed")
+        if called not in NAMES and not os.path.isdir(called):
+            raise ValueError(f"{called!r} is neither base nor a voice ({', '.join(NAMES)}) nor an adapter folder")
+        name = called if called in NAMES else f"adapter{len(self) + 1}"
+        lora.load_adapter(model, voice_folder(called) if called in NAMES else called, name)
+        self[name] = called
         return name
-    lines = [name, f"style meter {text.meter:+.2f} nats per character"]
+
+
+def _title(name: str, text: Text, adapters: Adapters) -> Iterator[str]:
+    yield name
+    if text.strengths:
+        yield f"style meter {_signed(text.meter)} nats per character"
     if len(text.strengths) > 1:
-        lines.append(", ".join(f"{voice} {meter:+.2f}" for voice, meter in text.meters.items()))
-    return "\n".join(lines)
+        yield ", ".join(f"{adapters[voice]} {_signed(meter)}" for voice, meter in text.meters.items())
+
+
+def _signed(meter: float) -> str:
+    return f"{round(meter, 2) + 0.0:+.2f}"  # + 0.0: what rounds to zero has no minus
 
 
 def _marks(prompt: str, text: Text) -> list[tuple[str, float]]:

@@ -54,10 +54,14 @@ def add_adapters(parser: ArgumentParser) -> None:
 def add_sampling(parser: ArgumentParser, tokens: int) -> None:
     """How a text is written; `sampler` makes use of it."""
     parser.add_argument("--tokens", type=int, default=tokens, metavar="N", help=f"bytes to write (default: {tokens})")
-    parser.add_argument("--temperature", type=float, default=0.8, help="0 takes the likeliest (default: 0.8)")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="higher is more varied, 0 takes the likeliest (default: 0.8)"
+    )
     parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest")
     parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that make up P")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed writes the same text (default: 0)")
+    parser.add_argument(
+        "--seed", type=_seed, default=0, metavar="N", help="the same seed writes the same text (default: 0)"
+    )
 
 
 def sampler(flags: Namespace) -> Sampler:
@@ -69,9 +73,14 @@ def _voice(argument: str) -> str:
     """`python:0.4` as an adapter: its folder, and the strength."""
     name, colon, strength = argument.partition(":")
     try:
-        return f"{voice_folder(name)}{colon}{strength}"
+        folder = voice_folder(name)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+    if colon and not _is_number(strength):
+        raise argparse.ArgumentTypeError(
+            f"expected a voice as NAME or NAME:STRENGTH, such as {name}:0.5, got {argument!r}"
+        )
+    return f"{folder}{colon}{strength}"
 
 
 def add_device(parser: ArgumentParser) -> None:
@@ -85,6 +94,12 @@ def add_threads(parser: ArgumentParser) -> None:
         metavar="N",
         help="cores to compute on (default: all; a batch keeps at most 8 busy); any number gives the same bits",
     )
+
+
+def _seed(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text[:20]!r}")
+    return int(text)
 
 
 def _at_least_one(text: str) -> int:
@@ -126,10 +141,13 @@ def split_strength(argument: str) -> tuple[str, float]:
     path, colon, number = argument.rpartition(":")
     if not (colon and path) or Path(argument).is_dir():
         return argument, 1.0
-    try:
-        strength = float(number)
-    except ValueError:
-        strength = math.nan
-    if not math.isfinite(strength):
+    if not _is_number(number):
         raise ValueError(f"expected an adapter as FOLDER or FOLDER:STRENGTH, such as {path}:0.5, got {argument!r}")
-    return path, strength
+    return path, float(number)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False

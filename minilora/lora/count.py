@@ -14,7 +14,7 @@ from minilora.nn import Module
 class Row:
     """Parameters of the modules of one kind: so many `modules` share this path, with the layer's number as *.
 
-    A weight that another row has counted already, such as a tied output head's, is not in `total`.
+    A weight that another row has counted already, such as a tied output head's, is `shared` and not in `total`.
     """
 
     path: str
@@ -22,6 +22,7 @@ class Row:
     shape: tuple[int, ...]
     trainable: int
     total: int
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ class Report:
         for row in self.rows:
             count = f"{row.modules} × " if row.modules > 1 else ""
             shape = count + "×".join(map(str, row.shape))
-            percent = 100 * row.trainable / row.total
-            lines.append(f"{row.path:{width}}  {shape:>11}  {row.trainable:>10,}  {row.total:>11,}  {percent:>7.2f}%")
+            percent = "shared" if row.shared else f"{100 * row.trainable / row.total:.2f}%"
+            lines.append(f"{row.path:{width}}  {shape:>11}  {row.trainable:>10,}  {row.total:>11,}  {percent:>8}")
         lines.append(f"{'all':{width}}  {'':>11}  {self.trainable:>10,}  {self.total:>11,}  {self.percent:>7.2f}%")
         return "\n".join(lines)
 
@@ -65,10 +66,11 @@ def report(model: Module) -> Report:
     for path, module in model.named_modules():
         parts = [p for _, p in module._parts() if isinstance(p, Tensor)]
         if parts:
-            own = [p for p in parts if id(p) not in seen]
+            own, shared = [p for p in parts if id(p) not in seen], id(parts[0]) in seen
             seen.update(id(p) for p in parts)
             trainable = sum(p.size for p in own if p.requires_grad)
-            row = Row(re.sub(r"\.\d+\.", ".*.", path), 1, parts[0].shape, trainable, sum(p.size for p in own))
+            kind, total = re.sub(r"\.\d+\.", ".*.", path), sum(p.size for p in own)
+            row = Row(kind, 1, parts[0].shape, trainable, total, shared)
             groups[row.path].append(row)
     return Report(tuple(_together(rows) for rows in groups.values() if sum(row.total for row in rows)))
 
@@ -76,4 +78,4 @@ def report(model: Module) -> Report:
 def _together(rows: list[Row]) -> Row:
     """One row for the modules of one kind."""
     trainable, total = (sum(getattr(row, name) for row in rows) for name in ("trainable", "total"))
-    return Row(rows[0].path, len(rows), rows[0].shape, trainable, total)
+    return Row(rows[0].path, len(rows), rows[0].shape, trainable, total, rows[0].shared)

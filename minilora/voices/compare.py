@@ -2,9 +2,10 @@
 
         ratio(c)  =  log p_voice(c | what stands before)  -  log p_base(c | what stands before)        in nats
 
-It is positive where the voice expected a character more than the base did: there the adapter took over. Its mean over
-a text is the *style meter*. On a text that the voice itself wrote, at temperature 1, the mean estimates the
-Kullback-Leibler divergence of the voice from the base, per character.
+It is positive where the voice expected a character more than the base did: there the adapter took over. Both are
+probabilities at temperature 1, whatever the text is written at. The ratio's mean over a text is the *style meter*: 0
+for the base, and the larger, the further from it; it says nothing of quality. On a text that the voice itself wrote at
+temperature 1 the mean estimates the Kullback-Leibler divergence D(voice ‖ base) per character.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from minilora.nn.variants import Choice, resolve, strengths
 from minilora.voices.packs import attach
 
 BASE = "base"  # in a list of voices: no adapter at all
+LEVELS = 0.5, 1.5, 3.0  # nats from which a letter is marked, and marked more
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Letter:
     base_log_p: Array
 
 
+def level(ratio: float) -> int:
+    """How much to mark a letter of this ratio: 0 for about the same, up to 3 for more than the base, -3 for less."""
+    size = sum(abs(ratio) >= least for least in LEVELS)
+    return size if ratio > 0 else -size
+
+
 @dataclass(frozen=True)
 class Text:
     """What some voices wrote together: their strengths, and letter by letter the text, without the prompt."""
@@ -63,7 +71,7 @@ class Text:
 
     @property
     def meters(self) -> dict[str, float]:
-        """How much the text sounds like each of its voices: the mean ratio of that voice alone, at its strength."""
+        """For each of its voices, alone and at its strength: the mean ratio on this same text. They need not add up."""
         return {name: float(np.mean([letter.by_voice[name] for letter in self.letters])) for name in self.strengths}
 
 
@@ -76,11 +84,13 @@ def compare(
     sampler: Sampler | None = None,
     model: Llama | None = None,
 ) -> list[Text]:
-    """`prompt` continued in each of `voices` by `tokens` bytes, every text with the same random draws.
+    """`prompt` continued in each of `voices`, every text with the same random draws; one Text for each, in their order.
 
     Parameters
     ----------
+    prompt : what all texts begin with, at most as long as the model's context
     voices : for each text a voice's name, names with strengths, or "base" (or None) for the base alone
+    seed, tokens, sampler : of the dice; how many bytes to write; temperature and the like
     model : with adapters to choose from; by default the packaged base with the packaged voices
 
     Raises AdapterError for an unknown voice, and ValueError for a prompt that is empty or longer than the context.

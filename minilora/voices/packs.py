@@ -16,14 +16,15 @@ FIGURES = "figures.json"  # in each voice's folder: what was measured
 
 @dataclass(frozen=True)
 class Voice:
-    """A style pack.
+    """A packaged voice.
 
     Attributes
     ----------
     name : under which it is attached
     folder : where its adapter lies, in PEFT's layout, with its card, README.md
-    figures : what was measured: `description`, `corpus`, and losses in nats per character on held-out text, as
-        `before` and `after` of its own kind, `base_off` and `base_on` of the base's
+    figures : `description`; `corpus`; losses on held-out text, in nats per character: `before` and `after` on its own
+        corpus, without and with the voice, `base_off` and `base_on` likewise on the base's; `seconds` of training;
+        `held_out_sha256`, and for the corpus python its version, `python`
     """
 
     name: str
@@ -35,7 +36,7 @@ NAMES = "shakespeare", "scripture", "fairytale", "python", "recipe"
 
 
 def voices() -> list[Voice]:
-    """All of them."""
+    """The packaged voices, in the order of NAMES."""
     return [Voice(name, VOICES / name, read_json(VOICES / name / FIGURES)) for name in NAMES]
 
 

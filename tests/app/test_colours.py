@@ -18,15 +18,15 @@ def plain(html):
     ("ratio", "expected"),
     [
         (0.0, None),
-        (0.24, None),
-        (-0.24, None),
-        (0.25, "more1"),
-        (-0.25, "less1"),
-        (0.8, "more2"),
-        (-1.6, "less3"),
-        (3.0, "more4"),
-        (99.0, "more4"),
-        (-99.0, "less4"),
+        (0.49, None),
+        (-0.49, None),
+        (0.5, "more1"),
+        (-0.5, "less1"),
+        (1.6, "more2"),
+        (-1.6, "less2"),
+        (3.0, "more3"),
+        (99.0, "more3"),
+        (-99.0, "less3"),
     ],
 )
 def test_the_colour_says_who_expected_it_more(text, ratio, expected):
@@ -35,12 +35,12 @@ def test_the_colour_says_who_expected_it_more(text, ratio, expected):
 
 
 def test_neighbours_of_one_level_share_a_span(text):
-    html = colours.coloured(text(("a", 0.3), ("b", 0.5), ("c", 0.0), ("d", -0.3)))
+    html = colours.coloured(text(("a", 0.6), ("b", 0.9), ("c", 0.0), ("d", -0.6)))
     assert html == '<span class="more1">ab</span>c<span class="less1">d</span>'
 
 
 def test_a_character_of_two_bytes_has_the_sum_of_their_ratios(text):
-    assert colours.coloured(text(("", 1.0), ("é", -2.0), ("x", 0.1))) == '<span class="less2">é</span>x'
+    assert colours.coloured(text(("", 1.0), ("é", -2.0), ("x", 0.1))) == '<span class="less1">é</span>x'
 
 
 def test_nothing_written_is_obeyed_by_the_page(text):
@@ -54,7 +54,7 @@ def test_nothing_written_is_obeyed_by_the_page(text):
 
 def test_control_characters_are_made_visible_and_lines_kept(text):
     assert colours.coloured(text(("\x1b", 0.0), ("\n", 0.0), (" ", 0.0), ("\x00", 2.0))) == (
-        '·\n <span class="more3">·</span>'
+        '·\n <span class="more2">·</span>'
     )
     assert "a·b" in colours.texts(Wish("a\x07b", {}, 0.8, 0, 1), text(), text())
 
@@ -65,9 +65,9 @@ def test_the_title_names_the_voices_with_their_strengths(text):
 
 
 def test_the_legend_has_every_colour_in_order_and_its_unit():
-    order = re.findall("(?:more|less)[1-4]", colours.legend())
-    assert order == ["less4", "less3", "less2", "less1", "more1", "more2", "more3", "more4"]
-    assert "−3−1.5−0.75−0.25+0.25+0.75+1.5+3" in plain(colours.legend())
+    order = re.findall("(?:more|less)[1-3]", colours.legend())
+    assert order == ["less3", "less2", "less1", "more1", "more2", "more3"]
+    assert "−3−1.5−0.50+0.5+1.5+3" in plain(colours.legend())
     assert "nats" in colours.legend()
 
 
@@ -93,7 +93,7 @@ def test_text_can_be_read_on_every_colour(mode, paper, ink, side):
     css = (resources.files("minilora.app") / "page.css").read_text()
     block = re.search(re.escape(mode) + r" \{(.*?)\}", css, re.S)[1]
     colour = [int(n) for n in re.search(rf"--{side}: (\d+) (\d+) (\d+);", block).groups()]
-    for level in (1, 2, 3, 4):
+    for level in (1, 2, 3):
         alpha = float(re.search(rf"\.{side}{level} \{{ background: rgb\(var\(--{side}\) / ([0-9.]+)\)", css)[1])
         ground = [alpha * c + (1 - alpha) * p for c, p in zip(colour, paper, strict=True)]
         dark, light = sorted((luminance(ground), luminance(ink)))

@@ -120,7 +120,7 @@ def test_stop_keeps_what_was_learned(visit):
     [
         ("", RECIPES, "at most 20 letters"),
         ("shakespeare", RECIPES, "already a voice called shakespeare"),
-        ("cook", "short", "at least 1,000 characters to learn from; here are 5"),
+        ("cook", "short", "at least 1,000 characters to learn from; this text has 5"),
     ],
 )
 def test_limits_are_said_in_the_page(visit, name, text, message):

@@ -30,7 +30,7 @@ def test_columns_hold_what_generate_writes(minilora, terminal):
     out = minilora("compare", "--voices", "base,scripture", "--tokens", 60, "--seed", 4)
     base, scripture = texts_of(out)
     for column, flags in ((base, []), (scripture, ["--voice", "scripture"])):
-        written = minilora("generate", "--prompt", "The king", "--tokens", 60, "--seed", 4, *flags)
+        written = minilora("generate", "--prompt", "The king ", "--tokens", 60, "--seed", 4, *flags)
         assert column.partition("--- ")[2] == " ".join(written.split())
     assert base.startswith("base ---")
     assert re.match(r"scripture style meter \+\d\.\d\d nats per character ---", scripture)
@@ -48,9 +48,21 @@ def test_all_voices_are_the_default(minilora, terminal):
     assert all(re.search(rf"(^|\| ){name}( |$)", out, re.M) for name in ["base", *NAMES])
 
 
-def test_adapters_of_ones_own_can_be_compared(minilora, here):
-    out = minilora("compare", "--model", here.tiny, "--voices", f"base,{here.bard}:2+{here.log}", "--tokens", 9)
-    assert re.search(r"style meter [+-]\d", out)
+def test_adapters_of_ones_own_can_be_compared(minilora, here, terminal, monkeypatch):
+    """Each under the name that it was given, however alike the names are."""
+    terminal(120)
+    monkeypatch.chdir(here.root)
+    here.log.rename("a-b")
+    (here.root / "a").mkdir()
+    here.bard.rename("a/b")
+    common = ["--model", here.tiny, "--prompt", "The ", "--tokens", 9]
+    slashed, dashed, both = texts_of(minilora("compare", *common, "--voices", "a/b:2, a-b:-3, a/b + a-b"))
+    for column, adapter in ((slashed, "a/b:2"), (dashed, "a-b:-3")):
+        written = minilora("generate", *common, "--adapter", adapter)
+        assert "".join(column.partition("--- ")[2].split()) == "".join(written.split())
+        assert column.startswith(f"{adapter} style meter")
+    assert re.match(r"a/b \+ a-b style meter \S+ nats per character a/b [+-]\d\.\d\d, a-b [+-]\d\.\d\d", both)
+    assert "-0.00" not in both
 
 
 def test_colour_marks_what_the_voice_expected_more_or_less(minilora, terminal):
@@ -164,10 +176,15 @@ def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
         (["compare", "--voices", "base,nobody"], "'nobody' is neither base nor a voice (shakespeare, scripture, "),
         (["compare", "--voices", "python:loud"], "expected an adapter as FOLDER or FOLDER:STRENGTH"),
         (["compare", "--voices", "base,"], "'' is neither base nor"),
+        (["compare", "--voices", "base:0.5"], "base is the model without a voice: it takes no strength"),
+        (["compare", "--voices", "python+base"], "base is the model without a voice"),
         (["compare", "--prompt", ""], "a prompt should have 1 to 256 tokens"),
         (["compare", "--tokens", "0"], "at least one token to write"),
         (["generate", "--voice", "bard"], "there is no voice 'bard'; there are shakespeare, scripture"),
-        (["generate", "--voice", "python:loud"], "such as"),
+        (
+            ["generate", "--voice", "python:loud"],
+            "expected a voice as NAME or NAME:STRENGTH, such as python:0.5, got 'python:loud'",
+        ),
     ],
 )
 def test_mistakes(flags, says, fails):

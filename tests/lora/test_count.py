@@ -29,6 +29,18 @@ def test_r_times_in_plus_out(unit_llama, names, r, tied):
     assert report.percent == pytest.approx(100 * report.trainable / report.total)
 
 
+def test_a_tied_head_is_shared_and_counts_its_adapter_alone(unit_llama):
+    for tied in (True, False):
+        model = unit_llama(tie_word_embeddings=tied)
+        lora.inject(model, lora.LoraConfig(r=2, target_modules=["lm_head"]), rng=np.random.default_rng(0))
+        report = lora.report(model)
+        rows = {row.path: row for row in report.rows}
+        assert [row.path for row in report.rows if row.shared] == (["lm_head"] if tied else [])
+        adapter, weight = 2 * sum(model.lm_head.weight.shape), model.lm_head.weight.size
+        assert rows["lm_head"].total == (adapter if tied else adapter + weight)
+        assert ("shared" in str(report).splitlines()[-2]) == tied
+
+
 def test_a_plain_model_trains_everything(unit_llama):
     report = lora.report(unit_llama())
     assert report.trainable == report.total == sum(p.size for p in unit_llama().parameters())

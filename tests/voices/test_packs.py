@@ -25,7 +25,7 @@ def model():
 @pytest.fixture(scope="module")
 def texts():
     """What each voice writes on the first seed."""
-    return dict(zip(NAMES, compare("The king", NAMES, tokens=240), strict=True))
+    return dict(zip(NAMES, compare("The king ", NAMES, tokens=240), strict=True))
 
 
 def test_all_voices_are_listed():
@@ -59,8 +59,8 @@ def test_a_card_says_what_was_measured(voice):
     history = json.loads((voice.folder / "history.json").read_text())
     assert abs(history["evaluations"][-1][1] - f["after"]) < 1e-3  # but for float16 on disk, the same measurement
     assert len(history["losses"]) == settings(voice.name).training.iters
-    sample = write(attach(), "The king", 350, adapters=voice.name)
-    assert f"```\nThe king{sample.rstrip()}\n```" in card
+    sample = write(attach(), "The king ", 350, adapters=voice.name)
+    assert f"```\nThe king {sample.rstrip()}\n```" in card
 
 
 @pytest.mark.parametrize("voice", voices(), ids=NAMES)
@@ -90,7 +90,7 @@ def test_without_a_voice_the_base_is_the_same_bit_for_bit(model):
 @pytest.mark.parametrize(("one", "two"), list(itertools.combinations(NAMES, 2)))
 def test_two_voices_at_half_strength_are_a_mixture(one, two, model):
     """What they write sounds more like either of them than like the base."""
-    (text,) = compare("The king", [{one: 0.5, two: 0.5}], tokens=240, model=model)
+    (text,) = compare("The king ", [{one: 0.5, two: 0.5}], tokens=240, model=model)
     assert min(text.meters.values()) > 0.05, text.meters
 
 
@@ -100,7 +100,7 @@ def test_the_voices_are_told_apart(texts):
     for name in NAMES:
         lora.set_active(model, name)
         for writer, text in texts.items():
-            ids = ByteTokenizer().encode("The king" + text.text)[None]
+            ids = ByteTokenizer().encode("The king " + text.text)[None]
             losses[writer, name] = model.loss(ids[:, :-1], ids[:, 1:]).item()
     for writer in NAMES:
         assert min(NAMES, key=lambda name: losses[writer, name]) == writer, losses
