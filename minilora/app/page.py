@@ -104,7 +104,7 @@ def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
         with gr.Column(min_width=300):
             name = gr.Textbox(label="Name of the voice", max_lines=1, elem_id="voice-name")
             text = gr.Textbox(label="Text to learn from", lines=5, max_lines=8, elem_id="voice-text")
-            upload = gr.File(label="or a .txt file", file_types=[".txt"], height=110, elem_id="voice-file")
+            upload = gr.File(label="or a .txt file", file_types=[".txt"], height=135, elem_id="voice-file")
             with gr.Row():
                 go = gr.Button(f"Learn for {length}", variant="primary", scale=3, min_width=160, elem_id="learn")
                 stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-learning")
