@@ -34,8 +34,10 @@ class Actions:
         self, session: Session, prompt: str, temperature: float, seed: float, tokens: float, *strengths: float
     ) -> Iterator[tuple[str, str, str, str]]:
         """The status, the texts, the meters and what the last character could have been, as both texts grow."""
-        strength = dict(zip(names(session), strengths, strict=False))  # sliders without a voice are hidden, and last
-        wish = writing.wish(prompt, strength, temperature, seed, tokens)
+        known = names(session)
+        if any(strengths[len(known) :]):  # the last sliders are hidden, and 0, until there are voices for them
+            raise ValueError("A voice that was taught here is gone: the app has been started anew. Reload the page.")
+        wish = writing.wish(prompt, dict(zip(known, strengths, strict=False)), temperature, seed, tokens)
         session.stopped.discard("writing")
         for base, mixed in writing.write(session.model or self.model, wish, lambda: "writing" in session.stopped):
             status = f"{len(mixed.letters)} of {wish.tokens} characters, seed {wish.seed}"
@@ -45,6 +47,7 @@ class Actions:
         """What is wrong with a text is said before it waits for its turn."""
         session.refuse_more()
         learning.lesson(name, text, upload, names(session))
+        session.stopped.discard("learning")
         yield "Waiting for its turn: one voice learns at a time."
 
     def learn(
@@ -53,7 +56,8 @@ class Actions:
         """The status and how far it is, as a voice learns; at the end it is one of the session's."""
         session.refuse_more()
         lesson = learning.lesson(name, text, upload, names(session))
-        session.stopped.discard("learning")
+        if "learning" in session.stopped:
+            raise ValueError("Stopped before it began.")
         folder = session.folder(lesson.name)
         yield "Measuring how many steps fit into the time.", None
         for progress in learning.learn(lesson, folder, self.seconds, lambda: "learning" in session.stopped):

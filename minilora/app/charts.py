@@ -45,17 +45,18 @@ def next_characters(text: Text, count: int = 10) -> str:
     p, base = np.exp(last.log_p), np.exp(last.base_log_p)  # (V,)
     likeliest = np.argsort(-np.maximum(p, base), kind="stable")[:count]
     order = sorted((int(token) for token in likeliest), key=lambda token: -p[token])
-    rows = "".join(_next_row(token, float(base[token]), float(p[token]), last.text) for token in order)
+    rows = "".join(_next_row(token, float(base[token]), float(p[token]), last.token) for token in order)
     context = escape(visible("…" + before[-16:])).replace("\n", "⏎").replace(" ", "␣")
     return (
-        f'<table class="next"><caption>What the base and the voices expected next, after “{context}”</caption>'
+        '<table class="next"><caption>What the base and the voices expected next (at temperature 1), '
+        f"after “{context}”</caption>"
         f'<thead><tr><th scope="col">next</th><th scope="col">base</th><th scope="col">voices</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
     )
 
 
-def _next_row(token: int, base: float, p: float, chosen: str) -> str:
-    mark = ' class="chosen"' if chosen == chr(token) else ""
+def _next_row(token: int, base: float, p: float, chosen: int) -> str:
+    mark = ' class="chosen"' if chosen == token else ""
     cells = "".join(
         f"<td>{_bar(side, share)}<span>{100 * share:.1f} %</span></td>" for side, share in (("less", base), ("more", p))
     )

@@ -5,7 +5,6 @@ Everything that a person or a model wrote is escaped here, and characters that a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html import escape
 from itertools import groupby
 
@@ -32,20 +31,10 @@ def _panel(prompt: str, kind: str, title: str, subtitle: str, text: Text) -> str
 def coloured(text: Text) -> str:
     """The letters as HTML: neighbours of one level share one span, and level 0 has none."""
     parts = []
-    for shade, group in groupby(_characters(text), key=lambda pair: level(pair[1])):
+    for shade, group in groupby(text.characters, key=lambda pair: level(pair[1])):
         characters = escape(visible("".join(piece for piece, _ in group)))
         parts.append(f'<span class="{_class(shade)}">{characters}</span>' if shade else characters)
     return "".join(parts)
-
-
-def _characters(text: Text) -> Iterator[tuple[str, float]]:
-    """Each character with its ratio in nats: where it takes several bytes, the sum of theirs."""
-    ratio = 0.0
-    for letter in text.letters:
-        ratio += letter.ratio
-        if letter.text:
-            yield letter.text, ratio
-            ratio = 0.0
 
 
 def _class(shade: int) -> str:
@@ -62,7 +51,7 @@ def legend() -> str:
         f'<span class="scale" role="img" aria-label="the colours, from -3 to +3 nats">{swatches}</span> '
         "<span>more likely with the voices</span> "
         "<small>log p(voices) − log p(base) of each character, in nats: at +0.5 the voices made it 1.6 times as likely "
-        "as the base did, at +1.5 four times, at +3 twenty times.</small></p>"
+        "as the base did, at +1.5 4.5 times, at +3 20 times.</small></p>"
     )
 
 

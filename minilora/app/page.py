@@ -23,7 +23,8 @@ that are mixed on the sliders.</p>"""
 MIXER = """<p class="hint">Strength of each voice: 1 as it was trained, 0 off, below 0 away from it. Let go of a slider,
 and both texts are written anew.</p>"""
 TEACH = f"""<p class="hint">Paste a text, or choose a .txt file, of at least {learning.SHORTEST:,} characters; from
-20,000 on, the voice is easy to recognise. Text and voice stay on this machine, and go when you close the page.</p>"""
+20,000 on, the voice is easy to recognise. Text and voice stay on this machine, and are deleted when the app
+ends.</p>"""
 LOOK = """<p class="hint">Each adapted layer computes h = W x + s · B A x. W belongs to the base and is frozen; only the
 thin A and B were trained.</p>"""
 POLITE = "element.setAttribute('role', 'status')"  # a screen reader reads out what changes here
@@ -37,7 +38,9 @@ def page(act: actions.Actions, root: Path) -> gr.Blocks:
 
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False) as blocks:
         session = gr.State(Session(root), delete_callback=Session.close)
-        blocks.load(lambda: Session(root), None, session, **_quiet())  # Gradio only deletes a state that was set
+        blocks.load(
+            lambda: Session(root), None, session, queue=False, **_quiet()
+        )  # Gradio only deletes a state that was set
         gr.HTML(HEADER)
         with gr.Tabs():
             with gr.Tab("Write"):
@@ -91,7 +94,13 @@ def _slider(
 ) -> gr.Slider:
     import gradio as gr
 
-    return gr.Slider(low, high, value, step=step, label=label, visible=visible, buttons=[], elem_id=id)
+    return _unchecked(gr.Slider(low, high, value, step=step, label=label, visible=visible, buttons=[], elem_id=id))
+
+
+def _unchecked(component: Any) -> Any:
+    """The component, handing on what it holds, an emptied field too: the actions say what is wrong, in a sentence."""
+    vars(component)["preprocess"] = lambda value: value
+    return component
 
 
 def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
@@ -150,10 +159,8 @@ def _drawn(learn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
 
     def shown(*values: Any) -> Iterator[Any]:
         for status, progress in learn(*values):
-            if (
-                not isinstance(progress, learning.Progress) or not progress.losses
-            ):  # a plot's lines are those it begins with
-                yield status, gr.skip()
+            if not isinstance(progress, learning.Progress) or not progress.losses:
+                yield status, gr.skip()  # a plot keeps the lines that it begins with, so it begins with both
                 continue
             points = [(step, loss, "training") for step, loss in enumerate(progress.losses, 1)]
             points += [(step, loss, "held out") for step, loss in progress.evaluations]
@@ -171,11 +178,14 @@ def _look_tab(session: gr.State) -> gr.Dropdown:
     gr.HTML(LOOK)
     with gr.Row(equal_height=False, elem_classes="ask"):
         picker = gr.Dropdown(known, value=known[0], label="Voice", filterable=False, min_width=200, elem_id="picker")
+        _unchecked(picker)
         go = gr.Button("Check merging", variant="primary", scale=0, min_width=180, elem_id="merge")
     merging = _output("merging")
     table = _output("parameters", value=actions.parameters(Session(Path()), known[0]))
-    go.click(actions.merging, [session, picker], merging, **_quiet())
-    picker.change(lambda *chosen: (actions.parameters(*chosen), ""), [session, picker], [table, merging], **_quiet())
+    check = _friendly(lambda *chosen: iter([actions.merging(*chosen)]))
+    look = _friendly(lambda *chosen: iter([(actions.parameters(*chosen), "")]), 2)
+    go.click(check, [session, picker], merging, **_quiet())
+    picker.change(look, [session, picker], [table, merging], **_quiet())
     return picker
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -30,7 +33,8 @@ SILENT = {  # before Gradio is imported: no telemetry, no look for a newer versi
 def serve(
     host: str = HOST, port: int | None = None, seconds: float = learning.MINUTE, open_browser: bool = False
 ) -> None:
-    """Show the page until Ctrl-C. Raises ValueError when Gradio is missing or the port is taken."""
+    """Show the page until Ctrl-C or SIGTERM. Raises ValueError when Gradio is missing or the port is taken."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as Ctrl-C: what was taught and uploaded is deleted
     with running(host, port, seconds, open_browser) as address:
         print(f"minilora app: {address} (Ctrl-C ends it)", flush=True)
         threading.Event().wait()
@@ -41,12 +45,12 @@ def running(
     host: str = HOST, port: int | None = None, seconds: float = learning.MINUTE, open_browser: bool = False
 ) -> Iterator[str]:
     """The app, inside this block, at the address that it yields. Without a port, the first free one from 7860 on."""
-    os.environ.update(SILENT)
-    _import()
-    from minilora.app.page import page
-
+    _refuse_host(host)
     with tempfile.TemporaryDirectory(prefix="minilora-app-", ignore_cleanup_errors=True) as root:
-        os.environ["GRADIO_TEMP_DIR"] = root  # for uploads, which go with it
+        os.environ.update(SILENT, GRADIO_TEMP_DIR=root)  # uploads go with the folder
+        _import()
+        from minilora.app.page import page
+
         blocks = page(Actions(attach(), seconds), Path(root))
         try:
             yield _launch(blocks, host, port, open_browser)
@@ -54,12 +58,22 @@ def running(
             blocks.close(verbose=False)
 
 
+def _refuse_host(host: str) -> None:
+    """Raise ValueError unless it is an address of this machine. Gradio would try it with every port."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.bind(address)
+    except OSError:
+        raise ValueError(f"{host} is not an address of this machine; choose another --host") from None
+
+
 def _import() -> None:
     try:
         import gradio  # noqa: F401
-    except ImportError:
+    except ImportError as error:
         raise ValueError(
-            "the app needs Gradio, which is not installed; "
+            f"the app needs Gradio, which cannot be loaded ({error}); "
             "pip install 'minilora[app]', or in a checkout pip install -e '.[app]'"
         ) from None
 
@@ -85,7 +99,7 @@ def _launch(blocks: gr.Blocks, host: str, port: int | None, open_browser: bool) 
         )
     except OSError:
         taken = f"port {port} is taken" if port else f"no port from {PORT} on is free"
-        raise ValueError(f"{taken} on {host}, or {host} is not this machine; choose another --port or --host") from None
+        raise ValueError(f"{taken} on {host}; choose another --port") from None
     return address
 
 

@@ -100,4 +100,4 @@ def _signed(meter: float) -> str:
 
 
 def _marks(prompt: str, text: Text) -> list[tuple[str, float]]:
-    return [(prompt, 0.0), *((letter.text, letter.ratio) for letter in text.letters)]
+    return [(prompt, 0.0), *text.characters]

@@ -97,8 +97,10 @@ def add_threads(parser: ArgumentParser) -> None:
 
 
 def _seed(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,18}", text):
-        raise argparse.ArgumentTypeError(f"expected a whole number of 0 or more, got {text[:20]!r}")
+    if not re.fullmatch("[0-9]{1,30}", text):
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of 0 or more, of at most 30 digits, got {text[:20]!r}"
+        )
     return int(text)
 
 

@@ -116,10 +116,16 @@ class Reader:
         if self.cache.length + unread.shape[1] > self.context:
             self.cache = self.model.new_cache(self.batch)
             unread = ids[:, -(self.context // 2 or 1) :]
-        if self.step and unread.shape[1] == 1:
-            with np.errstate(over="ignore"):  # e**-gate may be infinite, and silu is then 0, as it should be
-                return to_host(self.step(unread[:, 0], self.cache))
-        return to_host(self.model(unread, self.cache, self.rows).data[:, -1])
+        with np.errstate(
+            all="ignore"
+        ):  # e**-gate may be infinite, and silu is then 0; what is not finite is found below
+            if self.step and unread.shape[1] == 1:
+                logits = to_host(self.step(unread[:, 0], self.cache))
+            else:
+                logits = to_host(self.model(unread, self.cache, self.rows).data[:, -1])
+        if not np.isfinite(logits).all():
+            raise ValueError("the model's logits are not finite; adapters should have smaller strengths")
+        return logits
 
 
 def check_prompts(model: Llama, prompts: Sequence[Array], tokens: int) -> None:

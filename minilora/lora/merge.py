@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd.tensor import Array, no_grad
+from minilora.backend import to_host
 from minilora.lora.config import AdapterError
 from minilora.lora.inject import lora_modules, unload
 from minilora.nn import Llama, Module
@@ -75,5 +76,7 @@ def merge_check(model: Llama, ids: Array) -> MergeCheck:
     weights = copy.deepcopy(twin.state_dict())
     merge(twin)
     unmerge(twin)
-    restored = all(bool((array == weights[name]).all()) for name, array in twin.state_dict().items())
+    restored = all(
+        to_host(array).tobytes() == to_host(weights[name]).tobytes() for name, array in twin.state_dict().items()
+    )
     return MergeCheck(single, double, restored)

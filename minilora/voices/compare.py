@@ -34,12 +34,14 @@ class Letter:
 
     Attributes
     ----------
+    token : the byte
     text : the character; of one that takes several bytes, each of which is a letter, all but the last have ""
     ratio : how much more the voices that wrote it expected it than the base, in nats
     by_voice : the same for each of these voices alone, at the strength that it has
     log_p, base_log_p : (V,) what the voices and the base expected here, as log-probabilities at temperature 1
     """
 
+    token: int
     text: str
     ratio: float
     by_voice: dict[str, float]
@@ -63,6 +65,17 @@ class Text:
     @property
     def text(self) -> str:
         return "".join(letter.text for letter in self.letters)
+
+    @property
+    def characters(self) -> list[tuple[str, float]]:
+        """Each character with its ratio in nats: where it takes several bytes, the sum of theirs."""
+        found, ratio = [], 0.0
+        for letter in self.letters:
+            ratio += letter.ratio
+            if letter.text:
+                found.append((letter.text, ratio))
+                ratio = 0.0
+        return found
 
     @property
     def meter(self) -> float:
@@ -151,7 +164,8 @@ class _Writing:
         base = log_p[self.rows.index({})]
         ratios = log_p[:, token] - base[token]  # (rows,)
         by_voice = {name: float(ratios[self.rows.index({name: s})]) for name, s in self.mix.items()}
-        return Letter(self.decoder.decode(bytes([token]), final), float(ratios[0]), by_voice, log_p[0], base)
+        text = self.decoder.decode(bytes([token]), final)
+        return Letter(token, text, float(ratios[0]), by_voice, log_p[0], base)
 
 
 def _log_softmax(logits: Array) -> Array:

@@ -23,8 +23,8 @@ class Voice:
     name : under which it is attached
     folder : where its adapter lies, in PEFT's layout, with its card, README.md
     figures : `description`; `corpus`; losses on held-out text, in nats per character: `before` and `after` on its own
-        corpus, without and with the voice, `base_off` and `base_on` likewise on the base's; `seconds` of training;
-        `held_out_sha256`, and for the corpus python its version, `python`
+        corpus, without and with the voice, `base_off` and `base_on` likewise on the base's; `seconds` of training on
+        `machine`; `held_out_sha256`, and for the corpus python its version, `python`
     """
 
     name: str

@@ -31,7 +31,9 @@ def recipes():
 def letter():
     """letter(text, ratio): one of a text, of which the other fields do not matter."""
     flat = np.full(256, -np.log(256))
-    return lambda text, ratio=0.0: Letter(text, ratio, {"a": ratio, "b": 2 * ratio}, flat, flat)
+    return lambda text, ratio=0.0: Letter(
+        ord(text[-1:] or "\0") % 256, text, ratio, {"a": ratio, "b": 2 * ratio}, flat, flat
+    )
 
 
 @pytest.fixture

@@ -53,8 +53,11 @@ def test_sliders_are_the_voices_in_their_order(act, session, model):
         assert texts(html)[1] == write(model, "The king ", 30, Sampler(0.8), 0, adapters=name)
 
 
-def test_a_hidden_slider_does_nothing(act, session):
-    *_, (_, html, _, _) = act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 5, 1.0, 1.0, 1.0)
+def test_a_voice_that_is_there_no_more_is_not_written_without(act, session):
+    """A slider of a page that was open when the app was started anew."""
+    with pytest.raises(ValueError, match="A voice that was taught here is gone"):
+        next(act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 6, 1.0, 0.0))
+    *_, (_, html, _, _) = act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 8)
     assert texts(html)[0] == texts(html)[1]
 
 
@@ -117,11 +120,17 @@ def test_a_stopped_voice_is_kept(act, session, recipes):
     assert list(session.voices) == ["cook"]
 
 
-def test_a_stop_before_it_began_is_forgotten(act, session, recipes, monkeypatch):
+def test_a_stop_is_for_the_lesson_that_waits_too_and_not_for_the_next(act, session, recipes, monkeypatch):
     monkeypatch.setattr(learning, "learn", lambda *_: iter([]))
-    actions.stop_learning(session)
-    list(act.learn(session, "cook", recipes, None))
-    assert "learning" not in session.stopped
+    actions.stop_learning(session)  # before: there is nothing to be stopped
+    for stop in (False, True, False):
+        list(act.check(session, "cook", recipes, None))
+        if stop:
+            actions.stop_learning(session)
+            with pytest.raises(ValueError, match="Stopped before it began"):
+                list(act.learn(session, "cook", recipes, None))
+        else:
+            assert len(list(act.learn(session, "cook", recipes, None))) == 1
 
 
 def test_a_voice_that_is_gone_is_said(session):

@@ -27,7 +27,10 @@ def place(p, base, chosen="e"):
             array[ord(character)] = share
         return np.log(array)
 
-    return Text({"a": 1.0}, [Letter("W", 0.0, {}, log({}), log({})), Letter(chosen, 0.0, {}, log(p), log(base))])
+    return Text(
+        {"a": 1.0},
+        [Letter(ord("W"), "W", 0.0, {}, log({}), log({})), Letter(ord(chosen), chosen, 0.0, {}, log(p), log(base))],
+    )
 
 
 def test_the_meter_is_the_mean_ratio(text):

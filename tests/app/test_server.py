@@ -83,6 +83,24 @@ def test_a_taken_port_is_said():
             pass
 
 
+def test_a_host_that_is_not_this_machine_is_said():
+    for host in ("203.0.113.7", "nowhere.invalid"):
+        with pytest.raises(ValueError, match=f"{host} is not an address of this machine"), server.running(host):
+            pass
+
+
+def test_sigterm_ends_it_as_ctrl_c_does(tmp_path):
+    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
+    command = [sys.executable, "-m", "minilora", "app"]
+    surroundings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True) as app:
+        assert "http://127.0.0.1:" in app.stdout.readline()
+        assert list(tmp_path.glob("minilora-app-*"))
+        app.terminate()
+        assert app.wait(60) == 0
+    assert not list(tmp_path.glob("minilora-app-*"))
+
+
 def test_what_it_kept_is_gone_afterwards():
     pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
     with server.running() as address:

@@ -109,6 +109,15 @@ def test_stop(visit):
     visitor.write(400)  # and it can be written again, to the end
 
 
+@pytest.mark.parametrize("field", ["recipe", "Temperature", "Length"])
+def test_an_emptied_field_is_said(visit, field):
+    visitor = visit()
+    visitor.page.get_by_label(f"number input for {field}", exact=True).fill("")
+    visitor.page.get_by_label("Prompt", exact=True).press("Enter")
+    visitor.page.wait_for_selector("#status .problem")
+    assert "should be a number from" in visitor.problem()
+
+
 @pytest.mark.parametrize(
     ("label", "value", "message"),
     [

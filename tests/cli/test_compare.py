@@ -179,6 +179,8 @@ def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
         (["compare", "--voices", "base:0.5"], "base is the model without a voice: it takes no strength"),
         (["compare", "--voices", "python+base"], "base is the model without a voice"),
         (["compare", "--prompt", ""], "a prompt should have 1 to 256 tokens"),
+        (["compare", "--voices", "python:1e308", "--tokens", 3], "adapters should have smaller strengths"),
+        (["generate", "--seed", "-1"], "argument --seed: expected a whole number of 0 or more"),
         (["compare", "--tokens", "0"], "at least one token to write"),
         (["generate", "--voice", "bard"], "there is no voice 'bard'; there are shakespeare, scripture"),
         (

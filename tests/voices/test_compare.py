@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minilora import lora
 from minilora.generation import Sampler, write
 from minilora.nn import Llama, LlamaConfig
-from minilora.voices import compare, stream
+from minilora.voices import Letter, Text, compare, stream
 
 CONTEXT = 24
 TARGETS = {"bard": "all-linear", "cook": ["q_proj", "up_proj"], "log": r".*\.1\..*"}
@@ -82,6 +82,22 @@ def test_meters_are_means_over_the_letters(model):
     assert text.meters["cook"] == pytest.approx(np.mean([letter.by_voice["cook"] for letter in text.letters]))
     assert list(text.meters) == ["bard", "cook"]
     assert len({text.meter, *text.meters.values()}) == 3
+
+
+def test_a_character_of_several_bytes_has_the_sum_of_their_ratios():
+    parts = [("a", 0.5), ("", 4.0), ("é", -1.0), ("", 1.0), ("\ufffdb", 2.0), ("", 9.0)]
+    text = Text({}, [Letter(0, text, ratio, {}, None, None) for text, ratio in parts])
+    assert text.characters == [("a", 0.5), ("é", 3.0), ("\ufffdb", 3.0)]
+
+
+def test_a_letter_knows_its_byte(model):
+    (text,) = compare("The", ["bard"], tokens=40, sampler=Sampler(2.0), model=model)
+    assert bytes(letter.token for letter in text.letters).decode(errors="replace") == text.text
+
+
+def test_strengths_beyond_all_numbers_are_refused(model):
+    with pytest.raises(ValueError, match="logits are not finite; adapters should have smaller strengths"):
+        compare("The", [{"bard": 1e308}], tokens=5, model=model)
 
 
 @pytest.mark.parametrize("voice", ["bard", {"bard": 0.4}, {"bard": -2.0}])
