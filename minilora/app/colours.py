@@ -50,8 +50,8 @@ def legend() -> str:
         '<p class="legend"><span>less likely with the voices</span> '
         f'<span class="scale" role="img" aria-label="the colours, from -3 to +3 nats">{swatches}</span> '
         "<span>more likely with the voices</span> "
-        "<small>log p(voices) − log p(base) of each character, in nats: at +0.5 the voices made it 1.6 times as likely "
-        "as the base did, at +1.5 4.5 times, at +3 20 times.</small></p>"
+        "<small>log p(voices) − log p(base) of each character, in nats: +0.5 is 1.6 times as likely as for the base, "
+        "+1.5 is 4.5 times, +3 is 20 times.</small></p>"
     )
 
 
