@@ -123,13 +123,13 @@ def test_without_matplotlib_the_demo_ends_without_a_picture(small, small_base, c
     assert figures["unmerge_bit_exact"] is True
 
 
-def test_what_it_says_to_try_next_works(small, small_base, capsys):
+def test_what_it_says_to_try_next_works(small, capsys):
     assert main(COMMAND) == 0
     lines = capsys.readouterr().out.splitlines()
     suggested = [line.strip() for line in lines[-3:]]
-    assert [line.split()[:2] for line in suggested] == [["minilora", c] for c in ("generate", "merge", "finetune")]
-    generate, merge, finetune = (shlex.split(line)[1:] for line in suggested)
-    assert main([*generate, "--tokens", "5"]) == 0
+    assert [line.split()[:2] for line in suggested] == [["minilora", c] for c in ("compare", "merge", "finetune")]
+    compare, merge, finetune = (shlex.split(line)[1:] for line in suggested)
+    assert main([*compare, "--tokens", "5"]) == 0
     assert main(merge) == 0
     assert main([*finetune, "--iters", "1"]) == 0
 
