@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -70,7 +71,7 @@ def _refuse_host(host: str) -> None:
 
 def _import() -> None:
     try:
-        import gradio  # noqa: F401
+        importlib.import_module("gradio")
     except ImportError as error:
         raise ValueError(
             f"the app needs Gradio, which cannot be loaded ({error}); "
