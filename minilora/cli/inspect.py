@@ -108,7 +108,7 @@ def _beside_base(folder: Path, base: str | None) -> tuple[str, dict[str, Array],
     except lora.AdapterError as error:
         return f"does not fit {name} ({error}); say what it is for with --model", {}, False
     weights = {path: module.weight.data for path, module in lora_modules(model)}
-    return f"fits {name}", weights, model.lm_head.weight is model.model.embed_tokens.weight
+    return f"fits {name}", weights, model.tied
 
 
 def _headline(config: lora.LoraConfig, facts: list[ModuleFacts]) -> str:

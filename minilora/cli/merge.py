@@ -33,9 +33,10 @@ def run(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter)
     context = min(128, model.config.max_position_embeddings)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, context))
-    single, double = (lora.merge_difference(model, ids, dtype) for dtype in (np.float32, np.float64))
+    check, tied = lora.merge_check(model, ids), model.tied
     lora.merge_and_unload(model)
     model.save_pretrained(out, flags.dtype)
     ByteTokenizer().save(out)
-    print(f"max |Δlogit|, merged against attached: {single:.1e} in float32, {double:.1e} in float64")
-    print(f"merged model saved in {out}: {len(model.parameters())} tensors, the same names as the base")
+    print(f"max |Δlogit|, merged against attached: {check.single:.1e} in float32, {check.double:.1e} in float64")
+    head = ", and lm_head.weight, which is the embedding's no more" if tied and not model.tied else ""
+    print(f"merged model saved in {out}: {len(model.parameters())} tensors, the same names as the base{head}")

@@ -118,7 +118,7 @@ class Reader:
             unread = ids[:, -(self.context // 2 or 1) :]
         with np.errstate(
             all="ignore"
-        ):  # e**-gate may be infinite, and silu is then 0; what is not finite is found below
+        ):  # e**-gate may be infinite, and silu is then 0; other infinities are found below
             if self.step and unread.shape[1] == 1:
                 logits = to_host(self.step(unread[:, 0], self.cache))
             else:

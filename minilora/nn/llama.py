@@ -124,6 +124,11 @@ class Llama(Module):
         """Token ids as an array on the model's device."""
         return like(np.asarray(ids) if isinstance(ids, list | tuple) else ids, self.model.embed_tokens.weight.data)
 
+    @property
+    def tied(self) -> bool:
+        """Whether the output head's weight is the embedding's table."""
+        return self.lm_head.weight is self.model.embed_tokens.weight
+
     def new_cache(self, batch: int) -> Cache:
         """An empty cache for generating `batch` texts side by side."""
         return Cache(batch, self.config, self.model.embed_tokens.weight.data)

@@ -46,8 +46,7 @@ def save(model: Llama, folder: str | Path, dtype: str = "float32") -> None:
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
-    tied = model.lm_head.weight is model.model.embed_tokens.weight
-    config = dataclasses.replace(model.config, tie_word_embeddings=tied)
+    config = dataclasses.replace(model.config, tie_word_embeddings=model.tied)
     tensors = model.state_dict()
     plain = Llama(config, rng=None).state_dict().keys()
     extra = sorted(tensors.keys() - plain)

@@ -47,9 +47,9 @@ def voice_folder(name: str) -> Path:
     return VOICES / name
 
 
-def attach(model: Llama | None = None) -> Llama:
-    """All voices attached to `model`, by default the packaged base; none acts."""
-    model = model or Llama.from_pretrained(BASE)
+def attach() -> Llama:
+    """The packaged base with all voices attached; none acts."""
+    model = Llama.from_pretrained(BASE)
     for name in NAMES:
         lora.load_adapter(model, voice_folder(name), name)
     lora.set_active(model, None)

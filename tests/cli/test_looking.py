@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.assets import BASE
 from minilora.data import load_ids, sources
 from minilora.data.sources import Source
 from minilora.data.tokenizer import visible
@@ -70,6 +71,15 @@ def test_merge_says_how_exact_it_is_and_saves_what_was_attached(here, both, mode
     assert np.abs(base - attached).max() > 1e-2 * np.abs(attached).max()
     assert read_tensors("merged/model.safetensors").keys() == read_tensors(here.tiny / "model.safetensors").keys()
     assert minilora("generate", "--model", "merged", "--tokens", 5)
+
+
+def test_merge_says_when_the_head_is_the_embedding_no_more(minilora):
+    """The packaged base's head is tied, and the voice python adapts it."""
+    for voice, head in (("recipe", ""), ("python", ", and lm_head.weight, which is the embedding's no more")):
+        out = minilora("merge", "--voice", voice, "--out", voice)
+        assert out.splitlines()[-1].endswith(f"the same names as the base{head}")
+        found, base = (set(Llama.from_pretrained(folder).state_dict()) for folder in (voice, BASE))
+        assert found - base == ({"lm_head.weight"} if head else set())
 
 
 def test_merge_in_half_precision(both, minilora):
