@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -32,6 +33,14 @@ def no_waiting_for_the_disk():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ctrl_c_can_be_pressed():
+    """As at a terminal: what a script runs in the background begins with a SIGINT that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
