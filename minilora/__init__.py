@@ -1,9 +1,11 @@
 """minilora: LoRA that you can read in one sitting, in NumPy.
 
-Start at `minilora/autograd/tensor.py`; the subject is `minilora/lora/linear.py`.
+Start at `minilora/autograd/tensor.py`; the subject is `minilora/lora/lora.py`.
 """
 
+__version__ = "0.1.0"
+
+from minilora import family  # registers the methods
 from minilora.autograd import Tensor, gradients, no_grad
 
-__all__ = ["Tensor", "gradients", "no_grad"]
-__version__ = "0.1.0"
+__all__ = ["Tensor", "family", "gradients", "no_grad"]

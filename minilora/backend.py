@@ -11,11 +11,14 @@ import ctypes
 import functools
 import sys
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 DEVICES = "cpu", "cuda"
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+"""An array of numbers, NumPy's or CuPy's."""
 
 
 class DeviceError(ValueError):

@@ -37,7 +37,7 @@ MAY_IMPORT = {
 }
 LATER = {"family", "studies", "serving"}  # rooms planned on top of these, and tested with them
 LIGHT = {"numpy", "minilora"} | set(sys.stdlib_module_names)
-ABOUT = {"minilora.laws.implementations.peft": {"torch", "peft"}}  # loaded by who asks for PEFT's layer
+ABOUT = {"minilora.laws.kit.implementations.peft": {"torch", "peft"}}  # loaded by who asks for PEFT's layer
 HEAVY = ["safetensors", "tqdm", "platformdirs", "threadpoolctl", "matplotlib", "hypothesis", "tokenizers", "torch"]
 
 

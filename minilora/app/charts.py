@@ -10,7 +10,7 @@ from html import escape
 import numpy as np
 
 from minilora.app.colours import number
-from minilora.data.tokenizer import visible
+from minilora.messages import visible
 from minilora.voices import Text
 
 MARKS = {10: "⏎", 32: "␣"}

@@ -9,7 +9,7 @@ from html import escape
 from itertools import groupby
 
 from minilora.app.writing import Wish
-from minilora.data.tokenizer import visible
+from minilora.messages import visible
 from minilora.voices import LEVELS, Text, level
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from minilora import lora
 from minilora.assets import BASE
-from minilora.autograd.tensor import Array
+from minilora.backend import Array
 from minilora.data import ByteTokenizer, Corpus, CorpusError, load_corpus, split
 from minilora.data.corpora import to_ascii
 from minilora.nn import Llama

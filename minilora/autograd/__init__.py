@@ -7,6 +7,6 @@ Reading order: `tensor.py` (a value that remembers), `engine.py` (the one loop),
 from minilora.autograd import ops
 from minilora.autograd.engine import gradients
 from minilora.autograd.gradcheck import gradcheck
-from minilora.autograd.tensor import OPS, Tensor, no_grad, op
+from minilora.autograd.tensor import OPS, Tensor, no_grad, op, stop_gradient
 
-__all__ = ["OPS", "Tensor", "gradcheck", "gradients", "no_grad", "op", "ops"]
+__all__ = ["OPS", "Tensor", "gradcheck", "gradients", "no_grad", "op", "ops", "stop_gradient"]

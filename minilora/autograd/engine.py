@@ -12,16 +12,38 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from minilora.backend import like
+from minilora.backend import Array, like
 
-if TYPE_CHECKING:
-    from minilora.autograd.tensor import Array, Tensor
 
-Place: TypeAlias = "Node | Tensor"
+class Differentiable(Protocol):
+    """What the engine asks of a Tensor (`tensor.py`): its numbers, and its place in the graph."""
+
+    data: Array
+    grad: Array | None
+    requires_grad: bool
+    birth: int
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def place(self) -> Place: ...
+    @property
+    def edges(self) -> tuple[tuple[int, Place], ...]: ...
+    @property
+    def rules(self) -> tuple[Any, ...] | JointRule: ...
+    @property
+    def released(self) -> bool: ...
+
+
+Place: TypeAlias = "Node | Differentiable"
 """Where gradients arrive: the node of what an op made, or a leaf."""
 
 JointRule: TypeAlias = "Callable[[Array], tuple[Array, ...]]"
@@ -51,7 +73,7 @@ class Node:
 
 
 def gradients(
-    output: Tensor, wrt: Sequence[Tensor], cotangent: Array | None = None, release: bool = False
+    output: Differentiable, wrt: Sequence[Differentiable], cotangent: Array | None = None, release: bool = False
 ) -> list[Array]:
     """d(output)/d(x) for each x in `wrt`, as arrays of x's shape and dtype; zeros where nothing connects them.
 
@@ -74,7 +96,7 @@ def gradients(
     return [arrived[p].copy() if p in arrived else np.zeros_like(x.data) for p, x in zip(places, wrt, strict=True)]
 
 
-def backward(output: Tensor, cotangent: Array | None = None) -> None:
+def backward(output: Differentiable, cotangent: Array | None = None) -> None:
     """Add the gradient of `output` to `.grad` of every leaf it depends on, and free the graph on the way.
 
     Raises RuntimeError when part of the graph was freed by an earlier `backward`.
@@ -89,7 +111,9 @@ def backward(output: Tensor, cotangent: Array | None = None) -> None:
             leaf.grad += arrived[id(leaf)]
 
 
-def _run(output: Tensor, order: list[Place], cotangent: Any, keep: set[int], release: bool = False) -> dict[int, Array]:
+def _run(
+    output: Differentiable, order: list[Place], cotangent: Any, keep: set[int], release: bool = False
+) -> dict[int, Array]:
     """The loop. Returns the gradients that arrived at the places whose ids are in `keep`.
 
     With `release`, what the rules hold is freed as soon as they have been called.
@@ -121,7 +145,7 @@ def _pull_back(place: Place, g: Array) -> list[tuple[Place, Array]]:
     return [(x, place.rules[i](g)) for i, x in place.edges]
 
 
-def _ancestors(output: Tensor) -> list[Place]:
+def _ancestors(output: Differentiable) -> list[Place]:
     """Every place that a gradient of `output` reaches, oldest first. A loop, so depth is no limit."""
     if not output.requires_grad and not output.released:
         raise ValueError("expected a tensor that depends on something with requires_grad=True; this one does not")
@@ -141,7 +165,7 @@ def _ancestors(output: Tensor) -> list[Place]:
     return sorted(found.values(), key=lambda x: x.birth)
 
 
-def _seed(output: Tensor, cotangent: Any) -> Array:
+def _seed(output: Differentiable, cotangent: Any) -> Array:
     """The gradient that the loop starts with."""
     if cotangent is None:
         if output.size != 1:

@@ -3,6 +3,7 @@
 For a function f and a random cotangent c, the gradient of φ(x) = Σ c f(x) is what the rules claim. Along a random
 direction d, its slope is also (φ(x + hd) - φ(x - hd)) / 2h, up to rounding and terms of order h². One random
 direction sees an error in any entry; a plain `.sum()` instead of c would miss a transposed or permuted gradient.
+What f passes through `stop_gradient` keeps the value that it has at x.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd.engine import gradients
-from minilora.autograd.tensor import Array, Tensor
+from minilora.autograd.tensor import Tensor, holding
+from minilora.backend import Array
 
 
 def gradcheck(
@@ -41,7 +43,14 @@ def gradcheck(
         if x.dtype != np.float64:
             raise TypeError(f"gradcheck expects float64 inputs, got {x.dtype}: rounding would drown the comparison")
     leaves = [Tensor(x.copy(), requires_grad=True) for x in inputs]
-    output = function(*leaves)
+    constants: list[Any] = []
+
+    def note(value: Any) -> Any:
+        constants.append(value)
+        return value
+
+    with holding(note):
+        output = function(*leaves)
     cotangent = np.asarray(rng.standard_normal(output.shape))
     claimed = gradients(output, leaves, cotangent)
     # Where the true slope is nothing, rounding remains: up to about 1e-12 of φ's terms, which this keeps below 1e-7.
@@ -50,20 +59,27 @@ def gradcheck(
     for i, g in enumerate(claimed):
         for _ in range(directions):
             direction = np.asarray(rng.standard_normal(g.shape))
-            slope = _measured_slope(function, inputs, i, direction, cotangent)
+            slope = _measured_slope(function, inputs, i, direction, cotangent, constants)
             error = abs(float(np.sum(g * direction)) - slope)
             errors.append(error / max(abs(slope), float(np.linalg.norm(g)), floor, 1e-300))
     return float(np.max(errors))  # unlike Python's max, it lets no nan pass
 
 
 def _measured_slope(
-    function: Callable[..., Tensor], inputs: Sequence[Array], i: int, direction: Array, cotangent: Array
+    function: Callable[..., Tensor],
+    inputs: Sequence[Array],
+    i: int,
+    direction: Array,
+    cotangent: Array,
+    constants: Sequence[Any],
 ) -> float:
     """d/dh Σ c f(x + h d) at h = 0, by a central difference of fourth order."""
 
     def phi(h: float) -> Any:
         moved = [x + h * direction if j == i else x for j, x in enumerate(inputs)]
-        return np.sum(cotangent * function(*map(Tensor, moved)).data)
+        held = iter(constants)
+        with holding(lambda _: next(held)):
+            return np.sum(cotangent * function(*map(Tensor, moved)).data)
 
     h = 1e-3 / max(1.0, float(np.max(np.abs(direction), initial=0.0)))
     return float(8 * (phi(h) - phi(-h)) - (phi(2 * h) - phi(-2 * h))) / (12 * h)

@@ -15,19 +15,19 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from minilora.autograd import engine
 from minilora.autograd.engine import JointRule, Node, Place
-
-Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+from minilora.backend import Array
 
 OPS: dict[str, Callable[..., Tensor]] = {}
 """Every op by name. The tests walk it: an op without a test fails the suite."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
+_holding: ContextVar[Callable[[Any], Any] | None] = ContextVar("holding", default=None)
 
 
 class Tensor:
@@ -198,7 +198,7 @@ def no_grad() -> Iterator[None]:
     """Inside this block nothing is recorded: `with no_grad(): ...`, or `@no_grad()` over a function.
 
     It holds for the thread that enters it; another thread records until it enters one of its own. (What
-    `training/threads.py` hands to its threads is computed as where it was handed over.)
+    `threads.py` hands to its threads is computed as where it was handed over.)
     """
     token = _recording.set(False)
     try:
@@ -210,6 +210,27 @@ def no_grad() -> Iterator[None]:
 def recording() -> bool:
     """Whether ops note what they were made from: outside `no_grad`."""
     return _recording.get()
+
+
+def stop_gradient(value: Any) -> Any:
+    """`value` as a constant: no gradient goes through it. A Tensor, or an array such as the indices of a choice.
+
+    A derivative that takes part of a function for constant is not the function's slope. `gradcheck` therefore holds
+    these values while it moves the inputs.
+    """
+    constant = value.detach() if isinstance(value, Tensor) else value
+    hold = _holding.get()
+    return constant if hold is None else hold(constant)
+
+
+@contextmanager
+def holding(hold: Callable[[Any], Any]) -> Iterator[None]:
+    """Inside this block, what `stop_gradient` is given goes through `hold`."""
+    token = _holding.set(hold)
+    try:
+        yield
+    finally:
+        _holding.reset(token)
 
 
 def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:

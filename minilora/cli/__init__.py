@@ -9,10 +9,28 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from minilora import __version__
-from minilora.cli import app, bench, compare, corpora, demo, generate, inspect, laws, merge, mix, train, voices
+from minilora.cli import (
+    app,
+    bench,
+    compare,
+    data,
+    demo,
+    eval,
+    finetune,
+    generate,
+    info,
+    laws,
+    merge,
+    mix,
+    pretrain,
+    voices,
+)
 from minilora.training import Interrupted
 
-COMMANDS = (demo, train, generate, voices, compare, app, merge, mix, inspect, laws, bench, corpora)
+COMMANDS = (
+    *(demo, pretrain, finetune, generate, voices, compare, app),
+    *(merge, mix, eval, info, laws, bench, data),
+)
 
 
 class Parser(argparse.ArgumentParser):

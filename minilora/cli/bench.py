@@ -22,9 +22,9 @@ from minilora.cli import options
 from minilora.files import write_json
 from minilora.generation import Sampler, generate
 from minilora.nn import Llama, LlamaConfig
+from minilora.threads import Threads
 from minilora.training import StepMemory, TrainingConfig, step_memory
 from minilora.training.step import Batch, training_step
-from minilora.training.threads import Threads
 
 PROMPT, TOKENS = 16, 256  # ids that the model reads, and then writes
 BATCHES = 64  # different ones, so that a model does not learn them by heart

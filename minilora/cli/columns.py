@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TypeAlias
 
-from minilora.data.tokenizer import visible
+from minilora.messages import visible
 from minilora.voices import level
 
 LEAST, MOST = 36, 120  # characters: of a column, where the terminal is wide enough; and of all together

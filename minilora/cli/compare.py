@@ -11,7 +11,7 @@ from minilora import lora
 from minilora.cli import options
 from minilora.cli.columns import Column, side_by_side, wants_colour
 from minilora.nn import Llama
-from minilora.nn.variants import Choice
+from minilora.nn.choice import Choice
 from minilora.voices import BASE, NAMES, Text, compare, voice_folder
 
 

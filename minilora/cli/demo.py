@@ -13,16 +13,15 @@ import numpy as np
 
 from minilora import lora
 from minilora.assets import BASE
-from minilora.autograd.tensor import Array
-from minilora.backend import device_module
+from minilora.backend import Array, device_module
 from minilora.cli import options
 from minilora.cli.columns import Column, side_by_side
 from minilora.cli.picture import draw
 from minilora.cli.settings import Settings, settings
 from minilora.data import CorpusError, load_ids
-from minilora.data.tokenizer import visible
 from minilora.files import write_json
 from minilora.generation import write
+from minilora.messages import visible
 from minilora.nn import Llama
 from minilora.training import History, evaluate, train
 
@@ -108,7 +107,8 @@ def _introduce(stage: Stage) -> dict[str, Any]:
 
 
 def _attach(stage: Stage) -> dict[str, Any]:
-    config = stage.settings.lora
+    config = stage.settings.adapter
+    assert isinstance(config, lora.LoraConfig)
     _title(f"Attach LoRA: r = {config.r}, alpha = {config.lora_alpha:g}, on every linear layer but the head")
     lora.inject(stage.model, config, adapter=ADAPTER, rng=np.random.default_rng(stage.flags.seed))
     counts = lora.report(stage.model)

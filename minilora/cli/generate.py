@@ -7,8 +7,8 @@ from argparse import Namespace
 from typing import Any
 
 from minilora.cli import options
-from minilora.data.tokenizer import visible
 from minilora.generation import write_stream
+from minilora.messages import visible
 
 
 def add(commands: Any) -> None:

@@ -16,13 +16,13 @@ from minilora import laws
 from minilora.cli import options
 from minilora.files import write_atomically
 from minilora.laws import CONFORMANCE, GROUPS, Law, Verdict, catalogue
-from minilora.laws.check import explanation
+from minilora.laws.kit.check import explanation
 
 DTYPES = "float64", "float32"
 LAYERS = {
-    "minilora": "minilora.laws.implementations.own:MiniloraLayer",
-    "peft": "minilora.laws.implementations.peft:PeftLayer",
-    "twenty-lines": "minilora.laws.implementations.twenty_lines:TwentyLines",
+    "minilora": "minilora.laws.kit.implementations.own:MiniloraLayer",
+    "peft": "minilora.laws.kit.implementations.peft:PeftLayer",
+    "twenty-lines": "minilora.laws.kit.implementations.twenty_lines:TwentyLines",
 }
 
 
@@ -141,13 +141,13 @@ def record(verdicts: list[Verdict]) -> dict[str, Any]:
     broken = next((v for v in verdicts if v.holds is False), None)
     return {
         **{name: getattr(law, name) for name in ("name", "group", "statement", "equation", "source")},
-        **figures(first),
+        **numbers(first),
         "holds": None if first.holds is None else broken is None,
-        "float32": {**figures(verdicts[1]), "holds": verdicts[1].holds},
+        "float32": {**numbers(verdicts[1]), "holds": verdicts[1].holds},
         "counterexample": broken.counterexample if broken else "",
     }
 
 
-def figures(verdict: Verdict) -> dict[str, Any]:
+def numbers(verdict: Verdict) -> dict[str, Any]:
     worst = verdict.worst_error if math.isfinite(verdict.worst_error) else None
     return {"cases": verdict.cases, "worst_error": worst, "bound": verdict.bound}

@@ -6,30 +6,28 @@ import dataclasses
 import json
 import tomllib
 from argparse import Namespace
-from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from minilora.adapters.method import METHODS, Method
 from minilora.files import write_atomically
-from minilora.lora import LoraConfig
 from minilora.nn import LlamaConfig
 from minilora.training import TrainingConfig
 
 PRESETS = resources.files("minilora") / "presets"
-TABLES: dict[str, Any] = {"model": LlamaConfig, "lora": LoraConfig, "training": TrainingConfig}
-CHOICES = {"method": ("lora", "full"), "dtype": ("float32", "float16")}
+CHOICES = {"method": (*METHODS, "full"), "dtype": ("float32", "float16")}
 
 FLAGS = {  # a flag that is set overrides this entry
     "corpus": ("", "corpus"),
     "model": ("", "base"),
     "method": ("", "method"),
     "dtype": ("", "dtype"),
-    "rank": ("lora", "r"),
-    "alpha": ("lora", "lora_alpha"),
-    "dropout": ("lora", "lora_dropout"),
-    "targets": ("lora", "target_modules"),
+    "rank": ("adapter", "r"),
+    "alpha": ("adapter", "lora_alpha"),
+    "dropout": ("adapter", "lora_dropout"),
+    "targets": ("adapter", "target_modules"),
     "layers": ("model", "num_hidden_layers"),
     "hidden": ("model", "hidden_size"),
     "intermediate": ("model", "intermediate_size"),
@@ -51,9 +49,9 @@ class Settings:
     ----------
     corpus : names or paths of the texts to learn from
     base : folder of the model to start from (fine-tuning), "" for the packaged one
-    method : "lora" or "full"
+    method : "full", or the name of an adaptation method such as "lora"
     dtype : of the result on disk, "float32" or "float16"; training is in float32
-    model, lora, training : the three configurations
+    model, adapter, training : the three configurations; without an adapter where the method is "full"
     """
 
     corpus: list[str]
@@ -61,7 +59,7 @@ class Settings:
     method: str
     dtype: str
     model: LlamaConfig
-    lora: LoraConfig
+    adapter: Method | None
     training: TrainingConfig
 
 
@@ -75,27 +73,53 @@ def settings(preset: str, flags: Namespace | None = None) -> Settings:
 
     Raises ValueError for an unknown preset, an entry that means nothing, or values that do not go together.
     """
-    table, given = _read(preset), {k: v for k, v in vars(flags or Namespace()).items() if v is not None}
-    if "rank" in given and "alpha" not in given and "lora" in table:  # the scale α/r stays
-        before = {**dataclasses.asdict(LoraConfig()), **table["lora"]}
-        alpha = before["lora_alpha"] * given["rank"] / before["r"]
-        table["lora"]["lora_alpha"] = int(alpha) if alpha.is_integer() else alpha
+    given = {flag: value for flag, value in vars(flags or Namespace()).items() if value is not None}
+    top = {entry: given[flag] for flag, (section, entry) in FLAGS.items() if not section and flag in given}
+    table = {"method": "lora", **_read(preset), **top}
+    table["adapter"] = _adapter_entries(preset, table)
+    if "rank" in given and "alpha" not in given:  # the scale α/r stays
+        _keep_scale(table["adapter"], given["rank"])
     for flag, (section, entry) in FLAGS.items():
-        if flag in given:
-            (table.setdefault(section, {}) if section else table)[entry] = given[flag]
+        if section and flag in given:
+            table.setdefault(section, {})[entry] = given[flag]
     if "context" in given and "model" in table:
         table["model"]["max_position_embeddings"] = given["context"]
     return _check(preset, table)
 
 
-def write(folder: Path, values: Settings, used: Iterable[str] = tuple(TABLES)) -> Path:
-    """Write the effective settings as `run.toml`, which is a preset again: of the tables, those that the run used."""
+def write(folder: Path, values: Settings, with_model: bool) -> Path:
+    """Write the effective settings as `run.toml`, which is a preset again."""
     flat = dataclasses.asdict(values)
-    tables = {name: table for name in TABLES if (table := flat.pop(name)) and name in used}
+    model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
+    tables = {"model": model if with_model else None, values.method: adapter, "training": training}
     lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
     for name, table in tables.items():
-        lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
+        if table:
+            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
     return write_atomically(folder / "run.toml", "\n".join(lines) + "\n")
+
+
+def _adapter_entries(preset: str, table: dict[str, Any]) -> Any:
+    """The method's own table, such as [lora]; of another method's, the entries that this one has too."""
+    if "adapter" in table:
+        raise ValueError(f"preset {preset} has no entry adapter; the table of a method has its name, such as [lora]")
+    tables = {name: table.pop(name) for name in METHODS if name in table}
+    chosen = METHODS.get(table["method"]) if isinstance(table["method"], str) else None
+    if chosen is None:
+        return {}
+    known = {field.name for field in dataclasses.fields(chosen)}
+    own = tables.pop(chosen.name, {})
+    if not isinstance(own, dict):
+        return own
+    others = [(k, v) for other in tables.values() if isinstance(other, dict) for k, v in other.items() if k in known]
+    return {**dict(others), **own}
+
+
+def _keep_scale(entries: dict[str, Any], rank: int) -> None:
+    """Change α with r, where there is an r."""
+    r, alpha = entries.get("r", 8), entries.get("lora_alpha", 8)  # PEFT's defaults
+    scaled = alpha * rank / r
+    entries["lora_alpha"] = int(scaled) if scaled.is_integer() else scaled
 
 
 def _read(preset: str) -> dict[str, Any]:
@@ -113,25 +137,33 @@ def _read(preset: str) -> dict[str, Any]:
 
 
 def _check(preset: str, table: dict[str, Any]) -> Settings:
-    values: dict[str, Any] = {"corpus": [], "base": "", "method": "lora", "dtype": "float32", **table}
-    for name, kind in TABLES.items():
-        entries, known = values.get(name, {}), [field.name for field in dataclasses.fields(kind)]
-        if not isinstance(entries, dict):
-            raise ValueError(f"preset {preset}: {name} should be a table, got {entries!r}")
-        if unknown := ", ".join(sorted(entries.keys() - set(known))):
-            raise ValueError(f"preset {preset}: [{name}] has no entry {unknown}; it has {', '.join(known)}")
-        try:
-            values[name] = kind(**entries)
-        except TypeError as error:
-            raise ValueError(f"preset {preset}: [{name}]: {error}") from None
-    if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):
-        raise ValueError(f"preset {preset} has no entry {unknown}")
+    values: dict[str, Any] = {"corpus": [], "base": "", "dtype": "float32", **table}
     for name, choices in CHOICES.items():
         if values[name] not in choices:
             raise ValueError(f"preset {preset}: {name} should be one of {', '.join(choices)}, got {values[name]!r}")
+    kinds = {"model": LlamaConfig, "adapter": METHODS.get(values["method"]), "training": TrainingConfig}
+    for name, kind in kinds.items():
+        values[name] = _config(preset, values["method"] if name == "adapter" else name, kind, values.get(name, {}))
+    if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):
+        raise ValueError(f"preset {preset} has no entry {unknown}")
     if not isinstance(values["corpus"], list):
         raise ValueError(f"preset {preset}: corpus should be a list of names, got {values['corpus']!r}")
     return Settings(**values)
+
+
+def _config(preset: str, name: str, kind: Any, entries: Any) -> Any:
+    """One table of a preset as its config; None where there is no such config."""
+    if kind is None:
+        return None
+    known = [field.name for field in dataclasses.fields(kind)]
+    if not isinstance(entries, dict):
+        raise ValueError(f"preset {preset}: {name} should be a table, got {entries!r}")
+    if unknown := ", ".join(sorted(entries.keys() - set(known))):
+        raise ValueError(f"preset {preset}: [{name}] has no entry {unknown}; it has {', '.join(known)}")
+    try:
+        return kind(**entries)
+    except TypeError as error:
+        raise ValueError(f"preset {preset}: [{name}]: {error}") from None
 
 
 def _toml(value: Any) -> str:

@@ -93,13 +93,6 @@ class ByteTokenizer:
         return cls()
 
 
-def visible(text: str) -> str:
-    """`text` with control characters other than the newline as `·`: a model that has not learned yet writes any
-    byte, and some would make a terminal jump or change colour.
-    """
-    return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
-
-
 def byte_characters() -> list[str]:
     """The printable character that stands for each byte in a tokenizer file, as GPT-2 chose them.
 

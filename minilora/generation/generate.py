@@ -6,14 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from minilora.autograd.tensor import Array, no_grad
-from minilora.backend import to_host
+from minilora.adapters.attach import active
+from minilora.autograd.tensor import no_grad
+from minilora.backend import Array, to_host
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation.sampling import Sampler
 from minilora.generation.token_step import TokenStep, can_step
-from minilora.lora.inject import active, lora_modules
 from minilora.nn import Cache, Llama
-from minilora.nn.variants import Choice, RowChoice, resolve
+from minilora.nn.choice import Choice, RowChoice, resolve
 
 
 def generate(
@@ -52,7 +52,7 @@ def stream(
     nothing is padded and nothing masked. When the context is full, the older half of it is forgotten.
     """
     check_prompts(model, prompts, tokens)  # here, not at the first step: a mistake shows before anything is written
-    if adapters is None and not any(module.merged for _, module in lora_modules(model)):
+    if adapters is None and not model.merged:
         adapters = active(model)  # those of now: choosing others does not change a text half-way
     rows = None if adapters is None else resolve(model, adapters, len(prompts))
     return _columns(model, prompts, tokens, sampler or Sampler(), seed, rows)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilora.autograd.tensor import Array
+from minilora.backend import Array
 
 
 @dataclass(frozen=True)

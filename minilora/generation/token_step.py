@@ -10,25 +10,28 @@ width, S the tokens so far, V the vocabulary, R the rank that a row's adapters h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from minilora.autograd.tensor import Array
-from minilora.backend import like
-from minilora.lora.linear import LoraLinear
-from minilora.lora.rows import factors
+from minilora.adapters.host import AdaptedLinear
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array, like
 from minilora.nn import Cache, Embedding, Linear, Llama, LlamaConfig, RMSNorm
 from minilora.nn.attention import Attention, LayerCache, rotary_turns
+from minilora.nn.choice import RowChoice
 from minilora.nn.llama import MLP, Decoder, DecoderLayer
-from minilora.nn.variants import RowChoice
 
-KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding, Linear, LoraLinear}
-"""The modules whose mathematics is written down here."""
+KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding}
+"""The modules whose mathematics is written down here. Linears are asked for their products."""
 
 
 def can_step(model: Llama) -> bool:
-    """Whether all modules are known, none has a `forward` that was put into it, and the model is not in training."""
+    """Whether the model is not in training, and made of known modules, none with a `forward` put into it."""
     modules = [module for _, module in model.named_modules()]
-    return model.rng is None and all(type(m) in KNOWN and "forward" not in vars(m) for m in modules)
+    if model.rng is not None or any("forward" in vars(module) for module in modules):
+        return False
+    return all(type(m) in KNOWN or isinstance(m, Linear | AdaptedLinear) for m in modules)
 
 
 class TokenStep:
@@ -111,19 +114,30 @@ class Products:
     """x Wᵀ for each of some linears that share their input, with the updates of the rows' adapters."""
 
     def __init__(self, linears: list[Linear], rows: RowChoice | None) -> None:
-        self.weights = [linear.weight.data.T for linear in linears]
-        self.A, self.B = None, []
-        found = [factors(linear, rows) if isinstance(linear, LoraLinear) else None for linear in linears]
-        adapted = [(i, pair) for i, pair in enumerate(found) if pair is not None]
-        if adapted:
-            self.A = np.concatenate([A for _, (A, _) in adapted], axis=1)  # (N or 1, sum of R, in)
-            ends = np.cumsum([A.shape[1] for _, (A, _) in adapted])
-            self.B = [(i, slice(end - B.shape[1], end), B) for (i, (_, B)), end in zip(adapted, ends, strict=True)]
+        self.products = [_product(linear) for linear in linears]
+        self.A: Array | None = None
+        self.B: list[tuple[int, slice, Array]] = []
+        hosts = [(i, linear) for i, linear in enumerate(linears) if isinstance(linear, AdaptedLinear)]
+        updates = [(i, host.row_updates(rows)) for i, host in hosts if not host.merged]  # W has the merged ones
+        self.others = [(i, update) for i, update in updates if update.others]
+        tables = [(i, update.table) for i, update in updates if update.table]
+        if tables:
+            self.A = np.concatenate([A.data for _, (A, _) in tables], axis=1)  # (N or 1, sum of R, in)
+            ends = np.cumsum([A.shape[1] for _, (A, _) in tables])
+            parts = zip(tables, ends, strict=True)
+            self.B = [(i, slice(end - B.shape[1], end), B.data) for (i, (_, B)), end in parts]
 
     def __call__(self, x: Array) -> list[Array]:
-        ys = [x.dot(weight) for weight in self.weights]  # for so small a product half a microsecond less than `@`
-        if self.A is None:
-            return ys
+        ys = [product(x) for product in self.products]
+        hs = [(i, update, Tensor(ys[i].copy())) for i, update in self.others]
+        if self.A is not None:
+            self._add_low_rank(ys, x)
+        for i, update, h in hs:
+            ys[i] = update.add_others(Tensor(ys[i]), h, Tensor(x)).data
+        return ys
+
+    def _add_low_rank(self, ys: list[Array], x: Array) -> None:
+        assert self.A is not None
         if len(self.A) == 1:  # the same for all rows
             low = x @ self.A[0].T  # (N, in) -> (N, sum of R)
             for i, part, B in self.B:
@@ -132,7 +146,16 @@ class Products:
             low = (self.A @ x[:, :, None])[:, None, :, 0]  # (N, sum of R, in) @ (N, in, 1) -> (N, 1, sum of R)
             for i, part, B in self.B:
                 ys[i] += (low[:, :, part] @ B)[:, 0]  # (N, 1, R) @ (N, R, out) -> (N, out)
-        return ys
+
+
+def _product(linear: Linear | AdaptedLinear) -> Callable[[Array], Array]:
+    """x -> x Wᵀ on arrays. A Linear that stores W in another form computes it by itself."""
+    if isinstance(linear, AdaptedLinear) and not linear.merged:
+        return _product(linear.base)
+    if isinstance(linear, Linear) and type(linear).forward is not Linear.forward:
+        return lambda x: linear(Tensor(x)).data
+    weight = linear.weight.data.T
+    return lambda x: x.dot(weight)  # for so small a product half a microsecond less than `@`
 
 
 def turned(x: Array, cos: Array, sin: Array) -> Array:

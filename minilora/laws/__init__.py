@@ -8,8 +8,8 @@ Reading order: `law.py` (what a law is); `lora.py`, `learning.py`, `merge.py`, `
 """
 
 from minilora.laws import autograd, learning, lora, many, merge, model, runs, writing  # noqa: F401 (each enters its laws)
-from minilora.laws.check import check
-from minilora.laws.law import CONFORMANCE, GROUPS, LAWS, Law, catalogue
-from minilora.laws.verdict import Verdict, run
+from minilora.laws.kit.check import check
+from minilora.laws.kit.law import CONFORMANCE, GROUPS, LAWS, Law, catalogue
+from minilora.laws.kit.verdict import Verdict, run
 
 __all__ = ["CONFORMANCE", "GROUPS", "LAWS", "Law", "Verdict", "catalogue", "check", "run"]

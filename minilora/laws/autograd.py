@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from minilora.autograd import Tensor, gradients, ops
-from minilora.autograd.tensor import Array
-from minilora.laws.case import Case
-from minilora.laws.functions import (
+from minilora.backend import Array
+from minilora.laws.kit.case import Case
+from minilora.laws.kit.functions import (
     COMPOSED,
     LINEAR,
     ONE_OP_OF_TWO_INPUTS,
@@ -25,7 +25,7 @@ from minilora.laws.functions import (
     plain_attention,
     pull,
 )
-from minilora.laws.law import EXACT, law, rounding
+from minilora.laws.kit.law import EXACT, law, rounding
 
 GRIEWANK = "Griewank & Walther 2008, section 3.2"
 SINGLE = rounding(1e-12, 5e-5)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from minilora.laws.case import Case
-from minilora.laws.guard import copied
-from minilora.laws.law import EXACT, law, rounding
-from minilora.laws.layer import Layer, draw_adapter, draw_inputs, draw_weight
+from minilora.laws.kit.case import Case
+from minilora.laws.kit.guard import copied
+from minilora.laws.kit.law import EXACT, law, rounding
+from minilora.laws.kit.layer import Layer, draw_adapter, draw_inputs, draw_weight
 
 HU = "Hu et al. 2021 (LoRA)"
 

@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from minilora.laws.case import Case
-from minilora.laws.law import EXACT, law, rounding
-from minilora.laws.layer import Adapter, Layer, draw_adapter, draw_adapters, draw_inputs, draw_weight, update_of
+from minilora.laws.kit.case import Case
+from minilora.laws.kit.law import EXACT, law, rounding
+from minilora.laws.kit.layer import Adapter, Layer, draw_adapter, draw_adapters, draw_inputs, draw_weight, update_of
 
 HU = "Hu et al. 2021 (LoRA), section 4.1"
 PEFT = "PEFT 0.21.2, add_weighted_adapter"

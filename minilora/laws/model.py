@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import Tensor, gradients, no_grad, ops
-from minilora.autograd.tensor import Array
-from minilora.laws.case import Case
-from minilora.laws.functions import pull
-from minilora.laws.law import EXACT, law, rounding
+from minilora.backend import Array
+from minilora.laws.kit.case import Case
+from minilora.laws.kit.functions import pull
+from minilora.laws.kit.law import EXACT, law, rounding
 from minilora.nn import Llama, LlamaConfig, RMSNorm
 from minilora.nn.attention import rotary_turns
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from minilora import lora
 from minilora.autograd import Tensor
-from minilora.autograd.tensor import Array
+from minilora.backend import Array
 from minilora.data import ByteTokenizer
 from minilora.generation import Sampler, generate
-from minilora.laws.case import Case
-from minilora.laws.law import EXACT, law
+from minilora.laws.kit.case import Case
+from minilora.laws.kit.law import EXACT, law
 from minilora.laws.model import draw_model, logits
 from minilora.nn import Llama, LlamaConfig
 from minilora.training import AdamW, History, TrainingConfig, train

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from minilora.autograd.tensor import Array
+from minilora.backend import Array
 from minilora.generation import Sampler, generate
-from minilora.laws.case import Case
-from minilora.laws.law import EXACT, law, rounding
+from minilora.laws.kit.case import Case
+from minilora.laws.kit.law import EXACT, law, rounding
 from minilora.laws.model import WHOLE_MODEL, draw_model, logits
 
 FLOAT64 = rounding(1e-12, 1e-12)

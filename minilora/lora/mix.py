@@ -14,24 +14,24 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from minilora.autograd.tensor import Array
-from minilora.backend import copy_into, to_host
-from minilora.lora.config import AdapterError, LoraConfig
-from minilora.lora.factors import singular_values, thin_svd
-from minilora.lora.inject import adapters, inject, lora_modules
-from minilora.lora.linear import LoraLinear
-from minilora.lora.select import leaf, select
+from minilora.adapters.attach import hosts, place
+from minilora.adapters.targets import module_name, select
+from minilora.adapters.update import Update
+from minilora.backend import Array, to_host
+from minilora.lora.config import LoraConfig
+from minilora.lora.spectrum import singular_values, thin_svd
 from minilora.nn import Module
-from minilora.nn.variants import strengths
+from minilora.nn.choice import strengths
+from minilora.nn.module import AdapterError
 
-Factors: TypeAlias = tuple[Array, Array]
+Pair: TypeAlias = tuple[Array, Array]
 """A (r, in) and B (out, r), in float64."""
 
 WAYS = "cat", "linear", "svd"
@@ -90,22 +90,18 @@ def mix(
     differ under "linear", an unknown way, a name that is taken, or when adapters are merged.
     """
     _check(weights, how, r)
-    weights = strengths(weights, adapters(model))
-    made: dict[str, Factors] = {}
+    weights = strengths(weights, model.adapters)
+    made: dict[str, Pair] = {}
     error: dict[str, float] = {}
-    for path, module in lora_modules(model):
-        mine = {name: w for name, w in weights.items() if name in module.config}
-        if mine:
-            exact = _cat(module, mine)
-            _refuse_infinite(exact, path, module)
-            made[path] = _make(how, exact, module, mine, r)
+    for path, host in hosts(model).items():
+        if acting := host.acting(weights):
+            terms = [_term(update, w, path) for update, w in acting]
+            exact = _cat(terms)
+            made[path] = _make(how, exact, terms, r)
+            _refuse_infinite((*exact, *made[path]), path, model.dtype)
             error[path] = _distance(made[path], exact)
     rank = {path: len(A) for path, (A, _) in made.items()}
-    inject(model, _config(model, rank), adapter, rng=np.random.default_rng(0))
-    for path, module in lora_modules(model):
-        if path in made:
-            for part, array in zip((module.lora_A, module.lora_B), made[path], strict=True):
-                copy_into(part[adapter].data, array)
+    place(model, _config(model, rank), adapter, {path: {"lora_A": A, "lora_B": B} for path, (A, B) in made.items()})
     return Mixture(adapter, how, rank, error)
 
 
@@ -123,57 +119,65 @@ def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
         raise AdapterError(f"expected a rank r of at least 1, a whole number, got {r!r}")
 
 
-def _refuse_infinite(factors: Factors, path: str, module: LoraLinear) -> None:
+def _refuse_infinite(matrices: Iterable[Array], path: str, dtype: np.dtype) -> None:
     """Weights can be so large that a mixture is infinite in the model's own type."""
     with np.errstate(over="ignore"):
-        if not all(np.isfinite(M.astype(module.weight.dtype)).all() for M in factors):
-            raise AdapterError(
-                f"the weights are too large: the mixture at {path} is not finite in {module.weight.dtype}"
-            )
+        if not all(np.isfinite(M.astype(dtype)).all() for M in matrices):
+            raise AdapterError(f"the weights are too large: the mixture at {path} is not finite in {dtype}")
 
 
-def _make(how: str, exact: Factors, module: LoraLinear, weights: dict[str, float], r: int | None) -> Factors:
+class Term(NamedTuple):
+    """w · ΔW of one adapter at one module: A (r, in), B (out, r), in float64, and the product of weight and scale."""
+
+    A: Array
+    B: Array
+    scale: float
+
+
+def _term(update: Update, weight: float, path: str) -> Term:
+    """In float64 and on the host: a mixture is computed once and rounded once."""
+    factors = update.factors()
+    if factors is None:
+        raise AdapterError(
+            f"an adapter at {path} is not a product B A, so it cannot be mixed into one; let the adapters act together "
+            "instead: lora.set_active(model, {name: weight, ...})"
+        )
+    A, B = (to_host(M.data).astype(np.float64) for M in (factors.A, factors.B))
+    return Term(A, B, weight * factors.scale)
+
+
+def _make(how: str, exact: Pair, terms: list[Term], r: int | None) -> Pair:
     """The mixture at one module; `exact` are the factors of the weighted sum."""
     if how == "cat":
         return exact
     if how == "linear":
-        return _linear(module, weights)
-    return _nearest(*exact, r or max(len(module.lora_A[name].data) for name in weights))
+        return _linear(terms)
+    return _nearest(*exact, r or max(len(term.A) for term in terms))
 
 
-def _cat(module: LoraLinear, weights: dict[str, float]) -> Factors:
+def _cat(terms: list[Term]) -> Pair:
     """A's above each other, B's beside each other, each times w s."""
-    A, B = zip(*(_factors(module, name) for name in weights), strict=True)
-    scaled = [w * module.scaling[name] * b for (name, w), b in zip(weights.items(), B, strict=True)]
-    return np.concatenate(A), np.concatenate(scaled, axis=1)
+    return np.concatenate([t.A for t in terms]), np.concatenate([t.scale * t.B for t in terms], axis=1)
 
 
-def _linear(module: LoraLinear, weights: dict[str, float]) -> Factors:
+def _linear(terms: list[Term]) -> Pair:
     """Σ √(ws) A and Σ √(ws) B; a negative ws gives its sign to A, as in PEFT."""
-    ranks = {name: len(module.lora_A[name].data) for name in weights}
-    if len(set(ranks.values())) > 1:
+    ranks = [len(term.A) for term in terms]
+    if len(set(ranks)) > 1:
         raise AdapterError(f"'linear' needs adapters of one rank, these have {ranks}; use 'cat' or 'svd'")
-    factors = [_factors(module, name) for name in weights]
-    scales = [w * module.scaling[name] for name, w in weights.items()]
-    A = sum(math.copysign(math.sqrt(abs(ws)), ws) * a for ws, (a, _) in zip(scales, factors, strict=True))
-    B = sum(math.sqrt(abs(ws)) * b for ws, (_, b) in zip(scales, factors, strict=True))
+    A = sum(math.copysign(math.sqrt(abs(t.scale)), t.scale) * t.A for t in terms)
+    B = sum(math.sqrt(abs(t.scale)) * t.B for t in terms)
     return np.asarray(A), np.asarray(B)
 
 
-def _nearest(A: Array, B: Array, r: int) -> Factors:
+def _nearest(A: Array, B: Array, r: int) -> Pair:
     """The r largest singular values of B A, or all if there are fewer, each shared out evenly between the factors."""
     left, values, right = thin_svd(A, B)
     roots = np.sqrt(values[:r])
     return roots[:, None] * right[:r], left[:, :r] * roots  # (r, in), (out, r)
 
 
-def _factors(module: LoraLinear, name: str) -> Factors:
-    """A and B of one adapter, in float64 on the host: a mixture is worked out once and rounded once."""
-    A, B = (to_host(part[name].data).astype(np.float64) for part in (module.lora_A, module.lora_B))
-    return A, B
-
-
-def _distance(made: Factors, exact: Factors) -> float:
+def _distance(made: Pair, exact: Pair) -> float:
     """‖B A - B' A'‖ / ‖B' A'‖. What is only rounding counts as nothing: where adapters cancel, all that is left."""
     (A, B), (A_exact, B_exact) = made, exact
     rounding = 1e-12 * np.linalg.norm(A_exact) * np.linalg.norm(B_exact)
@@ -192,7 +196,7 @@ def _config(model: Module, rank: dict[str, int]) -> LoraConfig:
     config = LoraConfig(
         r=common,
         lora_alpha=common,
-        target_modules=sorted({leaf(path) for path in rank}),
+        target_modules=sorted({module_name(path) for path in rank}),
         rank_pattern=others,
         alpha_pattern=dict(others),
     )

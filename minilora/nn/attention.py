@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.autograd import ops
-from minilora.autograd.tensor import Array, Tensor
-from minilora.backend import array_module
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array, array_module
 from minilora.nn.config import LlamaConfig
 from minilora.nn.layers import Linear, random_weight
 from minilora.nn.module import Module

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.autograd import ops
-from minilora.autograd.tensor import Array, Tensor
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array
 from minilora.nn.module import Module
 
 
@@ -25,6 +26,14 @@ class Linear(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight)
+
+    def with_low_rank(self, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
+        """x (W + scale · B A)ᵀ for A (r, in) and B (out, r), by the cheaper order of products."""
+        return ops.low_rank_linear(x, self.weight, A, B, scale=scale)
+
+    def dense(self) -> Tensor:
+        """The whole matrix W (out, in). A Linear that stores W in another form makes it here."""
+        return self.weight
 
 
 class Embedding(Module):

@@ -6,19 +6,22 @@ ways (`pretrained.py`). Read `layers.py` and `attention.py` first.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from minilora.autograd import ops
-from minilora.autograd.tensor import Array, Tensor
-from minilora.backend import like
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array, like
+from minilora.messages import some
+from minilora.nn import pretrained
 from minilora.nn.attention import Attention, LayerCache, rotary_turns
+from minilora.nn.choice import Choice, RowChoice, choosing, resolve
 from minilora.nn.config import LlamaConfig
 from minilora.nn.layers import Embedding, Linear, RMSNorm, random_weight
 from minilora.nn.module import Module
-from minilora.nn.variants import Choice, RowChoice, choosing, resolve
 
 
 class MLP(Module):
@@ -135,16 +138,32 @@ class Llama(Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Llama:
-        """Open a model folder in Hugging Face's layout, on the device "cpu" or "cuda". See `pretrained.load`."""
-        from minilora.nn import pretrained
+        """Open a model folder in Hugging Face's layout (`pretrained.py`), on the device "cpu" or "cuda".
 
-        return pretrained.load(folder).to(device)
+        Raises ValueError when a file is missing or cut short, the config needs a feature that minilora does not have,
+        or tensors are missing, unknown or of another shape.
+        """
+        config, tensors = pretrained.read(folder)
+        model = cls(config, rng=None)
+        try:
+            model.load_state_dict(tensors)
+        except ValueError as error:
+            raise ValueError(f"{folder}: {error}") from None
+        return model.to(device)
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
-        """Write config.json and model.safetensors. See `pretrained.save`."""
-        from minilora.nn import pretrained
+        """Write config.json and model.safetensors, the weights as float32 or float16.
 
-        pretrained.save(self, folder, dtype)
+        Raises ValueError when the model holds parameters that the layout has no place for, such as adapters.
+        """
+        config, tensors = dataclasses.replace(self.config, tie_word_embeddings=self.tied), self.state_dict()
+        extra = sorted(tensors.keys() - Llama(config, rng=None).state_dict().keys())
+        if extra:
+            raise ValueError(
+                f"a model folder has no place for {some(extra)}; save the adapter on its own (lora.save_adapter), or "
+                "merge it into the weights first (lora.merge_and_unload)"
+            )
+        pretrained.write(folder, config, tensors, dtype)
 
 
 class Cache:

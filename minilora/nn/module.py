@@ -14,10 +14,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from minilora.autograd.tensor import Array, Tensor
-from minilora.backend import copy_into, device_of, to_device
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array, copy_into, device_of, to_device
+from minilora.messages import some
 
-_dice: ContextVar[np.random.Generator | None] = ContextVar("dice", default=None)
+_drawing: ContextVar[np.random.Generator | None] = ContextVar("drawing", default=None)
+
+
+class AdapterError(ValueError):
+    """An adapter that cannot be made, found, loaded or used; the message says why and what to do."""
 
 
 class Module:
@@ -28,7 +33,7 @@ class Module:
     @property
     def rng(self) -> np.random.Generator | None:
         """The source of randomness while training, which dropout draws from; None means evaluation."""
-        return self._rng and (_dice.get() or self._rng)
+        return self._rng and (_drawing.get() or self._rng)
 
     @rng.setter
     def rng(self, rng: np.random.Generator | None) -> None:
@@ -69,11 +74,14 @@ class Module:
 
         Raises ValueError, before anything is changed, when a name is missing or unknown or a shape differs.
         """
-        self._refuse_if_fixed()
+        self.refuse_if_merged("load parameters")
         own = dict(self.named_parameters())
         missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         if missing or unknown:
-            raise ValueError(f"the tensors do not fit this model: {_listing('missing', missing, 'unknown', unknown)}")
+            found = [
+                f"{word} {some(names, 3)}" for word, names in (("missing", missing), ("unknown", unknown)) if names
+            ]
+            raise ValueError(f"the tensors do not fit this model: {'; '.join(found)}")
         for name, p in own.items():
             if p.shape != state[name].shape:
                 raise ValueError(f"{name} should have shape {p.shape}, found {state[name].shape}")
@@ -92,7 +100,7 @@ class Module:
 
     def astype(self, dtype: Any) -> None:
         """Turn every parameter into another floating-point type, in place; float64 is for checking."""
-        self._refuse_if_fixed()
+        self.refuse_if_merged("change the dtype")
         for p in self.parameters():
             p.data, p.grad = p.data.astype(dtype), None
 
@@ -102,7 +110,7 @@ class Module:
         Make an optimizer afterwards: it keeps its own arrays where the parameters are. Raises DeviceError, before
         anything is changed, where CuPy or a GPU is missing.
         """
-        self._refuse_if_fixed()
+        self.refuse_if_merged("move to another device")
         for p in self.parameters():
             p.data, p.grad = to_device(p.data, device), None
         return self
@@ -113,20 +121,27 @@ class Module:
         return next((device_of(p.data) for _, p in self.named_parameters()), "cpu")
 
     @property
-    def fixed(self) -> str:
-        """Why the parameters cannot be replaced at the moment; empty when they can."""
-        return ""
+    def dtype(self) -> np.dtype[Any]:
+        """The floating-point type of the parameters."""
+        return next(p.dtype for _, p in self.named_parameters() if p.dtype.kind == "f")
 
     @property
-    def variants(self) -> tuple[str, ...]:
-        """The names of the adapters that this module itself holds; see `variants.py`."""
-        return ()
+    def adapters(self) -> list[str]:
+        """The names of the adapters attached to this module and to those below it."""
+        below = (part.adapters for _, part in self._parts() if isinstance(part, Module))
+        return list(dict.fromkeys(name for names in below for name in names))
 
-    def _refuse_if_fixed(self) -> None:
-        """Raise ValueError when a module's parameters cannot be replaced now."""
-        for path, module in self.named_modules():
-            if module.fixed:
-                raise ValueError(f"the parameters of {path} cannot be replaced: {module.fixed}")
+    @property
+    def merged(self) -> bool:
+        """Whether adapters are merged into the weights of this module or of one below it."""
+        return any(part.merged for _, part in self._parts() if isinstance(part, Module))
+
+    def refuse_if_merged(self, wish: str) -> None:
+        """Raise AdapterError while adapters are merged: what acts is then fixed in the weights."""
+        if self.merged:
+            raise AdapterError(
+                f"cannot {wish} while adapters are merged into the weights; call lora.unmerge(model) first"
+            )
 
     def _parts(self) -> Iterator[tuple[str, Tensor | Module]]:
         """The parameters and modules directly in this one; lists and dicts of them are looked into."""
@@ -146,18 +161,8 @@ class Module:
 @contextmanager
 def drawing_from(rng: np.random.Generator) -> Iterator[None]:
     """Inside this block, and in this thread alone, modules in training draw from `rng` instead of their own."""
-    token = _dice.set(rng)
+    token = _drawing.set(rng)
     try:
         yield
     finally:
-        _dice.reset(token)
-
-
-def _listing(*labelled: Any) -> str:
-    """'missing a, b, c and 4 more; unknown d': labels and their non-empty lists, shortened."""
-    words = []
-    for label, names in zip(labelled[::2], labelled[1::2], strict=True):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            words.append(f"{label} {', '.join(names[:3])}{more}")
-    return "; ".join(words)
+        _drawing.reset(token)

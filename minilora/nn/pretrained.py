@@ -1,27 +1,25 @@
 """Model folders in Hugging Face's layout: config.json and model.safetensors, read and written.
 
-What minilora writes opens with transformers' AutoModelForCausalLM, and a Llama from there opens here.
+What minilora writes opens with transformers' AutoModelForCausalLM, and a Llama from there opens here
+(`Llama.from_pretrained`).
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
-from minilora.autograd.tensor import Array
-from minilora.backend import to_host
+from minilora.backend import Array, to_host
 from minilora.files import read_json, read_tensors, write_json, write_tensors
 from minilora.nn.config import LlamaConfig
-from minilora.nn.llama import Llama
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def load(folder: str | Path) -> Llama:
-    """Open a model folder. Weights of any floating-point type become float32.
+def read(folder: str | Path) -> tuple[LlamaConfig, dict[str, Array]]:
+    """The config and the parameters of a model folder, by name. Weights of any floating-point type become float32.
 
-    Raises ValueError when a file is missing or cut short, the config needs a feature that minilora does not have,
-    or tensors are missing, unknown or of another shape.
+    Raises ValueError when a file is missing or cut short, or the config needs a feature that minilora does not have.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -30,31 +28,13 @@ def load(folder: str | Path) -> Llama:
     tensors = _read_weights(folder)
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)  # some writers store the shared table twice
-    tensors = {name: a for name, a in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
-    model = Llama(config, rng=None)
-    try:
-        model.load_state_dict(tensors)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from None
-    return model
+    return config, {name: a for name, a in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
-def save(model: Llama, folder: str | Path, dtype: str = "float32") -> None:
-    """Write the model as a folder, its weights as float32 or float16.
-
-    Raises ValueError when the model holds parameters that the layout has no place for, such as adapters.
-    """
+def write(folder: str | Path, config: LlamaConfig, tensors: Mapping[str, Array], dtype: str = "float32") -> None:
+    """Write a model folder, its weights as float32 or float16."""
     if dtype not in ("float32", "float16"):
         raise ValueError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
-    config = dataclasses.replace(model.config, tie_word_embeddings=model.tied)
-    tensors = model.state_dict()
-    plain = Llama(config, rng=None).state_dict().keys()
-    extra = sorted(tensors.keys() - plain)
-    if extra:
-        raise ValueError(
-            f"a model folder has no place for {extra[0]}{' and others' if extra[1:] else ''}; save the adapter on its "
-            "own (lora.save_adapter), or merge it into the weights first (lora.merge_and_unload)"
-        )
     folder = Path(folder)
     write_tensors(folder / WEIGHTS, {name: to_host(array).astype(dtype) for name, array in tensors.items()})
     write_json(folder / "config.json", {**config.to_dict(), "dtype": dtype, "torch_dtype": dtype})

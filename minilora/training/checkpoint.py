@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from minilora.adapters.attach import hosts
 from minilora.backend import copy_into, to_host
 from minilora.files import read_metadata, read_tensors, write_tensors
-from minilora.lora.inject import lora_modules
 from minilora.nn import Llama
 from minilora.training.optimizer import AdamW
 
@@ -94,9 +94,9 @@ def fingerprints(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray) -> di
         "validation data": _digest([val_ids]),
         "frozen parameters": _digest([p.data for p in model.parameters() if not p.requires_grad]),
     }
-    for _, module in lora_modules(model):
-        for adapter, strength in module.active.items():
-            for name, value in dataclasses.asdict(module.config[adapter]).items():
+    for host in hosts(model).values():
+        for adapter, strength in host.active.items():
+            for name, value in dataclasses.asdict(host.config[adapter]).items():
                 found[f"{adapter}.{name}"] = value
             found[f"{adapter}.strength"] = strength
     return found

@@ -7,7 +7,7 @@ import numpy as np
 from minilora.autograd.tensor import no_grad
 from minilora.data.batches import fixed_windows
 from minilora.nn import Llama
-from minilora.training.threads import Threads
+from minilora.threads import Threads
 
 
 @no_grad()

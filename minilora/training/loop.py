@@ -16,8 +16,8 @@ import numpy as np
 
 from minilora.backend import keep_freed_memory
 from minilora.data.batches import check_length, sample_batch
-from minilora.lora.inject import refuse_if_merged
 from minilora.nn import Llama
+from minilora.threads import Threads
 from minilora.training import checkpoint
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig
@@ -25,7 +25,6 @@ from minilora.training.evaluate import evaluate
 from minilora.training.progress import Progress
 from minilora.training.schedule import warmup_cosine
 from minilora.training.step import add_gradients, make_optimizer
-from minilora.training.threads import Threads
 
 
 class TrainingError(ValueError):
@@ -193,7 +192,7 @@ class _Run:
 
 def _check(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray, context: int) -> None:
     """Raise ValueError now rather than in the middle of a run."""
-    refuse_if_merged(model, "train")
+    model.refuse_if_merged("train")
     longest = model.config.max_position_embeddings
     if context > longest:
         raise ValueError(f"a context of {context} tokens is more than the model's, which is {longest}")

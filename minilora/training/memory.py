@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minilora.nn import Llama
+from minilora.threads import Threads
 from minilora.training.step import Batch, training_step
-from minilora.training.threads import Threads
 
 STEPS = 3  # measured
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from minilora.autograd.tensor import Array, Tensor
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array
 
 
 class AdamW:

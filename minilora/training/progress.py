@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from minilora.data.tokenizer import visible
+from minilora.messages import visible
 
 
 class Progress:

@@ -8,13 +8,12 @@ from typing import TypeAlias
 import numpy as np
 
 from minilora.autograd.engine import gradients
-from minilora.autograd.tensor import Array
-from minilora.lora.inject import refuse_if_merged
+from minilora.backend import Array
 from minilora.nn import Llama
 from minilora.nn.module import drawing_from
+from minilora.threads import Threads, cut
 from minilora.training.config import TrainingConfig
 from minilora.training.optimizer import AdamW
-from minilora.training.threads import Threads, cut
 
 Batch: TypeAlias = tuple[Array, Array]
 """Inputs and targets, each (batch, context)."""
@@ -59,7 +58,7 @@ def add_gradients(
 
 def training_step(model: Llama, pool: Threads, lr: float = 1e-3) -> tuple[AdamW, Callable[[Batch], float]]:
     """An optimizer, and what `train` does with each batch by default; `step(batch)` returns the loss, in nats."""
-    refuse_if_merged(model, "train")
+    model.refuse_if_merged("train")
     c = TrainingConfig()
     optimizer = make_optimizer(model, c)
     model.train(np.random.default_rng(c.seed))

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilora.autograd.tensor import Array
+from minilora.backend import Array
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation import Sampler
 from minilora.generation.generate import Reader, check_prompts
-from minilora.lora.inject import adapters
 from minilora.nn import Llama
-from minilora.nn.variants import Choice, resolve, strengths
+from minilora.nn.choice import Choice, resolve, strengths
 from minilora.voices.packs import attach
 
 BASE = "base"  # in a list of voices: no adapter at all
@@ -130,9 +129,8 @@ def stream(
 
 def _mixes(model: Llama, voices: Sequence[Choice]) -> list[dict[str, float]]:
     """The strengths for each text. A voice of strength 0 plays no part."""
-    known = adapters(model)
     choices = (None if voice == BASE else voice for voice in voices)
-    return [{name: s for name, s in strengths(choice, known).items() if s} for choice in choices]
+    return [{name: s for name, s in strengths(choice, model.adapters).items() if s} for choice in choices]
 
 
 def _letters(

@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from minilora.training.threads import cores
+from minilora.threads import cores
 
 PACKAGES = "minilora", "numpy", "torch", "transformers", "peft", "autograd"
 QUIET = 0.25

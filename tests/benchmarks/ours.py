@@ -15,8 +15,8 @@ from minilora.backend import keep_freed_memory
 from minilora.data import load_ids
 from minilora.data.batches import sample_batch
 from minilora.nn import Llama, LlamaConfig
+from minilora.threads import Threads
 from minilora.training import TrainingConfig, step
-from minilora.training.threads import Threads
 from tests.benchmarks.equal import STEPS
 
 SETTINGS = TrainingConfig(lr=3e-3)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minilora.lora.inject import lora_modules
+from minilora.adapters.attach import hosts
 from minilora.nn import Llama, LlamaConfig
 from tests.benchmarks.ours import SETTINGS, Batch, Step
 
@@ -113,7 +113,7 @@ def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def from_minilora(model: Llama) -> TorchLlama:
     """The same model with copies of the same weights, and of the adapter `default` where it has one."""
-    adapted = [module for _, module in lora_modules(model)]
+    adapted = [module for module in hosts(model).values()]
     linear: MakeLinear = partial(nn.Linear, bias=False)
     if adapted:
         r, scale = adapted[0].lora_A["default"].shape[0], adapted[0].scaling["default"]

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from minilora import lora
+from minilora.adapters.attach import hosts
 from minilora.cli import bench, main
-from minilora.lora.inject import lora_modules
 
 SIZES = {
     "layers": 2,
@@ -141,7 +141,7 @@ def test_what_the_two_models_train(figures, monkeypatch):
     figures()
     assert lora.report(made["full"]).percent == 100
     assert lora.report(made["lora"]).trainable == ADAPTER
-    configs = [module.config["default"] for _, module in lora_modules(made["lora"])]
+    configs = [module.config["default"] for module in hosts(made["lora"]).values()]
     assert {(config.r, config.lora_alpha) for config in configs} == {(2, 4)}
 
 

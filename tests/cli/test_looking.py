@@ -10,9 +10,9 @@ from minilora import lora
 from minilora.assets import BASE
 from minilora.data import load_ids, sources
 from minilora.data.sources import Source
-from minilora.data.tokenizer import visible
 from minilora.files import read_tensors
 from minilora.generation import Sampler, write
+from minilora.messages import visible
 from minilora.nn import Llama
 from minilora.training import evaluate
 
@@ -134,7 +134,7 @@ def test_info_on_an_adapter(here, minilora):
     figures = json.loads((here.work / "figures.json").read_text())
     (module,) = [module for module in figures["modules"] if module["path"] == "model.layers.0.mlp.up_proj"]
     assert module["norm"] == pytest.approx(norm)
-    assert (figures["config"]["r"], figures["fits"], figures["takers"][1]["program"]) == (2, True, "vLLM")
+    assert (figures["config"]["r"], figures["fits"], figures["loaders"][1]["program"]) == (2, True, "vLLM")
 
 
 def test_info_on_an_adapter_beside_a_base_that_it_does_not_fit(here, minilora):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from minilora.training import threads
+from minilora import threads
 
 COMMANDS = {
     "pretrain": "pretrain --corpus {text} --layers 1 --hidden 8 --heads 2 --context 16 --iters 3 --batch 6 --out {out}",

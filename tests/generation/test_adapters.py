@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from minilora import lora
 from minilora.generation import Sampler, generate, stream, write, write_stream
-from minilora.nn.variants import chosen
+from minilora.nn.choice import chosen
 
 MIXED = ["a", None, {"a": 0.5, "b": -1.5}, "c", "a", {"c": 2.0}]
 TARGETS = {"a": "all-linear", "b": ["q_proj", "up_proj"], "c": r".*\.1\..*"}

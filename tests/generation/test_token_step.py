@@ -9,7 +9,7 @@ from minilora import lora, no_grad
 from minilora.generation import Sampler, generate, stream
 from minilora.generation.token_step import TokenStep, can_step
 from minilora.nn import Linear
-from minilora.nn.variants import resolve
+from minilora.nn.choice import resolve
 
 SHAPES = [
     {},

@@ -7,12 +7,12 @@ import math
 import numpy as np
 
 from minilora import lora
+from minilora.adapters.attach import hosts
 from minilora.autograd import Tensor, gradients, no_grad
 from minilora.backend import to_device, to_host
 from minilora.files import read_tensors, write_tensors
 from minilora.generation import Sampler, generate
-from minilora.lora.inject import lora_modules
-from minilora.lora.inspect import effective_rank, module_facts
+from minilora.lora.facts import effective_rank, module_facts
 from minilora.nn import Llama
 from minilora.training import AdamW, TrainingConfig, evaluate, train
 from tests.unit_scale import unit_scale_llama
@@ -212,10 +212,10 @@ def facts(device, folder):
     model = llama(device, "a")
     lora.save_adapter(model, folder, "a")
     config, tensors = lora.read_adapter(folder)
-    weights = {path: module.weight.data for path, module in lora_modules(model)}
+    weights = {path: module.weight.data for path, module in hosts(model).items()}
     found = module_facts(config, tensors, weights)
     assert all(math.isfinite(module.relative) for module in found)
-    own = [effective_rank(module.lora_A["a"].data, module.lora_B["a"].data) for _, module in lora_modules(model)]
+    own = [effective_rank(module.lora_A["a"].data, module.lora_B["a"].data) for module in hosts(model).values()]
     return own, [[module.norm, module.relative, module.effective_rank] for module in found]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies
 
-from minilora.laws.case import Broken, Case
+from minilora.laws.kit.case import Broken, Case
 
 
 class Fixed:

@@ -3,7 +3,7 @@
 import pytest
 
 from minilora.laws import check
-from minilora.laws.implementations.twenty_lines import TwentyLines
+from minilora.laws.kit.implementations.twenty_lines import TwentyLines
 from tests.laws.test_kit import KeepsItsFactors, ScalesTwiceOnMerge
 
 

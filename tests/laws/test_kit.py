@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.adapters.attach import hosts
 from minilora.laws import CONFORMANCE, LAWS, catalogue, run
-from minilora.laws.implementations.own import MiniloraLayer
-from minilora.laws.implementations.twenty_lines import TwentyLines
-from minilora.lora.inject import lora_modules
+from minilora.laws.kit.implementations.own import MiniloraLayer
+from minilora.laws.kit.implementations.twenty_lines import TwentyLines
 
 
 class NoAlphaOverR(TwentyLines):
@@ -322,12 +322,12 @@ class MergesTheInactive(MiniloraLayer):
 
 class SwapsInPlace(MiniloraLayer):
     def merge(self):
-        for _, module in lora_modules(self.model):
+        for module in hosts(self.model).values():
             for name, strength in module.active.items():
                 module.weight.data += strength * module.delta(name)
 
     def unmerge(self):
-        for _, module in lora_modules(self.model):
+        for module in hosts(self.model).values():
             for name, strength in module.active.items():
                 module.weight.data -= strength * module.delta(name)
 

@@ -417,7 +417,7 @@ def write_float16(patch, module):
 
 @mistake("adapter-files-keep-every-bit", "lora_A.drawn should be")
 def adapters_are_rounded(patch):
-    write_float16(patch, importlib.import_module("minilora.lora.files"))
+    write_float16(patch, importlib.import_module("minilora.adapters.files"))
 
 
 @mistake("adapter-files-keep-every-bit", "the parameters should be")

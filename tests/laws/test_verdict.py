@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from minilora.laws import LAWS, run
-from minilora.laws.implementations.own import MiniloraLayer
-from minilora.laws.implementations.twenty_lines import TwentyLines
-from minilora.laws.law import Law, rounding
+from minilora.laws.kit.implementations.own import MiniloraLayer
+from minilora.laws.kit.implementations.twenty_lines import TwentyLines
+from minilora.laws.kit.law import Law, rounding
 
 
 def made(holds, group="autograd", bound=None):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.lora.inject import lora_modules
+from minilora.adapters.attach import hosts
 from tests.unit_scale import unit_scale_llama
 
 SHAPE = {
@@ -70,7 +70,7 @@ def one_linear(unit_llama, attach):
     def make(**options):
         model = attach(unit_llama(intermediate_size=24), **{"target_modules": "all-linear", **options})
         model.astype(np.float64)
-        return dict(lora_modules(model))["model.layers.1.mlp.down_proj"]
+        return hosts(model)["model.layers.1.mlp.down_proj"]
 
     return make
 
@@ -87,6 +87,6 @@ def snapshot():
     def take(model):
         weights = {n: (p.data.tobytes(), str(p.dtype), p.requires_grad) for n, p in model.named_parameters()}
         modules = [(path, type(module), id(module)) for path, module in model.named_modules()]
-        return weights, modules, lora.active(model), [m.merged for _, m in lora_modules(model)]
+        return weights, modules, lora.active(model), [m.merged for m in hosts(model).values()]
 
     return take

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from minilora import lora, no_grad
+from minilora.adapters.attach import hosts
 from minilora.autograd import Tensor, ops
-from minilora.lora.inject import lora_modules
 from minilora.nn import Linear, Module
 
 
@@ -40,7 +40,7 @@ def test_both_strengths_count_where_both_adapters_are(two_adapters, ids):
         m.astype(np.float64)
     lora.set_active(model, {"a": 0.7, "b": -2})
     lora.set_active(plain, None)
-    for _, module in lora_modules(plain):
+    for module in hosts(plain).values():
         for name, strength in (("a", 0.7), ("b", -2)):
             if name in module.config:
                 module.weight.data += strength * module.delta(name)
@@ -96,7 +96,7 @@ def test_a_strength_that_is_no_number_is_refused(two_adapters, strength):
 def test_disabled_leaves_alone_what_trains(two_adapters):
     """As in LoRA-FA, where A is frozen."""
     model = two_adapters()
-    for _, module in lora_modules(model):
+    for module in hosts(model).values():
         if "b" in module.config:
             module.lora_A["b"].requires_grad = False
     before = [name for name, p in model.named_parameters() if p.requires_grad]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.adapters.attach import hosts
 from minilora.files import read_metadata, read_tensors
-from minilora.lora.inject import lora_modules
 
 OPTIONS = [
     {},
@@ -31,7 +31,7 @@ def test_float32_comes_back_bit_for_bit(options, unit_llama, attach, tmp_path, i
     expected, found = adapter_state(model, "first"), adapter_state(other, "second")
     assert expected.keys() == found.keys()
     assert all(found[name].tobytes() == array.tobytes() for name, array in expected.items())
-    scalings = [{p: m.scaling[name] for p, m in lora_modules(m)} for m, name in ((model, "first"), (other, "second"))]
+    scalings = [{p: m.scaling[name] for p, m in hosts(m).items()} for m, name in ((model, "first"), (other, "second"))]
     assert scalings[0] == scalings[1]
     assert lora.active(other) == {"second": 1.0}
     np.testing.assert_array_equal(other(ids).data, model(ids).data)
@@ -111,8 +111,8 @@ def test_the_first_of_two_matching_patterns_still_counts(unit_llama, attach, tmp
     model, other = attach(unit_llama(), alpha_pattern=patterns), unit_llama()
     lora.save_adapter(model, tmp_path)
     lora.load_adapter(other, tmp_path)
-    assert [m.scaling for _, m in lora_modules(other)] == [m.scaling for _, m in lora_modules(model)]
-    assert len({m.scaling["default"] for _, m in lora_modules(model)}) == 3
+    assert [m.scaling for m in hosts(other).values()] == [m.scaling for m in hosts(model).values()]
+    assert len({m.scaling["default"] for m in hosts(model).values()}) == 3
 
 
 def test_one_of_two_adapters_is_saved_and_loaded_beside_another(two_adapters, unit_llama, attach, tmp_path, ids):

@@ -257,7 +257,7 @@ def test_a_file_that_may_not_be_read(name, folder, model, snapshot):
 
 
 def test_what_the_system_says_about_a_file(folder, model, snapshot, monkeypatch):
-    import minilora.lora.files as files
+    import minilora.adapters.files as files
 
     def fail(path):
         raise OSError(5, "Input/output error")
@@ -295,7 +295,7 @@ def test_a_file_of_terabytes_is_not_read(folder, model, snapshot):
 def test_two_gigabytes_are_read_without_a_model_and_no_more(kind, size, folder, monkeypatch):
     config, file = folder / "adapter_config.json", folder / "adapter_model.safetensors"
     config.write_text(config.read_text().replace('"r": 3', '"r": 4'))
-    monkeypatch.setattr("minilora.lora.files.read_tensors", lambda path: {})
+    monkeypatch.setattr("minilora.adapters.files.read_tensors", lambda path: {})
     most = 2**31
     for rows in (0, 1):  # of B, each of four numbers
         entries = {
@@ -408,7 +408,7 @@ def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach
     np.testing.assert_array_equal(same(ids).data, model(ids).data)
     message = r"is for another base: its copy of lm_head\.weight differs from this model's"
     refused(other, tmp_path, snapshot, message)
-    monkeypatch.setattr("minilora.lora.files.read_tensors", lambda path: pytest.fail("it was read"))
+    monkeypatch.setattr("minilora.adapters.files.read_tensors", lambda path: pytest.fail("it was read"))
     for rows in (28, 30):  # one of another shape is not even read
         tensors["base_model.model.lm_head.base_layer.weight"] = np.resize(model.lm_head.weight.data, (rows, 12))
         write_tensors(tmp_path / "adapter_model.safetensors", tensors)

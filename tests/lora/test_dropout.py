@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minilora import Tensor, gradients, lora
-from minilora.lora.inject import lora_modules
+from minilora.adapters.attach import hosts
 
 P = 0.25
 
@@ -100,4 +100,4 @@ def test_merged_there_is_nothing_to_drop(unit_llama, attach, ids):
     expected = model(ids).data
     model.train(np.random.default_rng(0))
     np.testing.assert_array_equal(model(ids).data, expected)
-    assert all(module.merged for _, module in lora_modules(model))
+    assert all(module.merged for module in hosts(model).values())

@@ -17,8 +17,8 @@ import pytest
 from safetensors.numpy import save
 
 from minilora import lora
+from minilora.adapters.attach import hosts
 from minilora.files import read_tensors
-from minilora.lora.inject import lora_modules
 
 resource = pytest.importorskip("resource")  # links, pipes and this module are POSIX's
 CASES = 2_000
@@ -246,7 +246,7 @@ def traced(wanted):
 
 def is_whole(model, adapter):
     """Whether every adapted module has a finite A (r, in) and B (out, r)."""
-    modules = [module for _, module in lora_modules(model) if adapter in module.config]
+    modules = [module for module in hosts(model).values() if adapter in module.config]
     for module in modules:
         a, b = module.lora_A[adapter].data, module.lora_B[adapter].data
         if not np.isfinite(a).all() or not np.isfinite(b).all() or not np.isfinite(module.scaling[adapter]):
@@ -293,7 +293,7 @@ def test_2000_spoiled_adapters(unit_llama, two_adapters, attach, tmp_path, snaps
             assert mutate not in (sparse, other_things), case
             assert is_whole(models[which], "new"), (case, mutate)
             assert read is not None, case
-            assert len(read[1]) == 2 * sum("new" in module.config for _, module in lora_modules(models[which]))
+            assert len(read[1]) == 2 * sum("new" in module.config for module in hosts(models[which]).values())
             assert lora.active(models[which]) == {"new": 1.0}
             models[which] = makers[which](**SMALL)
             assert snapshot(models[which])[0] == before[which][0]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.adapters.attach import hosts
 from minilora.autograd import Tensor
-from minilora.lora.inject import lora_modules
 from minilora.nn import Linear, Module, RMSNorm
 
 
@@ -107,7 +107,7 @@ def test_a_deep_copy_trains_apart(two_adapters, ids):
     model = two_adapters()
     twin, before = copy.deepcopy(model), model(ids).data
     np.testing.assert_array_equal(twin(ids).data, before)
-    for _, module in lora_modules(twin):
+    for module in hosts(twin).values():
         for tensor in (*module.lora_A.values(), *module.lora_B.values()):
             tensor.data += 1
     np.testing.assert_array_equal(model(ids).data, before)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.lora.factors import singular_values, thin_svd
-from minilora.lora.inject import lora_modules
-from minilora.lora.inspect import Taker, effective_rank, module_facts, takers
-from minilora.lora.select import layer_of
+from minilora.adapters.attach import hosts
+from minilora.adapters.targets import layer_of
+from minilora.lora.facts import Loader, effective_rank, loaders, module_facts
+from minilora.lora.spectrum import singular_values, thin_svd
 
 SHAPES = [(1, 5, 7), (3, 12, 24), (8, 8, 8), (6, 4, 9), (6, 9, 4), (5, 3, 3)]  # r, in, out
 
@@ -105,7 +105,7 @@ def adapted(unit_llama, attach, tmp_path):
 
 def test_facts_about_modules(adapted):
     model, config, tensors = adapted
-    modules = dict(lora_modules(model))
+    modules = hosts(model)
     facts = module_facts(config, tensors, {path: module.weight.data for path, module in modules.items()})
     with pytest.raises(dataclasses.FrozenInstanceError):
         facts[0].norm = 0.0
@@ -125,7 +125,7 @@ def test_facts_about_modules(adapted):
 
 def test_facts_without_a_base_or_with_an_empty_one(adapted):
     model, config, tensors = adapted
-    weights = {path: module.weight.data for path, module in lora_modules(model)}
+    weights = {path: module.weight.data for path, module in hosts(model).items()}
     known = "model.layers.3.self_attn.q_proj"
     alone = module_facts(config, tensors, {known: weights[known]})
     assert [fact.path for fact in alone if fact.relative is not None] == [known]
@@ -176,18 +176,18 @@ CASES = {
 
 @pytest.mark.parametrize(("options", "expected"), CASES.values(), ids=CASES.keys())
 def test_takers(options, expected, recwarn):
-    found = {taker.program: taker for taker in takers(lora.LoraConfig(**options), PATHS)}
+    found = {taker.program: taker for taker in loaders(lora.LoraConfig(**options), PATHS)}
     assert list(found) == ["PEFT", "vLLM", "llama.cpp"]
     for program, taker in found.items():
         takes, note = expected.get(program, AS_IT_IS[program])
-        assert (taker.takes, note in taker.note) == (takes, True), taker
+        assert (taker.compatible, note in taker.note) == (takes, True), taker
         assert bool(note) == bool(taker.note)
 
 
 def test_the_least_buffer_of_vllm_that_holds_a_rank():
     for least, most in [(17, 32), (33, 64), (65, 128), (129, 256), (257, 320), (321, 512)]:
         for r in (least, most):
-            assert takers(lora.LoraConfig(r=r), PATHS)[1].note == f"started with --max-lora-rank {most}"
+            assert loaders(lora.LoraConfig(r=r), PATHS)[1].note == f"started with --max-lora-rank {most}"
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_the_least_buffer_of_vllm_that_holds_a_rank():
 )
 def test_llama_cpp_and_the_output_head(tied, paths, takes):
     config = lora.LoraConfig(target_modules=["lm_head"])
-    assert takers(config, paths, tied)[2].takes is takes
-    assert takers(config, paths)[2].takes  # not tied, unless it is said
+    assert loaders(config, paths, tied)[2].compatible is takes
+    assert loaders(config, paths)[2].compatible  # not tied, unless it is said
 
 
 def test_a_taker_says_what_it_is_about():
-    taker = takers(lora.LoraConfig(), PATHS)[0]
-    assert taker == Taker("PEFT", True, "")
+    taker = loaders(lora.LoraConfig(), PATHS)[0]
+    assert taker == Loader("PEFT", True, "")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        taker.takes = False
+        taker.compatible = False

@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora import Tensor, lora, no_grad
+from minilora.adapters.attach import hosts
 from minilora.lora import LoraLinear
-from minilora.lora.inject import lora_modules
 from minilora.nn import Llama
 
 CHOICES = ["a", "b", {"a": 0.7, "b": 0.3}, {"a": -1.5, "b": 2.0}]
 
 
 def weights(model):
-    return {path: module.weight for path, module in lora_modules(model)}
+    return {path: module.weight for path, module in hosts(model).items()}
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
@@ -28,7 +28,7 @@ def test_merging_changes_no_output(choice, dtype, bound, two_adapters, ids):
     lora.set_active(model, choice)
     apart = model(ids).data
     lora.merge(model)
-    assert all(module.merged for _, module in lora_modules(model))
+    assert all(module.merged for module in hosts(model).values())
     merged = model(ids).data
     assert merged.dtype == dtype
     assert 0 < np.abs(merged - apart).max() < bound * np.abs(apart).max()
@@ -41,7 +41,7 @@ def test_a_merged_weight_is_W_plus_the_updates(dtype, bound, two_adapters):
     model.astype(dtype)
     lora.set_active(model, {"a": 0.7, "b": -2})
     expected = {}
-    for path, module in lora_modules(model):
+    for path, module in hosts(model).items():
         expected[path] = module.weight.data.astype(np.float64)
         for name, strength in (("a", 0.7), ("b", -2)):
             if name in module.config:
@@ -140,7 +140,7 @@ def test_merge_and_unload(two_adapters, unit_llama, ids):
     lora.merge_and_unload(model)
     assert model.state_dict().keys() == unit_llama().state_dict().keys()
     assert all(p.requires_grad for p in model.parameters())
-    assert not lora_modules(model)
+    assert not hosts(model).items()
     assert 0 < np.abs(model(ids).data - apart).max() < 1e-5 * np.abs(apart).max()
     assert model.lm_head.weight is model.model.embed_tokens.weight
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora import lora
-from minilora.lora.inject import lora_modules
+from minilora.adapters.attach import hosts
 
 IDS = np.random.default_rng(4).integers(29, size=(3, 9))
 WEIGHTS = [
@@ -40,7 +40,7 @@ def equal_ranks(unit_llama, attach):
 
 def updates(model, adapter):
     """ΔW of one adapter as dense matrices, by path."""
-    return {path: module.delta(adapter) for path, module in lora_modules(model) if adapter in module.config}
+    return {path: module.delta(adapter) for path, module in hosts(model).items() if adapter in module.config}
 
 
 def weighted_sum(model, weights):
@@ -53,7 +53,7 @@ def weighted_sum(model, weights):
 
 
 def ranks(model, adapter):
-    return {p: len(module.lora_A[adapter].data) for p, module in lora_modules(model) if adapter in module.config}
+    return {p: len(module.lora_A[adapter].data) for p, module in hosts(model).items() if adapter in module.config}
 
 
 def close(found, expected, bound=1e-12):
@@ -114,7 +114,7 @@ def test_no_other_matrix_of_that_rank_is_nearer(model):
     rng = np.random.default_rng(5)
     lora.mix(model, {"a": 1, "b": -0.5}, "mixed", "svd", 2)
     exact = weighted_sum(model, {"a": 1, "b": -0.5})
-    for path, module in lora_modules(model):
+    for path, module in hosts(model).items():
         if path in exact:
             A, B = module.lora_A["mixed"].data, module.lora_B["mixed"].data
             nearest = np.linalg.norm(exact[path] - B @ A)
@@ -129,7 +129,7 @@ def test_no_other_matrix_of_that_rank_is_nearer(model):
 def test_svd_shares_the_singular_values_out_evenly(model):
     """Neither factor is large and the other small: A Aᵀ = Bᵀ B = diag σ."""
     lora.mix(model, {"a": 1, "b": 1}, how="svd", r=3)
-    for path, module in lora_modules(model):
+    for path, module in hosts(model).items():
         if "mixed" in module.config:
             A, B = module.lora_A["mixed"].data, module.lora_B["mixed"].data
             values = np.linalg.svd(B @ A, compute_uv=False)[: len(A)]
@@ -142,7 +142,7 @@ def test_the_rank_of_svd(model):
     default = lora.mix(model, {"a": 1, "b": 1, "c": 1}, "default", "svd")
     assert default.rank == {
         path: max(len(module.lora_A[name].data) for name in module.config if name in "abc")
-        for path, module in lora_modules(model)
+        for path, module in hosts(model).items()
     }
     asked = lora.mix(model, {"a": 1, "b": 1, "c": 1}, "asked", "svd", np.int64(100))
     stacked = lora.mix(model, {"a": 1, "b": 1, "c": 1}, "stacked", "cat")
@@ -168,7 +168,7 @@ def test_linear_has_the_cross_terms_that_it_says(weights, equal_ranks):
     model = equal_ranks
     made = lora.mix(model, weights, how="linear")
     exact, found = weighted_sum(model, weights), updates(model, "mixed")
-    for path, module in lora_modules(model):
+    for path, module in hosts(model).items():
         if path in exact:
             here = [(w * module.scaling[name], name) for name, w in weights.items() if name in module.config]
             expected = sum(
@@ -187,7 +187,7 @@ def test_linear_has_the_cross_terms_that_it_says(weights, equal_ranks):
 def test_adapters_that_cancel(size_A, size_B, equal_ranks):
     """Σ wᵢ ΔWᵢ is then nothing but rounding; cat says that it is exact, and linear how far off it is."""
     model = equal_ranks
-    for _, module in lora_modules(model):
+    for module in hosts(model).values():
         if "x" in module.config:
             A, B = (part["x"].data for part in (module.lora_A, module.lora_B))
             A_too, B_too = (part["y"].data for part in (module.lora_A, module.lora_B))
@@ -205,7 +205,7 @@ def test_one_adapter_alone_keeps_its_updates_and_modules(how, model):
     lora.mix(model, {"c": 1}, how=how)
     assert all_close(updates(model, "mixed"), updates(model, "c"))
     assert ranks(model, "mixed") == ranks(model, "c")
-    assert all(m.scaling["mixed"] == 1 for _, m in lora_modules(model) if "mixed" in m.config)
+    assert all(m.scaling["mixed"] == 1 for m in hosts(model).values() if "mixed" in m.config)
 
 
 @pytest.mark.parametrize("how", ["cat", "svd"])

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora import gradients, lora, no_grad
+from minilora.adapters import rows as rows_module
+from minilora.adapters.attach import hosts
 from minilora.autograd import OPS, Tensor, ops
-from minilora.lora import rows as rows_module
-from minilora.lora.inject import lora_modules
 from minilora.nn import Linear
-from minilora.nn.variants import RowChoice, choosing, chosen, resolve
+from minilora.nn.choice import RowChoice, choosing, chosen, resolve
 
 IDS = np.random.default_rng(4).integers(29, size=(6, 9))
 MIXED = ["a", None, {"a": 0.7, "b": -1.5}, "c", {"c": 2, "b": 0.5, "a": -1}, "a"]
@@ -119,7 +119,7 @@ def test_the_formula_of_a_layer(shape, one_linear):
 def test_zeros_beyond_an_adapters_rank_change_nothing(model, attach):
     """The adapter a once more, of rank 7: its last four rows of A and columns of B are zero."""
     attach(model, "padded", r=7, lora_alpha=14)
-    for _, module in lora_modules(model):
+    for module in hosts(model).values():
         if "padded" in module.config:
             for part, rank_axis in ((module.lora_A, 0), (module.lora_B, 1)):
                 own, padded = part["a"].data, part["padded"].data
@@ -195,7 +195,7 @@ def test_the_thin_products_are_as_wide_as_the_largest_rank(model, monkeypatch):
     matmul = OPS["matmul"]
     monkeypatch.setitem(OPS, "matmul", recorded)
     model(IDS[:3], adapters=["a", {"b": 1, "c": 2}, None])
-    paths = [path for path, _ in lora_modules(model)]
+    paths = [path for path, _ in hosts(model).items()]
     inner = dict(zip(paths, [first[-1] for first in widths[::2]], strict=True))
     assert [first[-1] for first in widths[::2]] == [second[-2] for second in widths[1::2]]
     assert inner["model.layers.1.self_attn.q_proj"] == 7

@@ -2,8 +2,8 @@
 
 import pytest
 
+from minilora.adapters.targets import layer_of, select
 from minilora.lora import AdapterError, LoraConfig
-from minilora.lora.select import layer_of, select
 
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
 

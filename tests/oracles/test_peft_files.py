@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.lora.inject import lora_modules
+from minilora.adapters.attach import hosts
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -106,7 +106,7 @@ def test_there_and_back(options, tmp_path, make_base, in_transformers):
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
-    for (_, a), (_, b) in zip(lora_modules(first), lora_modules(second), strict=True):
+    for (_, a), (_, b) in zip(hosts(first).items(), hosts(second).items(), strict=True):
         assert a.scaling == b.scaling
 
 

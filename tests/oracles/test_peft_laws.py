@@ -6,7 +6,7 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 from minilora.laws import CONFORMANCE, catalogue, run
-from minilora.laws.implementations.peft import PeftLayer
+from minilora.laws.kit.implementations.peft import PeftLayer
 
 pytestmark = pytest.mark.oracle
 

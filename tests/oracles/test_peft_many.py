@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.lora.inject import lora_modules
+from minilora.adapters.attach import hosts
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -46,7 +46,7 @@ def both(tmp_path, unit_llama, in_transformers):
 
 
 def our_updates(model, adapter):
-    return {path: m.delta(adapter) for path, m in lora_modules(model) if adapter in m.config}
+    return {path: m.delta(adapter) for path, m in hosts(model).items() if adapter in m.config}
 
 
 def their_updates(theirs, adapter):

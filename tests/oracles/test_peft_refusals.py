@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.lora.inspect import takers
+from minilora.lora.facts import loaders
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -95,11 +95,11 @@ def test_what_peft_would_guess(name, model, tmp_path, peft_adapted):
 def test_layers_beside_all_linear(model, tmp_path):
     """The one thing that is taken here and not there, as `minilora info` says."""
     options = lora.LoraConfig(target_modules="all-linear", layers_to_transform=[0])
-    (verdict, *_) = takers(options, [])
-    assert not verdict.takes
+    (verdict, *_) = loaders(options, [])
+    assert not verdict.compatible
     with pytest.raises(ValueError, match="`layers_to_transform` cannot be used when `target_modules` is a str"):
         peft.LoraConfig(target_modules="all-linear", layers_to_transform=[0])
     lora.inject(model, options, rng=np.random.default_rng(0))
     lora.save_adapter(model, tmp_path)  # writes the names down, and PEFT takes those
-    assert takers(lora.read_adapter(tmp_path)[0], [])[0].takes
+    assert loaders(lora.read_adapter(tmp_path)[0], [])[0].compatible
     assert peft.LoraConfig.from_pretrained(tmp_path).layers_to_transform == [0]

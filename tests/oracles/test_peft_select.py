@@ -3,7 +3,7 @@
 import pytest
 
 from minilora import lora
-from minilora.lora.select import select
+from minilora.adapters.targets import select
 
 pytest.importorskip("torch")
 peft = pytest.importorskip("peft")

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minilora.autograd.tensor import Array, op
+from minilora.autograd.tensor import op
+from minilora.backend import Array
 
 
 @op

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from minilora.autograd.tensor import Array, op
+from minilora.autograd.tensor import op
+from minilora.backend import Array
 
 BLOCK = 64
 """Rows of queries worked on at a time: large enough for the matrix products, small enough to skip the future."""

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd.ops.arithmetic import logistic
-from minilora.autograd.tensor import Array, op
-from minilora.backend import array_module, like
+from minilora.autograd.tensor import op
+from minilora.backend import Array, array_module, like
 
 
 @op

@@ -1,24 +1,44 @@
-"""The product with W + s · B A in one op, for training with LoRA: A and B get gradients, a frozen W gets none.
+"""The product with W + s · B A: A and B get gradients, a frozen W gets none.
 
-Matrix products are associative, so there are two ways to h = x Wᵀ + s x Aᵀ Bᵀ. The first, (x Aᵀ) Bᵀ, takes
-2 r (in + out) operations per token, and one more pass over h. The second forms ΔW = s · B A once, with 2 r · in · out
-operations; then h is a single product with W + ΔW, and so is dx. It is cheaper with more than in · out / (in + out)
-tokens, as there are in training (RunLoRA: Cherniuk et al. 2023, section 3). This op is the second.
+Matrix products are associative, so there are two ways to h = x Wᵀ + s x Aᵀ Bᵀ:
+
+        x Wᵀ + s (x Aᵀ) Bᵀ      2 r (in + out) operations a token, and one more pass over h
+        x (W + s · B A)ᵀ        2 r · in · out operations once; then h is one product, and so is its gradient dx
+
+The second is cheaper with more than in · out / (in + out) tokens, as there are in training (RunLoRA: Cherniuk et al.
+2023, section 3).
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from minilora.autograd.tensor import Array, op
+from minilora.autograd.ops.linear import linear
+from minilora.autograd.tensor import Tensor, op, recording
+from minilora.backend import Array
+
+
+def low_rank_linear(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
+    """h = x (W + s · B A)ᵀ by the cheaper way; shapes as in `lora_linear`.
+
+    The second way is for training alone: elsewhere, a token's output should not depend on how many others are computed
+    beside it.
+    """
+    n_out, n_in = weight.shape
+    trains = recording() and A.requires_grad
+    if trains and x.size // n_in > n_in * n_out / (n_in + n_out):
+        return lora_linear(x, weight, A, B, scale=scale)
+    h = linear(x, weight)
+    low = linear(x, A) * scale  # (..., in) -> (..., r); the scale goes where there are fewest numbers
+    return h + linear(low, B)  # (..., r) -> (..., out)
 
 
 @op
 def lora_linear(x: Array, weight: Array, A: Array, B: Array, scale: float = 1.0) -> Any:
     """h = x (W + s · B A)ᵀ. x is (..., in), W (out, in), A (r, in), B (out, r), h (..., out).
 
-    With g arriving at h: dx = g (W + s · B A), dA = s (g B)ᵀ x and dB = s gᵀ (x Aᵀ), through r numbers per token. The
-    gradient of W would be gᵀ x, as large a product as the forward one; where W is frozen, its rule is never called.
+    With g arriving at h: dx = g (W + s · B A), dA = s (g B)ᵀ x and dB = s gᵀ (x Aᵀ), through r numbers a token. The
+    gradient of W would be gᵀ x, a product as large as the forward one; where W is frozen, its rule is never called.
     """
     n_out, n_in = weight.shape
     if x.shape[-1] != n_in or A.shape[1] != n_in or B.shape != (n_out, len(A)):
@@ -30,7 +50,7 @@ def lora_linear(x: Array, weight: Array, A: Array, B: Array, scale: float = 1.0)
     scaled = B * scale
 
     def adapted() -> Array:
-        """W + ΔW: formed twice, which takes little, rather than kept, which would double the weights' memory."""
+        """W + ΔW: formed twice, which takes little time, rather than kept, which would double the weights' memory."""
         total = scaled @ A
         total += weight
         return total

@@ -1,0 +1,62 @@
+"""Regular expressions from configs, matched within a time limit: a config may come from a stranger's file.
+
+Python's own matcher cannot be stopped, and some expressions take longer than a lifetime on a single path (`(a|a)*!`).
+The package `regex` reads the same notation and has a time limit.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+
+from minilora.messages import one_line, shown
+from minilora.nn.module import AdapterError
+
+MOST_SECONDS = 2.0  # of processor time, for all the matches of one config; real ones take milliseconds
+LONGEST_EXPRESSION = 1_000  # characters
+ENDING = r"(.*\.)?({})$"
+"""PEFT's way of matching the key of a pattern: to the end of a path, from a dot or its beginning on."""
+
+
+def refuse_invalid(expression: str, shown_as: str | None = None) -> None:
+    """Raise AdapterError unless `expression` is a regular expression; `shown_as` is how its author wrote it."""
+    name = shown(expression if shown_as is None else shown_as)
+    if len(expression) > LONGEST_EXPRESSION + len(ENDING):
+        raise AdapterError(f"the regular expression {name} should have at most {LONGEST_EXPRESSION:,} characters")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # about what a future Python will read differently, such as [[a]
+            re.compile(expression)
+    except (re.error, OverflowError, RecursionError, Warning) as error:  # OverflowError: a{99999999999}
+        raise AdapterError(f"{name} is not a valid regular expression ({one_line(str(error))})") from None
+
+
+class Matcher:
+    """Matches the expressions of one config, and remembers what it found. All its matches share the time limit."""
+
+    def __init__(self) -> None:
+        self.left = MOST_SECONDS
+        self._found: dict[tuple[str, str], bool] = {}
+
+    def matches(self, expression: str, path: str) -> bool:
+        """Whether a regular expression matches the whole of `path`. Raises AdapterError when the time is up."""
+        if (expression, path) not in self._found:
+            self._found[expression, path] = self._match(expression, path)
+        return self._found[expression, path]
+
+    def _match(self, expression: str, path: str) -> bool:
+        import regex
+
+        began = time.process_time()
+        try:
+            return regex.fullmatch(expression, path, timeout=max(self.left, 1e-3)) is not None
+        except (TimeoutError, MemoryError):
+            raise AdapterError(
+                f"the regular expression {shown(expression)} takes too long to match; use fewer repetitions such as "
+                ".*, and none inside another"
+            ) from None
+        except regex.error as error:
+            raise AdapterError(f"{shown(expression)} is not a valid regular expression ({error})") from None
+        finally:
+            self.left -= time.process_time() - began

@@ -1,0 +1,274 @@
+"""Adapter folders in PEFT's layout: adapter_config.json and adapter_model.safetensors, read and written.
+
+A tensor's key is `base_model.model.` + the module's path + `.` + the tensor's name in the file (`lora_A.weight`); a
+tensor that all modules share has `base_model.` and its name. The adapter's name is not in it. Loading is strict where
+PEFT is not: a missing or an extra tensor is an error. Adapter files are untrusted input: names, types and shapes are
+compared with the model before any number is read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from minilora.adapters.attach import hosts, place, refuse_unknown
+from minilora.adapters.method import Arrays, Method, recognise
+from minilora.adapters.targets import layer_of, module_name, select
+from minilora.backend import Array, to_host
+from minilora.files import read_header, read_json, read_tensors, regular_file, write_json, write_tensors
+from minilora.messages import one_line, some
+from minilora.nn import Linear, Module
+from minilora.nn.module import AdapterError
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+SHARED, PREFIX, COPY = "base_model.", "base_model.model.", "base_layer"
+BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number, by the types that an adapter can have
+LONGEST_NAME = 100  # characters of a tensor's key
+LARGEST_CONFIG = 1_000_000  # bytes
+LARGEST_UNSEEN = 2**31  # bytes of tensors that are read where no model says how many there should be
+
+Shape = tuple[int, ...]
+Header = dict[str, tuple[str, Shape]]  # type and shape of each tensor in a file
+
+
+def save_adapter(
+    model: Module, folder: str | Path, adapter: str = "default", *, base: str = "", dtype: str = "float32"
+) -> None:
+    """Write one adapter as a folder that PEFT opens.
+
+    Parameters
+    ----------
+    base : the model's name or path, for the reader's information
+    dtype : "float32" or "float16", on disk
+
+    Raises AdapterError, before anything is written, for an unknown adapter or dtype, or numbers not finite in it.
+    """
+    refuse_unknown(model, [adapter])
+    holders = hosts(model, adapter)
+    if dtype not in ("float32", "float16"):
+        raise AdapterError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
+    config = next(iter(holders.values())).config[adapter]
+    tensors: dict[str, Array] = {}
+    for path, host in holders.items():
+        for name, tensor in host.updates[adapter].tensors.items():
+            key = _key(config, "" if name in config.shapes("") else path, name)
+            if key not in tensors:
+                tensors[key] = _stored(to_host(tensor.data), dtype, f"{name} of {path}")
+    if config.target_modules == "all-linear":  # PEFT writes down the names that it stood for
+        config = dataclasses.replace(config, target_modules=sorted({module_name(path) for path in holders}))
+    write_tensors(Path(folder) / WEIGHTS, tensors)
+    write_json(Path(folder) / CONFIG, {**config.to_dict(), "base_model_name_or_path": base or None})
+
+
+def read_adapter(folder: str | Path) -> tuple[Method, dict[str, Array]]:
+    """An adapter folder's config, and its tensors under their keys without the prefix.
+
+    Raises AdapterError when the folder holds no adapter of a method that minilora implements, or its tensors are not
+    finite numbers of the shapes that its config asks for, or take more than 2 GiB.
+    """
+    config, file, header = _look(folder)
+    _refuse_other_types(file, header)
+    _refuse_unmatched(file, header, config)
+    size = sum(BYTES[kind] * math.prod(shape) for kind, shape in header.values())
+    if size > LARGEST_UNSEEN:
+        raise AdapterError(f"{_name(file)} holds {size:,} bytes; load it onto its model, which says how many it needs")
+    tensors = _read(file)
+    for key, array in tensors.items():
+        _finite(file, key, array, np.float32)
+    return config, {key.removeprefix(PREFIX): array for key, array in tensors.items()}
+
+
+def load_adapter(model: Module, folder: str | Path, adapter: str = "default") -> None:
+    """Attach an adapter from a folder, minilora's or PEFT's, and make it the active one.
+
+    Raises AdapterError, before the model is changed, when the folder holds no adapter of a method that minilora
+    implements, its tensors are missing, extra, of other shapes or not finite, or its targets do not exist in this
+    model. Nothing in the folder is executed, and nothing outside it is read.
+    """
+    config, file, header = _look(folder)
+    model.refuse_if_merged("load an adapter")
+    targets = select(model, config)
+    copies = {_key(config, path, COPY): path for path in targets}
+    expected = _expected(targets, config)
+    shapes = {key: shape for path in expected.values() for key, shape in path.values()}
+    _refuse_misfits(file, {k: v for k, v in header.items() if k not in copies}, shapes)
+    _refuse_other_types(file, header)
+    for key in copies.keys() & header.keys():
+        _refuse_another_base(file, copies[key], header[key][1] == targets[copies[key]].dense().shape)
+    tensors = _read(file)
+    for key in copies.keys() & header.keys():
+        weight = targets[copies[key]].dense().data
+        _refuse_another_base(file, copies[key], np.array_equal(tensors[key], to_host(weight)))
+    place(model, config, adapter, _arrays(file, tensors, expected, model.dtype))
+
+
+def _arrays(file: Path, tensors: Mapping[str, Array], expected: Expected, dtype: np.dtype) -> Arrays:
+    """The numbers of each Linear in the model's own dtype. What is too large for it is refused."""
+    return {
+        path: {name: _finite(file, key, tensors[key], dtype) for name, (key, _) in parts.items()}
+        for path, parts in expected.items()
+    }
+
+
+def _look(folder: str | Path) -> tuple[Method, Path, Header]:
+    """An adapter folder's config, its file of tensors, and what that file declares to hold."""
+    config = Path(folder) / CONFIG
+    with _refusing(config):
+        if not config.exists() and not config.is_symlink():
+            raise AdapterError(f"{_name(Path(folder))} is no adapter folder: expected {CONFIG} and {WEIGHTS} in it")
+        values = read_json(regular_file(folder, CONFIG), limit=LARGEST_CONFIG)
+    try:
+        options = recognise(values)
+    except AdapterError as error:
+        raise AdapterError(f"{_name(config)}: {error}") from None
+    with _refusing(Path(folder) / WEIGHTS):
+        file = regular_file(folder, WEIGHTS)
+        return options, file, read_header(file)
+
+
+def _read(file: Path) -> dict[str, Array]:
+    with _refusing(file):
+        return read_tensors(file)
+
+
+@contextmanager
+def _refusing(file: Path) -> Iterator[None]:
+    """What is wrong with a file, and what the system says about it, as an AdapterError."""
+    try:
+        yield
+    except AdapterError:
+        raise
+    except ValueError as error:
+        raise AdapterError(one_line(str(error))) from None
+    except OSError as error:
+        raise AdapterError(f"{_name(file)} cannot be read: {error.strerror or error}; check its permissions") from None
+
+
+def _key(config: Method, path: str, name: str) -> str:
+    """The key of a tensor in a file; `path` is "" for one that all Linears share."""
+    stored = f"{name}.weight" if name == COPY else name + config.suffix.get(name, "")
+    return f"{PREFIX}{path}.{stored}" if path else SHARED + stored
+
+
+def _name(path: Path) -> str:
+    return one_line(str(path))
+
+
+Expected = dict[str, dict[str, tuple[str, Shape]]]
+"""By path and tensor's name: the key in the file, and the shape."""
+
+
+def _expected(targets: Mapping[str, Linear], config: Method) -> Expected:
+    """What a file should hold for these Linears."""
+    sizes = {path: {"in": linear.in_features, "out": linear.out_features} for path, linear in targets.items()}
+    largest = {name: max(size[name] for size in sizes.values()) for name in ("in", "out")}
+    return {
+        path: {
+            name: (_key(config, path, name), tuple(n if isinstance(n, int) else size[n] for n in shape))
+            for name, shape in config.shapes(path).items()
+        }
+        for path, size in {"": largest, **sizes}.items()
+    }
+
+
+def _refuse_misfits(file: Path, header: Header, expected: Mapping[str, Shape]) -> None:
+    missing, extra = sorted(expected.keys() - header.keys()), sorted(header.keys() - expected.keys())
+    if missing:
+        hint = _layers(missing, header)
+        raise AdapterError(f"{_name(file)} lacks {_some(missing)}, which its config asks for{hint}")
+    if extra:
+        hint = _layers(extra, expected)
+        raise AdapterError(f"{_name(file)} holds {_some(extra)}, which its config does not ask for{hint}")
+    for key, shape in expected.items():
+        if (found := header[key][1]) != shape:
+            raise AdapterError(
+                f"{_name(file)}: {key} should have shape {shape} on this model, found {found}; its config says another "
+                "rank than its tensors have, or it was made for a base of other dimensions"
+            )
+
+
+def _layers(names: list[str], others: Mapping[str, object]) -> str:
+    """A hint where all these names are of layers that the others do not have."""
+    here, there = ({layer_of(key) for key in keys} - {None} for keys in (names, others))
+    return "; it was made for a base with another number of layers" if here and there and not here & there else ""
+
+
+def _refuse_other_types(file: Path, header: Header) -> None:
+    for key, (kind, _) in header.items():
+        if kind not in BYTES:
+            kinds = ", ".join(BYTES)
+            raise AdapterError(f"{_name(file)}: {_some([key])} should have one of the types {kinds}, found {kind}")
+
+
+def _refuse_unmatched(file: Path, header: Header, config: Method) -> None:
+    """Without a model, an adapter's tensors can still be compared with one another and with its config."""
+    adapted: dict[str, dict[str, Shape]] = {"": {}}
+    for key, (_, shape) in header.items():
+        path, name = _place_of(key)
+        known = name in config.shapes(path) or (path and name == COPY)
+        if not known or key != _key(config, path, name) or len(key) > LONGEST_NAME:
+            raise AdapterError(f"{_name(file)} holds {_some([key])}, which is not a tensor of {config.name} adapters")
+        if name != COPY:
+            adapted.setdefault(path, {})[name] = shape
+    if not any(adapted.values()):
+        raise AdapterError(f"{_name(file)} holds no tensors")
+    for path, shapes in adapted.items():
+        expected = config.shapes(path)
+        if expected.keys() != shapes.keys() or not _agree(expected, shapes):
+            needs, has = (", ".join(f"{n} {_tuple(s)}" for n, s in found.items()) for found in (expected, shapes))
+            raise AdapterError(f"{_name(file)}: {_some([path])} needs {needs} by its config, found {has or 'none'}")
+
+
+def _place_of(key: str) -> tuple[str, str]:
+    """The path and the tensor's name in a key: ("model.layers.0.self_attn.q_proj", "lora_A")."""
+    path, _, name = key.removesuffix(".weight").rpartition(".")
+    return ("" if path + "." == SHARED else path.removeprefix(PREFIX)), name
+
+
+def _agree(expected: Mapping[str, tuple[str | int, ...]], shapes: Mapping[str, Shape]) -> bool:
+    """Whether shapes can be those expected, for one value of "in" and one of "out"."""
+    bound: dict[str | int, int] = {}
+    for name, shape in expected.items():
+        if len(shape) != len(shapes[name]):
+            return False
+        for want, got in zip(shape, shapes[name], strict=True):
+            if got != (want if isinstance(want, int) else bound.setdefault(want, got)):
+                return False
+    return True
+
+
+def _tuple(shape: tuple[str | int, ...]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def _stored(array: Array, dtype: str, what: str) -> Array:
+    with np.errstate(over="ignore"):
+        stored = array.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise AdapterError(f"{what} holds numbers that are not finite in {dtype}; nothing was written")
+    return stored
+
+
+def _finite(file: Path, key: str, array: Array, dtype: np.dtype | type) -> Array:
+    """The array in `dtype`. Raises AdapterError for numbers that are not finite in it."""
+    with np.errstate(all="ignore"):
+        fitted = array.astype(dtype)
+    if not np.isfinite(fitted).all():
+        raise AdapterError(f"{_name(file)}: {key} holds numbers that are not finite in {fitted.dtype}")
+    return fitted
+
+
+def _refuse_another_base(file: Path, path: str, same: bool) -> None:
+    """With an adapted output head, PEFT writes down the frozen weight as well: it must be this model's."""
+    if not same:
+        raise AdapterError(f"{_name(file)} is for another base: its copy of {path}.weight differs from this model's")
+
+
+def _some(names: list[str]) -> str:
+    """The first of the names, cut, and how many more there are."""
+    return one_line(some([names[0][:LONGEST_NAME], *names[1:]]))

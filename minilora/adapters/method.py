@@ -1,0 +1,182 @@
+"""A method: the settings of one way to adapt a model, and what follows from them.
+
+A method is a dataclass of its settings, under PEFT's names with PEFT's defaults. It says which tensors each adapted
+Linear gets and of what shapes, draws fresh ones, makes an `Update` of them, and reads and writes its
+`adapter_config.json`. `@method` registers it by name; everything else in minilora finds it there. LoRA's is in
+`lora/config.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+
+from minilora.adapters.expressions import ENDING, Matcher
+from minilora.adapters.settings import check_settings, layers, names_or_none, setting, targets
+from minilora.adapters.update import Update
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array
+from minilora.messages import LONGEST_SHOWN, one_line, shown
+from minilora.nn import Linear
+from minilora.nn.module import AdapterError
+
+Arrays: TypeAlias = Mapping[str, Mapping[str, Array]]
+"""The numbers of an adapter: by the path of a Linear, and then by the tensor's name. Those at the path "" are shared by
+all its Linears."""
+
+METHODS: dict[str, type[Method]] = {}
+"""Every method by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """The settings that all methods have.
+
+    Attributes
+    ----------
+    target_modules : which Linears. A list: those whose path equals a name or ends in `.name`. A string: those whose
+        whole path matches this regular expression. "all-linear": all but the output head
+    exclude_modules : a list or regular expression of Linears to leave out all the same
+    layers_to_transform : only the layers of these numbers
+    """
+
+    target_modules: list[str] | str = setting(["q_proj", "v_proj"], targets)
+    exclude_modules: list[str] | str | None = setting(None, names_or_none)
+    layers_to_transform: list[int] | int | None = setting(None, layers)
+
+    name: ClassVar[str]
+    """What it is called here and on the command line."""
+    label: ClassVar[str]
+    """What it is called in prose."""
+    recognised_by: ClassVar[dict[str, Any]]
+    """The entries of an adapter_config.json by which its files are known."""
+    required: ClassVar[tuple[str, ...]] = ("target_modules",)
+    """The entries without which the file does not define the update, although PEFT would fill in a default."""
+    suffix: ClassVar[dict[str, str]] = {}
+    """What follows a tensor's name in a file."""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        object.__setattr__(self, "_matcher", Matcher())
+        if self.layers_to_transform is not None and self.is_regex:
+            raise AdapterError(
+                "layers_to_transform goes with a list of names; with a regular expression, select the layers in it"
+            )
+
+    def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:
+        """The shape of each tensor at the Linear at `path`, where "in" and "out" stand for its features.
+
+        At the path "": of the tensors that all Linears share, where they stand for the largest of any.
+        """
+        raise NotImplementedError(f"{type(self).__name__} should say the shapes of its tensors")
+
+    def draw(self, path: str, base: Linear, rng: np.random.Generator) -> dict[str, Array]:
+        """Fresh numbers for the Linear at `path`."""
+        raise NotImplementedError(f"{type(self).__name__} should draw its tensors")
+
+    def draw_shared(self, bases: Mapping[str, Linear], rng: np.random.Generator) -> dict[str, Array]:
+        """Fresh numbers for the tensors that all Linears share."""
+        return {}
+
+    def update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
+        """The update of the Linear at `path`, of its tensors and the shared ones."""
+        raise NotImplementedError(f"{type(self).__name__} should make an Update of its tensors")
+
+    def summary(self, paths: Sequence[str]) -> str:
+        """What the settings come to at the modules at `paths`, for `minilora info`."""
+        return f"a {self.label} adapter"
+
+    @property
+    def patterns(self) -> dict[str, dict[str, Any]]:
+        """The settings that are dicts from regular expressions to values, by name."""
+        return {}
+
+    @property
+    def is_regex(self) -> bool:
+        """Whether `target_modules` is a regular expression."""
+        return isinstance(self.target_modules, str) and self.target_modules != "all-linear"
+
+    @property
+    def layers(self) -> list[int] | None:
+        """`layers_to_transform` as a list, or None for all layers."""
+        chosen = self.layers_to_transform
+        return [chosen] if isinstance(chosen, int) else list(chosen) if chosen else None
+
+    def matches(self, expression: str, path: str) -> bool:
+        """Whether a regular expression matches the whole of `path`, within the config's time limit."""
+        matcher: Matcher = vars(self)["_matcher"]
+        return matcher.matches(expression, path)
+
+    def matches_end(self, key: str, path: str) -> bool:
+        """Whether the key of a pattern matches the end of `path`, from a dot or its beginning on."""
+        return self.matches(ENDING.format(key), path)
+
+    def first_match(self, pattern: Mapping[str, Any], path: str, default: Any) -> Any:
+        """The value of the first key that matches `path`."""
+        return next((value for key, value in pattern.items() if self.matches_end(key, path)), default)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """From the contents of PEFT's adapter_config.json.
+
+        Raises AdapterError when the file is another method's, lacks an entry that defines the update, or uses an option
+        that minilora does not implement.
+        """
+        for name, value in cls.recognised_by.items():
+            if values.get(name) != value:
+                raise AdapterError(f"expected an adapter of {name} {value!r}, found {shown(values.get(name))}")
+        if absent := [name for name in cls.required if values.get(name) is None]:
+            raise AdapterError(f"the adapter's config lacks {', '.join(absent)}; without it the update is not defined")
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if name not in known | IGNORED | cls.recognised_by.keys() and value and value != "none":
+                option = one_line(name[:LONGEST_SHOWN])
+                raise AdapterError(f"the adapter uses {option} = {shown(value)}, which minilora does not implement")
+        # A null setting in the file means the default.
+        return cls(**{name: values[name] for name in known if values.get(name) is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The contents of an adapter_config.json that PEFT reads."""
+        targets = self.target_modules
+        return {
+            **dataclasses.asdict(self),
+            "target_modules": targets if isinstance(targets, str) else sorted(targets),
+            "task_type": "CAUSAL_LM",
+            "inference_mode": True,
+            **self.recognised_by,
+        }
+
+
+IGNORED = {
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "auto_mapping",
+    "megatron_core",
+    "qalora_group_size",
+    "runtime_config",
+}
+"""Entries of PEFT's config that do not change what an adapter computes here. Any other that is set is refused."""
+
+
+def method(cls: type[Method]) -> type[Method]:
+    """Register a method under its name."""
+    METHODS[cls.name] = cls
+    return cls
+
+
+def recognise(values: Mapping[str, Any]) -> Method:
+    """The method and settings of an adapter_config.json. Raises AdapterError where no method knows it."""
+    knowing = [cls for cls in METHODS.values() if values.items() >= cls.recognised_by.items()]
+    if not knowing:
+        types = sorted({cls.recognised_by["peft_type"] for cls in METHODS.values()})
+        expected = " or ".join(map(repr, types))
+        raise AdapterError(f"expected an adapter of peft_type {expected}, found {shown(values.get('peft_type'))}")
+    return max(knowing, key=lambda cls: len(cls.recognised_by)).from_dict(values)

@@ -1,0 +1,114 @@
+"""A different adapter for each row of one batch: `model(ids, adapters=["bard", None, {"bard": 0.5, "recipe": 0.5}])`.
+
+        h[i] = W x[i] + s[i] B[i] A[i] x[i]        A[i] and s[i]·B[i] gathered from a table of the batch's adapters
+
+The product with W is shared by the rows. Updates with thin factors go through one table, without a loop over rows or
+adapters (Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5). Each other update is computed
+once, on the rows that use it, and added to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from minilora.adapters.update import Factors, Update
+from minilora.autograd import ops
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array, like
+from minilora.nn import Linear
+from minilora.nn.choice import RowChoice
+
+
+class Part(NamedTuple):
+    """An update without factors, the rows that use it (n,), and how strongly (n,)."""
+
+    update: Update
+    rows: Array
+    strengths: Array
+
+
+class RowUpdates:
+    """What the adapters of each row add to one Linear. It is made once for a call, or once for a text.
+
+    Attributes
+    ----------
+    table : A (batch, R, in) and s·Bᵀ (batch, R, out), where R is the largest rank that a row has; a batch of 1 where
+        all rows share a choice; None where no update with factors acts
+    others : the updates without factors
+    """
+
+    def __init__(self, updates: Mapping[str, Update], base: Linear, rows: RowChoice) -> None:
+        self.base = base
+        choices = [{updates[name]: s for name, s in choice.items() if name in updates} for choice in rows.distinct]
+        factors = {update: update.factors() for choice in choices for update in choice}
+        thin = [[(f, s) for update, s in choice.items() if (f := factors[update])] for choice in choices]
+        self.table = self._gathered(thin, rows) if any(thin) else None
+        self.others = [_part(update, choices, rows) for update, known in factors.items() if known is None]
+
+    def add(self, h: Tensor, x: Tensor) -> Tensor:
+        """h (batch, ..., out) with each row's updates; x is (batch, ..., in), and h is W x."""
+        total = h
+        if self.table is not None:
+            A, B = self.table
+            per_row = x.reshape(x.shape[0], -1, x.shape[-1])  # (batch, ..., in) -> (batch, tokens, in)
+            low = per_row @ A.transpose(0, 2, 1)  # (batch, tokens, in) @ (batch, in, R)
+            total = h + (low @ B).reshape(*h.shape)  # (batch, tokens, R) @ (batch, R, out)
+        return self.add_others(total, h, x)
+
+    def add_others(self, total: Tensor, h: Tensor, x: Tensor) -> Tensor:
+        """`total` with what the updates without factors add to their rows."""
+        for update, rows, strengths in self.others:
+            u = update.apply(x[rows], h[rows], self.base)  # (n, ..., out)
+            scale = like(strengths.astype(x.dtype), x.data).reshape(-1, *(1,) * (u.ndim - 1))
+            total = total + _scattered(u * scale, rows, x.shape[0])
+        return total
+
+    def _gathered(self, choices: list[list[tuple[Factors, float]]], rows: RowChoice) -> tuple[Tensor, Tensor]:
+        A, B = self._tables(choices)
+        if len(choices) == 1:
+            return A, B
+        index = like(rows.index, A.data)
+        return A[index], B[index]
+
+    def _tables(self, choices: list[list[tuple[Factors, float]]]) -> tuple[Tensor, Tensor]:
+        """A (choices, R, in) and s·Bᵀ (choices, R, out), for each choice its factors and their strengths.
+
+        Several updates of one choice, stacked along the rank, are one update: their sum. Zeros fill up to R, and add
+        nothing.
+        """
+        ranks = [sum(f.A.shape[0] for f, _ in choice) for choice in choices]
+        n, R = len(choices), max(ranks)
+        first = next(f.A.data for choice in choices for f, _ in choice)
+        parts_A: list[Tensor] = []
+        parts_B: list[Tensor] = []
+        scales = np.zeros_like(first, shape=(n * R, 1))
+        for i, (choice, rank) in enumerate(zip(choices, ranks, strict=True)):
+            row = i * R
+            for f, strength in choice:
+                parts_A.append(f.A)
+                parts_B.append(f.B)
+                scales[row : row + f.A.shape[0]] = strength * f.scale
+                row += f.A.shape[0]
+            if rank < R:
+                parts_A.append(Tensor(np.zeros_like(first, shape=(R - rank, self.base.in_features))))
+                parts_B.append(Tensor(np.zeros_like(first, shape=(self.base.out_features, R - rank))))
+        A = ops.concatenate(*parts_A).reshape(n, R, self.base.in_features)  # (n·R, in) -> (n, R, in)
+        B = ops.concatenate(*parts_B, axis=1).T * scales  # (out, n·R) -> (n·R, out)
+        return A, B.reshape(n, R, self.base.out_features)  # (n·R, out) -> (n, R, out)
+
+
+def _part(update: Update, choices: list[dict[Update, float]], rows: RowChoice) -> Part:
+    """The rows whose choice has `update`."""
+    using = np.flatnonzero([update in choices[i] for i in rows.index])
+    return Part(update, using, np.array([choices[i][update] for i in rows.index[using]]))
+
+
+def _scattered(part: Tensor, rows: Array, batch: int) -> Tensor:
+    """(n, ...) at the places `rows` of a batch (batch, ...) that is zero elsewhere."""
+    source = np.zeros(batch, dtype=np.intp)  # row 0 of what is gathered from is zero
+    source[rows] = np.arange(1, len(rows) + 1)
+    zero = Tensor(np.zeros_like(part.data, shape=(1, *part.shape[1:])))
+    return ops.concatenate(zero, part)[like(source, part.data)]

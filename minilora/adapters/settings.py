@@ -1,0 +1,158 @@
+"""Settings of a method, each with the check that guards it.
+
+        r: int = setting(8, rank)
+
+The checks run when a config is made, since configs also come from files. Each raises AdapterError with what was
+expected and what came.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from minilora.adapters.expressions import ENDING, refuse_invalid
+from minilora.messages import shown
+from minilora.nn.module import AdapterError
+
+Check: TypeAlias = Callable[[str, Any], None]
+"""Takes a setting's name and its value."""
+
+MOST_ENTRIES = 2_000  # of a list or pattern; the largest Llama, of 405 billion parameters, has 883 linear modules
+LARGEST_RANK = 65_536  # wider than any layer
+
+
+def setting(default: Any, check: Check) -> Any:
+    """A field of a config with its default and its check."""
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata={"check": check})
+    return dataclasses.field(default=default, metadata={"check": check})
+
+
+def check_settings(config: Any) -> None:
+    """Run the checks of all fields of a config. NumPy's scalars and other containers become Python's own first."""
+    for field in dataclasses.fields(config):
+        value = _own(getattr(config, field.name))
+        object.__setattr__(config, field.name, value)
+        if "check" in field.metadata:
+            field.metadata["check"](field.name, value)
+
+
+def rank(name: str, value: Any) -> None:
+    """A whole number from 1 to 65,536. To Python True is a number; here it is not."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise AdapterError(f"the rank r should be a whole number of at least 1, got {shown(value)}")
+    if value > LARGEST_RANK:
+        raise AdapterError(f"the rank r should be at most {LARGEST_RANK:,}, got {shown(value)}")
+
+
+def finite(name: str, value: Any) -> None:
+    """A number that a float can hold: not NaN, not infinite, not an integer of 400 digits."""
+    if not _is_finite(value):
+        raise AdapterError(f"{name} should be a finite number, got {shown(value)}")
+
+
+def probability(name: str, value: Any) -> None:
+    """A number of at least 0 and below 1."""
+    if not _is_finite(value) or not 0 <= value < 1:
+        raise AdapterError(f"{name} should be at least 0 and below 1, got {shown(value)}")
+
+
+def flag(name: str, value: Any) -> None:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise AdapterError(f"{name} should be a bool, got {shown(value)}")
+
+
+def one_of(*values: Any) -> Check:
+    """One of these values, of the same type."""
+
+    def check(name: str, value: Any) -> None:
+        if not any(type(value) is type(v) and value == v for v in values):
+            words = [*map(repr, values)]
+            raise AdapterError(f"{name} should be {', '.join(words[:-1])} or {words[-1]}, got {shown(value)}")
+
+    return check
+
+
+def not_implemented(default: Any, hint: str) -> Check:
+    """The default, or what is as empty: PEFT's name for something that minilora does not do."""
+
+    def check(name: str, value: Any) -> None:
+        if value and value != default:
+            raise AdapterError(f"{name} = {shown(value)} is not implemented{hint}; use {default!r}")
+
+    return check
+
+
+def names(name: str, value: Any) -> None:
+    """A list of modules' names, or a regular expression."""
+    if not isinstance(value, list | str):
+        raise AdapterError(f"{name} should be a list or str, got {shown(value)}")
+    if isinstance(value, str):
+        refuse_invalid(value)
+    else:
+        _check_entries(name, value, str, "names of modules")
+
+
+def targets(name: str, value: Any) -> None:
+    """As `names`, and not empty."""
+    names(name, value)
+    if not value:
+        raise AdapterError(f"{name} names nothing to adapt; give a list of names, or 'all-linear'")
+
+
+def names_or_none(name: str, value: Any) -> None:
+    """As `names`, or None."""
+    if value is not None:
+        names(name, value)
+
+
+def layers(name: str, value: Any) -> None:
+    """A list of layers' numbers, one number, or None."""
+    if isinstance(value, bool) or not isinstance(value, list | int | None):
+        raise AdapterError(f"{name} should be a list or int or NoneType, got {shown(value)}")
+    if isinstance(value, list):
+        _check_entries(name, value, int, "numbers of layers")
+
+
+def pattern(check: Check, of: str) -> Check:
+    """A dict from regular expressions, each for the end of a module's path, to values of the setting `of`."""
+
+    def check_pattern(name: str, value: Any) -> None:
+        if not isinstance(value, dict):
+            raise AdapterError(f"{name} should be a dict, got {shown(value)}")
+        _check_entries(name, value, str, "regular expressions as its keys")
+        for key, item in value.items():
+            refuse_invalid(key)
+            refuse_invalid(ENDING.format(key), key)
+            check(of, item)
+
+    return check_pattern
+
+
+def _check_entries(name: str, entries: Any, kind: type, words: str) -> None:
+    """Refuse a list or pattern of the wrong things, or of more things than a model has modules."""
+    if len(entries) > MOST_ENTRIES:
+        raise AdapterError(f"{name} should have at most {MOST_ENTRIES:,} entries, got {len(entries):,}")
+    for entry in entries:
+        if not isinstance(entry, kind) or isinstance(entry, bool):
+            raise AdapterError(f"{name} should hold {words}, got {shown(entry)}")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _own(value: Any) -> Any:
+    """A copy that nobody else can change, made of Python's own types: a config is written as JSON."""
+    if isinstance(value, dict):
+        return {key: _own(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | range):
+        return [_own(item) for item in (sorted(value, key=repr) if isinstance(value, set) else value)]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,86 @@
+"""Which Linears a config means. PEFT's rules, but a name that matches nothing is an error."""
+
+from __future__ import annotations
+
+from minilora.adapters.host import AdaptedLinear
+from minilora.adapters.method import Method
+from minilora.messages import shown
+from minilora.nn import Linear, Module
+from minilora.nn.module import AdapterError
+
+
+def select(model: Module, config: Method) -> dict[str, Linear]:
+    """The Linears to adapt, by path; of those that hold adapters already, the Linear inside.
+
+    Raises AdapterError, listing what there is, when a target, a layer or a pattern matches nothing.
+    """
+    linears = {path: linear for path, module in model.named_modules() if path and (linear := _linear(module))}
+    if not linears:
+        raise AdapterError("found no Linear inside this model; a Linear alone must be an attribute of a Module")
+    chosen = {
+        path: linear
+        for path, linear in linears.items()
+        if _is_target(path, config) and not _named(path, config, config.exclude_modules) and _in_layers(path, config)
+    }
+    _refuse_what_matches_nothing(config, list(linears), list(chosen))
+    return chosen
+
+
+def layer_of(path: str) -> int | None:
+    """The number of the layer that a path lies in: 3 for `model.layers.3.mlp.up_proj`; None outside the layers."""
+    numbers = [int(part) for part in path.split(".") if part.isdecimal() and len(part) < 10]
+    return numbers[0] if numbers else None
+
+
+def module_name(path: str) -> str:
+    """A path's last name: `q_proj`."""
+    return path.rpartition(".")[2]
+
+
+def _linear(module: Module) -> Linear | None:
+    if isinstance(module, AdaptedLinear):
+        return module.base
+    return module if isinstance(module, Linear) else None
+
+
+def _is_target(path: str, config: Method) -> bool:
+    if config.target_modules == "all-linear":
+        return module_name(path) != "lm_head"
+    return _named(path, config, config.target_modules)
+
+
+def _in_layers(path: str, config: Method) -> bool:
+    """Whether `layers_to_transform` lets `path` through. Naming its whole path, such as `lm_head`, always does."""
+    by_path = not isinstance(config.target_modules, str) and path in config.target_modules
+    return config.layers is None or by_path or layer_of(path) in config.layers
+
+
+def _named(path: str, config: Method, names: list[str] | str | None) -> bool:
+    """Whether a list of names or a regular expression means `path`."""
+    if not names:
+        return False
+    if isinstance(names, str):
+        return config.matches(names, path)
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+def _refuse_what_matches_nothing(config: Method, linears: list[str], chosen: list[str]) -> None:
+    names = sorted({module_name(path) for path in linears})
+    there_are = f"this model's linear modules are named {', '.join(names)}, for example {linears[0]}"
+    targets = config.target_modules
+    for name in [] if targets == "all-linear" else [targets] if isinstance(targets, str) else targets:
+        if not any(_named(path, config, name if config.is_regex else [name]) for path in linears):
+            raise AdapterError(f"target {shown(name)} matches no linear module; {there_are}")
+    numbers = {n for n in map(layer_of, linears) if n is not None}
+    for layer in config.layers or []:
+        if layer not in numbers:
+            there = f"layers 0 to {max(numbers)}" if numbers else "no numbered layers"
+            raise AdapterError(f"layers_to_transform asks for layer {shown(layer)}; this model has {there}")
+    if not chosen:
+        raise AdapterError(f"nothing is left to adapt after exclude_modules and layers_to_transform; {there_are}")
+    for name, pattern in config.patterns.items():
+        for key in pattern:
+            if not any(config.matches_end(key, path) for path in chosen):
+                raise AdapterError(
+                    f"{name} has the key {shown(key)}, which matches no adapted module, such as {chosen[0]}"
+                )

@@ -1,0 +1,44 @@
+"""`minilora eval`."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from typing import Any
+
+from minilora.cli import options
+from minilora.data import load_ids
+from minilora.files import write_json
+from minilora.training import evaluate
+
+
+def add(commands: Any) -> None:
+    parser = options.command(
+        commands,
+        "eval",
+        "measure a model's loss on the held-out part of a corpus",
+        "minilora eval --adapter runs/bard --corpus tinyshakespeare",
+    )
+    options.add_model(parser)
+    options.add_adapters(parser)
+    options.add_device(parser)
+    options.add_threads(parser)
+    parser.add_argument("--corpus", nargs="+", required=True, metavar="NAME", help="names or text files")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens per window (default: the model's)")
+    parser.add_argument("--windows", type=int, default=256, metavar="N", help="how many (default: 256)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    parser.set_defaults(run=run)
+
+
+def run(flags: Namespace) -> None:
+    model = options.open_model(flags.model, flags.adapter, flags.device)
+    _, val_ids = load_ids(flags.corpus)
+    context = model.config.max_position_embeddings if flags.context is None else flags.context
+    loss = evaluate(model, val_ids, context, flags.windows, threads=flags.threads)
+    print(
+        f"{' and '.join(flags.corpus)}, held-out text: {loss:.4f} nats per character "
+        f"({loss / math.log(2):.4f} bits), {flags.windows} windows of {context}"
+    )
+    if flags.json:
+        figures = {"corpus": flags.corpus, "loss": loss, "windows": flags.windows, "context": context}
+        write_json(flags.json, figures)

@@ -1,0 +1,48 @@
+"""`minilora finetune`."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from typing import Any
+
+import numpy as np
+
+from minilora import lora
+from minilora.adapters.method import METHODS
+from minilora.cli import options, runs
+
+
+def add(commands: Any) -> None:
+    parser = options.command(
+        commands,
+        "finetune",
+        "adapt a model to a text, with LoRA or in full",
+        "minilora finetune --corpus tinyshakespeare --rank 8 --out runs/bard",
+    )
+    options.add_model(parser)
+    runs.add_flags(parser, "demo")
+    parser.add_argument("--method", choices=[*METHODS, "full"], help="train an adapter of this kind, or all weights")
+    parser.add_argument("--rank", type=int, metavar="R", help="rank of the adapter, r")
+    parser.add_argument("--alpha", type=float, metavar="A", help="its α (default: α/r as in the preset)")
+    parser.add_argument("--dropout", type=float, metavar="P", help="dropout on the adapter's input")
+    parser.add_argument(
+        "--targets",
+        type=_targets,
+        metavar="NAMES",
+        help="which Linears: names with commas between, a regular expression, or all-linear",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(flags: Namespace) -> None:
+    chosen = runs.settings_of(flags)
+    model = options.open_model(chosen.base, device=flags.device)
+    if chosen.adapter:
+        lora.inject(model, chosen.adapter, rng=np.random.default_rng(chosen.training.seed))
+    print(lora.report(model))
+    runs.train_and_save(model, chosen, flags)
+
+
+def _targets(text: str) -> list[str] | str:
+    """Names with commas between, or, if it looks like one, a regular expression."""
+    return text if text == "all-linear" or set(text) & set(r"\*()[]|+?^$") else text.split(",")

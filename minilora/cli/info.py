@@ -1,0 +1,103 @@
+"""`minilora info`: what a folder holds, a model or an adapter."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from minilora import lora
+from minilora.adapters.attach import hosts
+from minilora.adapters.method import Method
+from minilora.assets import BASE
+from minilora.backend import Array
+from minilora.cli import options
+from minilora.files import write_json
+from minilora.lora.facts import ModuleFacts, loaders, module_facts
+from minilora.messages import one_line
+from minilora.nn import Llama
+
+
+def add(commands: Any) -> None:
+    parser = options.command(
+        commands, "info", "show what a folder holds: a model or an adapter", "minilora info runs/bard"
+    )
+    parser.add_argument("folder", nargs="?", help="a model or adapter folder (default: the packaged base model)")
+    parser.add_argument("--model", metavar="FOLDER", help="the adapter's base (default: the packaged base model)")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures of an adapter to a file")
+    parser.set_defaults(run=run)
+
+
+def run(flags: Namespace) -> None:
+    folder = Path(flags.folder or BASE)
+    if (folder / "adapter_config.json").exists():
+        _adapter_info(folder, flags)
+    elif flags.model or flags.json:
+        raise ValueError(f"--model and --json go with an adapter folder, but {folder} has no adapter_config.json")
+    else:
+        _model_info(folder)
+
+
+def _model_info(folder: Path) -> None:
+    model = Llama.from_pretrained(folder)
+    c = model.config
+    print(
+        f"a Llama of {c.num_hidden_layers} layers, width {c.hidden_size}, {c.num_attention_heads} heads "
+        f"({c.num_key_value_heads} for keys), MLP {c.intermediate_size}, context {c.max_position_embeddings}, "
+        f"vocabulary {c.vocab_size}"
+    )
+    print(lora.report(model))
+    print(f"{_bytes(folder, 'model*.safetensors')} on disk")
+
+
+def _adapter_info(folder: Path, flags: Namespace) -> None:
+    config, tensors = lora.read_adapter(folder)
+    fit, weights, tied = _beside_base(folder, flags.model)
+    facts = module_facts(config, tensors, weights)
+    programs = loaders(config, [module.path for module in facts], tied)
+    size = _bytes(folder, "adapter_model.safetensors")
+    print(f"{_headline(config, facts)}\n{fit}\n{_table(facts)}")
+    print(f"{sum(module.parameters for module in facts):,} parameters, {size} on disk")
+    for loader in programs:
+        print(f"{loader.program:10} {'yes' if loader.compatible else 'no'}{', ' if loader.note else ''}{loader.note}")
+    if flags.json:
+        rows = {"modules": [asdict(m) for m in facts], "loaders": [asdict(loader) for loader in programs]}
+        write_json(flags.json, {"config": config.to_dict(), "fits": bool(weights), **rows})
+
+
+def _beside_base(folder: Path, base: str | None) -> tuple[str, dict[str, Array], bool]:
+    """Whether the adapter fits its base, in words; if so the weights that it adapts; and whether its head is tied."""
+    name = base or "the packaged base model"
+    model = Llama.from_pretrained(base or BASE)
+    try:
+        lora.load_adapter(model, folder)
+    except lora.AdapterError as error:
+        return f"does not fit {name} ({error}); say what it is for with --model", {}, False
+    weights = {path: host.weight.data for path, host in hosts(model).items()}
+    return f"fits {name}", weights, model.tied
+
+
+def _headline(config: Method, facts: list[ModuleFacts]) -> str:
+    names = config.target_modules
+    targets = names if isinstance(names, str) else ", ".join(sorted(names))
+    return f"{config.summary([module.path for module in facts])}\ntargets: {one_line(targets)}"
+
+
+def _table(facts: list[ModuleFacts]) -> str:
+    """A row for each module: its tensors' shapes, and what they come to."""
+    names = list(dict.fromkeys(name for module in facts for name in module.shapes))
+    heads = ["module", *(name.partition("_")[2] or name for name in names), "parameters", "‖ΔW‖", "‖ΔW‖/‖W‖"]
+    rows = [[*heads, "effective rank"]]
+    for module in facts:
+        shapes = ("×".join(map(str, module.shapes[name])) if name in module.shapes else "–" for name in names)
+        numbers = (module.norm, "8.3f"), (module.relative, ".4f"), (module.effective_rank, ".2f")
+        texts = ("–" if number is None else format(number, form) for number, form in numbers)
+        rows.append([one_line(module.path), *shapes, f"{module.parameters:,}", *texts])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [[f"{row[0]:{widths[0]}}", *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    return "\n".join("  ".join(line) for line in lines)
+
+
+def _bytes(folder: Path, pattern: str) -> str:
+    return f"{sum(file.stat().st_size for file in folder.glob(pattern)):,} bytes"

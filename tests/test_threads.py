@@ -1,0 +1,247 @@
+"""Threads: the same bits for any number of them, and nothing left behind."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from minilora.autograd import Tensor, gradients, no_grad
+from minilora.autograd.tensor import recording
+from minilora.threads import Threads, cut
+from minilora.training import AdamW, Interrupted, evaluate, step, threads
+
+SIZES = [(1, 1), (1, 5000), (3, 5), (12, 64), (32, 128), (16, 256), (7, 300), (100, 256)]
+
+
+def blas():
+    """How many threads NumPy's matrix products have now; other packages may have brought libraries of their own."""
+    return [pool["num_threads"] for pool in threads._blas().info()]
+
+
+@pytest.fixture
+def many_pieces(monkeypatch):
+    """Small batches are cut as large ones are, into pieces of a window or two."""
+    monkeypatch.setattr(threads, "PIECE", 6)
+
+
+@pytest.mark.parametrize(("batch", "context"), SIZES)
+def test_pieces_are_the_rows_in_their_order(batch, context):
+    pieces = cut(batch, context)
+    assert [i for rows in pieces for i in range(batch)[rows]] == list(range(batch))
+    assert len(pieces) <= 8
+    lengths = [rows.stop - rows.start for rows in pieces]
+    assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "pieces"),
+    [((3, 5), 1), ((12, 64), 2), ((16, 128), 4), ((32, 128), 4), ((16, 256), 4), ((100, 256), 8), ((1, 9000), 1)],
+)
+def test_how_many_pieces(size, pieces):
+    assert len(cut(*size)) == pieces
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(("method", "dropout"), [("full", 0.0), ("lora", 0.0), ("lora", 0.4)])
+def test_any_number_of_threads_gives_the_same_bits(method, dropout, accumulate, make_model, config, run, bits):
+    def result(number):
+        model = make_model(method, dropout)
+        history = run(model, config(batch=7, accumulate=accumulate), threads=number)
+        return bits(model), history.losses, history.evaluations
+
+    assert len(cut(7, 5)) > 4
+    assert result(1) == result(2) == result(4) == result(None)
+
+
+@pytest.mark.usefixtures("many_pieces")
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_the_pieces_add_up_to_the_batch(method, make_model, ids):
+    model, rng = make_model(method), np.random.default_rng(4)
+    model.astype(np.float64)
+    starts = rng.integers(0, 300, (2, 7))
+    windows = [np.stack([ids[s : s + 6] for s in row]) for row in starts]
+    batches = [(w[:, :-1], w[:, 1:]) for w in windows]
+    optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad])
+    model.train(rng)
+    with Threads(2) as pool:
+        loss = step.add_gradients(model, optimizer, batches, pool)
+    whole = (model.loss(*batches[0]) + model.loss(*batches[1])) / 2
+    assert loss == pytest.approx(whole.item(), rel=1e-12)
+    wanted = gradients(whole, optimizer.parameters)
+    for p, want in zip(optimizer.parameters, wanted, strict=True):
+        assert np.linalg.norm(p.grad - want) < 1e-12 * np.linalg.norm(want)
+
+
+@pytest.mark.usefixtures("many_pieces")
+def test_each_piece_has_its_own_dropout(make_model, ids):
+    """Two pieces with the same windows lose different entries; the next step loses others again."""
+    model = make_model("lora", 0.5)
+    optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad])
+    model.train(np.random.default_rng(0))
+    window = ids[None, :5], ids[None, 1:6]
+    found = []
+    for dice, batches in [((0, 0), [window]), ((0, 0), [window] * 2), ((0, 1), [window]), ((1, 0), [window])]:
+        with Threads(2) as pool:
+            found.append(step.add_gradients(model, optimizer, batches, pool, dice))
+    assert len(set(found)) == 4
+
+
+def test_what_others_draw_meanwhile_changes_no_run(make_model, config, run, act_in, bits):
+    """A text that is written in another thread draws from the model's generator: it is not the run's."""
+    models = [make_model("lora", 0.4) for _ in range(2)]
+    act_in(models[1], 2, lambda: models[1]._rng.random(100))
+    losses = [run(model, config()).losses for model in models]
+    assert losses[0] == losses[1]
+    assert bits(models[0]) == bits(models[1])
+
+
+def test_a_mean_over_many_batches_is_the_same_for_any_number_of_threads(make_model, ids):
+    model = make_model("lora")
+    losses = {evaluate(model, ids, 5, 40, batch=3, threads=number) for number in (1, 2, 4, None)}
+    assert len(losses) == 1
+
+
+def test_products_use_one_core_inside_and_what_they_had_before_outside(make_model, config, run, act_in):
+    with threadpool_limits(2, user_api="blas"):
+        before, seen, model = blas(), [], make_model()
+        act_in(model, 2, lambda: seen.append(blas()))
+        run(model, config())
+        assert seen == [[1] * len(before)]
+        assert blas() == before == [2] * len(before)
+
+
+def test_what_products_had_comes_back_after_an_error_and_after_the_last_of_several():
+    with threadpool_limits(2, user_api="blas"):
+        before = blas()
+        with pytest.raises(KeyError), Threads(2):
+            raise KeyError
+        assert blas() == before
+        first, second = Threads(1), Threads(2)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__()
+        assert blas() == [1] * len(before)
+        second.__exit__()
+        assert blas() == before
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(number):
+    def slow_first(i):
+        time.sleep(0.02 if i == 0 else 0)
+        return i
+
+    with Threads(number) as pool:
+        assert list(pool.map(slow_first, range(9))) == list(range(9))
+
+
+def test_a_single_item_is_worked_off_where_it_is():
+    with Threads(4) as pool:
+        assert list(pool.map(lambda _: threading.current_thread(), [0])) == [threading.current_thread()]
+
+
+def test_few_results_wait_to_be_taken():
+    begun = []
+    with Threads(2) as pool:
+        results = pool.map(begun.append, range(20))
+        next(results)
+        assert len(begun) <= 3
+
+
+def test_work_is_done_by_several_threads_in_the_context_of_the_caller():
+    together = threading.Barrier(2, timeout=10)
+
+    def look(_):
+        together.wait()  # ends when two threads are here at once
+        return threading.current_thread().name, recording(), (Tensor(np.ones(2), requires_grad=True) * 2).requires_grad
+
+    with Threads(2) as pool, no_grad():
+        found = list(pool.map(look, range(2)))
+    assert len({name for name, *_ in found}) == 2
+    assert {(recorded, wants) for _, recorded, wants in found} == {(False, False)}
+    assert recording()
+
+
+def test_the_first_error_is_raised_and_the_rest_is_not_begun():
+    begun = []
+
+    def fail(i):
+        begun.append(i)
+        raise ValueError(f"item {i}")
+
+    with pytest.raises(ValueError, match="item 0"), Threads(2) as pool:
+        list(pool.map(fail, range(50)))
+    assert len(begun) < 50
+
+
+@pytest.mark.usefixtures("many_pieces")
+def test_ctrl_c_while_threads_work_lets_the_step_end(make_model, config, run, act_in, tmp_path):
+    model = make_model()
+    main = threading.main_thread().ident
+    act_in(
+        model, 5, lambda: signal.pthread_kill(main, signal.SIGINT) if hasattr(signal, "pthread_kill") else os.abort()
+    )
+    with pytest.raises(Interrupted, match="stopped after step 1 of 6"):
+        run(model, config(batch=7), tmp_path / "run", threads=2)
+
+
+def test_after_an_error_nothing_goes_on():
+    done = []
+
+    def work(i):
+        if i == 0:
+            raise ValueError("item 0")
+        time.sleep(0.05)
+        done.append(i)
+
+    with pytest.raises(ValueError, match="item 0"), Threads(2) as pool:
+        list(pool.map(work, range(9)))
+    before = len(done)
+    time.sleep(0.2)
+    assert len(done) == before < 9
+
+
+def test_threads_within_threads_do_not_wait_for_each_other():
+    def inner(i):
+        with Threads(2) as pool:
+            return list(pool.map(lambda j: (i, j), range(3)))
+
+    with Threads(2) as pool:
+        assert list(pool.map(inner, range(4))) == [[(i, j) for j in range(3)] for i in range(4)]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_forked_process_has_threads_of_its_own():
+    with Threads(2) as pool:
+        list(pool.map(abs, range(3)))
+    child = os.fork()
+    if child == 0:
+        with Threads(2) as pool:
+            os._exit(int(list(pool.map(abs, [-1, -2])) != [1, 2]))
+    deadline = time.monotonic() + 10
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if ended == (0, 0):
+        os.kill(child, signal.SIGKILL)
+        ended = os.waitpid(child, 0)
+    assert ended[1] == 0
+
+
+@pytest.mark.parametrize("number", [0, -1, 1.5, "2"])
+def test_no_threads_are_refused(number, make_model, config, run):
+    with pytest.raises(ValueError, match=f"threads should be a whole number of at least 1, got {number!r}"):
+        run(make_model(), config(), threads=number)
+
+
+def test_releasing_frees_the_graph_as_backward_does():
+    x = Tensor(np.array([2.0, -3.0]), requires_grad=True)
+    y = (x * x).sum()
+    assert gradients(y, [x], release=True)[0].tolist() == [4.0, -6.0]
+    with pytest.raises(RuntimeError, match="was freed"):
+        gradients(y, [x])
