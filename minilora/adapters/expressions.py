@@ -22,7 +22,7 @@ ENDING = r"(.*\.)?({})$"
 def refuse_invalid(expression: str, shown_as: str | None = None) -> None:
     """Raise AdapterError unless `expression` is a regular expression; `shown_as` is how its author wrote it."""
     name = shown(expression if shown_as is None else shown_as)
-    if len(expression) > LONGEST_EXPRESSION + len(ENDING):
+    if len(expression if shown_as is None else shown_as) > LONGEST_EXPRESSION:
         raise AdapterError(f"the regular expression {name} should have at most {LONGEST_EXPRESSION:,} characters")
     try:
         with warnings.catch_warnings():

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from minilora.adapters.attach import hosts, place, refuse_unknown
-from minilora.adapters.method import Arrays, Method, recognise
+from minilora.adapters.method import Method, recognise
 from minilora.adapters.targets import layer_of, module_name, select
 from minilora.backend import Array, to_host
 from minilora.files import read_header, read_json, read_tensors, regular_file, write_json, write_tensors
@@ -94,9 +96,8 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
     model.refuse_if_merged("load an adapter")
     targets = select(model, config)
     copies = {_key(config, path, COPY): path for path in targets}
-    expected = _expected(targets, config)
-    shapes = {key: shape for path in expected.values() for key, shape in path.values()}
-    _refuse_misfits(file, {k: v for k, v in header.items() if k not in copies}, shapes)
+    expected = [part for path in ("", *targets) for part in _parts(config, path, targets)]
+    _refuse_misfits(file, {k: v for k, v in header.items() if k not in copies}, {part.key: part for part in expected})
     _refuse_other_types(file, header)
     for key in copies.keys() & header.keys():
         _refuse_another_base(file, copies[key], header[key][1] == targets[copies[key]].dense().shape)
@@ -104,15 +105,10 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
     for key in copies.keys() & header.keys():
         weight = targets[copies[key]].dense().data
         _refuse_another_base(file, copies[key], np.array_equal(tensors[key], to_host(weight)))
-    place(model, config, adapter, _arrays(file, tensors, expected, model.dtype))
-
-
-def _arrays(file: Path, tensors: Mapping[str, Array], expected: Expected, dtype: np.dtype) -> Arrays:
-    """The numbers of each Linear in the model's own dtype. What is too large for it is refused."""
-    return {
-        path: {name: _finite(file, key, tensors[key], dtype) for name, (key, _) in parts.items()}
-        for path, parts in expected.items()
-    }
+    arrays: dict[str, dict[str, Array]] = defaultdict(dict)
+    for part in expected:
+        arrays[part.path][part.name] = _finite(file, part.key, tensors[part.key], model.dtype)
+    place(model, config, adapter, arrays)
 
 
 def _look(folder: str | Path) -> tuple[Method, Path, Header]:
@@ -159,24 +155,26 @@ def _name(path: Path) -> str:
     return one_line(str(path))
 
 
-Expected = dict[str, dict[str, tuple[str, Shape]]]
-"""By path and tensor's name: the key in the file, and the shape."""
+class Part(NamedTuple):
+    """A tensor that a file should hold: where it belongs, its key, its shape by the method and on this model."""
+
+    path: str
+    name: str
+    key: str
+    symbols: tuple[str | int, ...]
+    shape: Shape
 
 
-def _expected(targets: Mapping[str, Linear], config: Method) -> Expected:
-    """What a file should hold for these Linears."""
-    sizes = {path: {"in": linear.in_features, "out": linear.out_features} for path, linear in targets.items()}
-    largest = {name: max(size[name] for size in sizes.values()) for name in ("in", "out")}
-    return {
-        path: {
-            name: (_key(config, path, name), tuple(n if isinstance(n, int) else size[n] for n in shape))
-            for name, shape in config.shapes(path).items()
-        }
-        for path, size in {"": largest, **sizes}.items()
-    }
+def _parts(config: Method, path: str, targets: Mapping[str, Linear]) -> Iterator[Part]:
+    """What a file should hold for the Linear at `path`, or at "" for all of them."""
+    linears = [targets[path]] if path else targets.values()
+    size = {"in": max(x.in_features for x in linears), "out": max(x.out_features for x in linears)}
+    for name, symbols in config.shapes(path).items():
+        shape = tuple(n if isinstance(n, int) else size[n] for n in symbols)
+        yield Part(path, name, _key(config, path, name), symbols, shape)
 
 
-def _refuse_misfits(file: Path, header: Header, expected: Mapping[str, Shape]) -> None:
+def _refuse_misfits(file: Path, header: Header, expected: Mapping[str, Part]) -> None:
     missing, extra = sorted(expected.keys() - header.keys()), sorted(header.keys() - expected.keys())
     if missing:
         hint = _layers(missing, header)
@@ -184,12 +182,24 @@ def _refuse_misfits(file: Path, header: Header, expected: Mapping[str, Shape]) -
     if extra:
         hint = _layers(extra, expected)
         raise AdapterError(f"{_name(file)} holds {_some(extra)}, which its config does not ask for{hint}")
-    for key, shape in expected.items():
-        if (found := header[key][1]) != shape:
+    for key, part in expected.items():
+        if (found := header[key][1]) != part.shape:
             raise AdapterError(
-                f"{_name(file)}: {key} should have shape {shape} on this model, found {found}; its config says another "
-                "rank than its tensors have, or it was made for a base of other dimensions"
+                f"{_name(file)}: {key} should have shape {part.shape} on this model, found {found}; "
+                f"{_what_differs(part, found)}"
             )
+
+
+def _what_differs(part: Part, found: Shape) -> str:
+    """What a wrong shape says about the adapter: some of its lengths come from the config, others from the base."""
+    wrong = set()
+    if len(found) == len(part.shape):
+        wrong = {type(n) for n, m, k in zip(part.symbols, part.shape, found, strict=True) if m != k}
+    if wrong == {str}:
+        return "the adapter was made for a base of other dimensions"
+    if wrong == {int}:
+        return "its config asks for another rank or size than its tensors have"
+    return "the adapter was made for another base"
 
 
 def _layers(names: list[str], others: Mapping[str, object]) -> str:
@@ -212,7 +222,7 @@ def _refuse_unmatched(file: Path, header: Header, config: Method) -> None:
         path, name = _place_of(key)
         known = name in config.shapes(path) or (path and name == COPY)
         if not known or key != _key(config, path, name) or len(key) > LONGEST_NAME:
-            raise AdapterError(f"{_name(file)} holds {_some([key])}, which is not a tensor of {config.name} adapters")
+            raise AdapterError(f"{_name(file)} holds {_some([key])}, which is not a tensor of a {config.label} adapter")
         if name != COPY:
             adapted.setdefault(path, {})[name] = shape
     if not any(adapted.values()):
@@ -220,7 +230,7 @@ def _refuse_unmatched(file: Path, header: Header, config: Method) -> None:
     for path, shapes in adapted.items():
         expected = config.shapes(path)
         if expected.keys() != shapes.keys() or not _agree(expected, shapes):
-            needs, has = (", ".join(f"{n} {_tuple(s)}" for n, s in found.items()) for found in (expected, shapes))
+            needs, has = (", ".join(f"{n} {_tuple(s)}" for n, s in sorted(x.items())) for x in (expected, shapes))
             raise AdapterError(f"{_name(file)}: {_some([path])} needs {needs} by its config, found {has or 'none'}")
 
 

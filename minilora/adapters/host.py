@@ -24,7 +24,7 @@ from minilora.nn.choice import RowChoice, chosen
 from minilora.nn.module import AdapterError
 
 
-class AdaptedLinear(Module):
+class AdaptedLinear(Linear):
     """A frozen Linear with updates.
 
     Attributes
@@ -120,7 +120,7 @@ class AdaptedLinear(Module):
         return update.apply(x, known, self.base) * strength
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """The matrix (out, in) that acts: W, or while adapters are merged W + Σ strength · ΔW."""
         return self.base.dense() if self._merged is None else self._merged
 

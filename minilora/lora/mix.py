@@ -94,11 +94,10 @@ def mix(
     made: dict[str, Pair] = {}
     error: dict[str, float] = {}
     for path, host in hosts(model).items():
-        if acting := host.acting(weights):
-            terms = [_term(update, w, path) for update, w in acting]
+        if terms := {name: _term(host.updates[name], w, path) for name, w in weights.items() if name in host.updates}:
             exact = _cat(terms)
+            _refuse_infinite(exact, path, model.dtype)
             made[path] = _make(how, exact, terms, r)
-            _refuse_infinite((*exact, *made[path]), path, model.dtype)
             error[path] = _distance(made[path], exact)
     rank = {path: len(A) for path, (A, _) in made.items()}
     place(model, _config(model, rank), adapter, {path: {"lora_A": A, "lora_B": B} for path, (A, B) in made.items()})
@@ -146,27 +145,29 @@ def _term(update: Update, weight: float, path: str) -> Term:
     return Term(A, B, weight * factors.scale)
 
 
-def _make(how: str, exact: Pair, terms: list[Term], r: int | None) -> Pair:
+def _make(how: str, exact: Pair, terms: dict[str, Term], r: int | None) -> Pair:
     """The mixture at one module; `exact` are the factors of the weighted sum."""
     if how == "cat":
         return exact
     if how == "linear":
         return _linear(terms)
-    return _nearest(*exact, r or max(len(term.A) for term in terms))
+    return _nearest(*exact, r or max(len(term.A) for term in terms.values()))
 
 
-def _cat(terms: list[Term]) -> Pair:
+def _cat(terms: dict[str, Term]) -> Pair:
     """A's above each other, B's beside each other, each times w s."""
-    return np.concatenate([t.A for t in terms]), np.concatenate([t.scale * t.B for t in terms], axis=1)
+    return np.concatenate([t.A for t in terms.values()]), np.concatenate(
+        [t.scale * t.B for t in terms.values()], axis=1
+    )
 
 
-def _linear(terms: list[Term]) -> Pair:
+def _linear(terms: dict[str, Term]) -> Pair:
     """Σ √(ws) A and Σ √(ws) B; a negative ws gives its sign to A, as in PEFT."""
-    ranks = [len(term.A) for term in terms]
-    if len(set(ranks)) > 1:
+    ranks = {name: len(term.A) for name, term in terms.items()}
+    if len(set(ranks.values())) > 1:
         raise AdapterError(f"'linear' needs adapters of one rank, these have {ranks}; use 'cat' or 'svd'")
-    A = sum(math.copysign(math.sqrt(abs(t.scale)), t.scale) * t.A for t in terms)
-    B = sum(math.sqrt(abs(t.scale)) * t.B for t in terms)
+    A = sum(math.copysign(math.sqrt(abs(t.scale)), t.scale) * t.A for t in terms.values())
+    B = sum(math.sqrt(abs(t.scale)) * t.B for t in terms.values())
     return np.asarray(A), np.asarray(B)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minilora.autograd import ops
+from minilora.autograd.ops.low_rank import low_rank_linear
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
 from minilora.nn.module import Module
@@ -29,7 +30,7 @@ class Linear(Module):
 
     def with_low_rank(self, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
         """x (W + scale · B A)ᵀ for A (r, in) and B (out, r), by the cheaper order of products."""
-        return ops.low_rank_linear(x, self.weight, A, B, scale=scale)
+        return low_rank_linear(x, self.weight, A, B, scale=scale)
 
     def dense(self) -> Tensor:
         """The whole matrix W (out, in). A Linear that stores W in another form makes it here."""

@@ -23,7 +23,7 @@ from minilora.autograd.ops.arithmetic import (
 from minilora.autograd.ops.attention import causal_attention
 from minilora.autograd.ops.fused import cross_entropy, dropout, rms_norm, rotary, silu_gate, softmax
 from minilora.autograd.ops.linear import embedding, linear, matmul
-from minilora.autograd.ops.low_rank import lora_linear, low_rank_linear
+from minilora.autograd.ops.low_rank import lora_linear
 from minilora.autograd.ops.reduction import max, mean, sum
 from minilora.autograd.ops.shape import concatenate, index, reshape, transpose
 
@@ -40,7 +40,6 @@ __all__ = [
     "linear",
     "log",
     "lora_linear",
-    "low_rank_linear",
     "matmul",
     "max",
     "mean",

@@ -70,23 +70,27 @@ def with_values(*values, seed=0):
     ],
 )
 def test_effective_rank(values, expected):
-    assert effective_rank(*with_values(*values)) == pytest.approx(expected, rel=1e-9)
+    assert effective_rank(singular_values(*with_values(*values))) == pytest.approx(expected, rel=1e-9)
     a, b = with_values(*values)
-    assert effective_rank(-1e-3 * a, 1e5 * b) == pytest.approx(expected, rel=1e-9)  # no matter how large
+    assert effective_rank(singular_values(-1e-3 * a, 1e5 * b)) == pytest.approx(
+        expected, rel=1e-9
+    )  # no matter how large
 
 
 def test_the_effective_rank_of_nothing_is_zero():
-    assert effective_rank(np.ones((3, 4)), np.zeros((5, 3))) == 0  # as an adapter begins
-    assert effective_rank(np.zeros((3, 4)), np.ones((5, 3))) == 0
-    assert effective_rank(np.array([[1.0, 0.0]] * 2), np.array([[1.0, -1.0]])) == 0  # the two directions cancel
+    assert effective_rank(singular_values(np.ones((3, 4)), np.zeros((5, 3)))) == 0  # as an adapter begins
+    assert effective_rank(singular_values(np.zeros((3, 4)), np.ones((5, 3)))) == 0
+    assert (
+        effective_rank(singular_values(np.array([[1.0, 0.0]] * 2), np.array([[1.0, -1.0]]))) == 0
+    )  # the two directions cancel
 
 
 def test_extreme_numbers_neither_warn_nor_overflow(recwarn):
     big = np.finfo(np.float32).max
     a, b = np.full((2, 3), big, np.float32), np.full((4, 2), big, np.float32)
     np.testing.assert_allclose(singular_values(a, b)[0], float(big) ** 2 * 2 * math.sqrt(12), rtol=1e-6)
-    assert effective_rank(a, b) == pytest.approx(1, abs=1e-6)
-    assert effective_rank(a * np.float32(1e-38) ** 2, b) in (0, pytest.approx(1, abs=1e-6))
+    assert effective_rank(singular_values(a, b)) == pytest.approx(1, abs=1e-6)
+    assert effective_rank(singular_values(a * np.float32(1e-38) ** 2, b)) in (0, pytest.approx(1, abs=1e-6))
     assert not recwarn.list
 
 
@@ -115,7 +119,7 @@ def test_facts_about_modules(adapted):
     assert [layer_of(fact.path) for fact in module_facts(config, elsewhere, {})][:4] == [0, 0, 1, 1]
     for fact in facts:
         module, r = modules[fact.path], 5 if "up_proj" in fact.path else 3
-        assert (fact.a_shape, fact.b_shape) == ((r, 12), (module.out_features, r))
+        assert fact.shapes == {"lora_A": (r, 12), "lora_B": (module.out_features, r)}
         assert fact.parameters == r * (12 + module.out_features)
         norm = np.linalg.norm(module.delta("default").astype(float))
         assert fact.norm == pytest.approx(norm, rel=1e-5)

@@ -65,11 +65,11 @@ SPOILED = {
     "swapped": (lambda t: t.update({A: t[B], B: t[A]}), r"lora_A\.weight should have shape \(3, 12\)"),
     "another rank": (
         lambda t: t.update({A: t[A][:2]}),
-        r"should have shape \(3, 12\) .* found \(2, 12\); its config says that the rank is 3",
+        r"should have shape \(3, 12\) .* found \(2, 12\); its config asks for another rank or size",
     ),
     "another rank of B": (
         lambda t: t.update({B: t[B][:, :2]}),
-        r"should have shape \(24, 3\) .* found \(24, 2\); its config says that the rank is 3",
+        r"should have shape \(24, 3\) .* found \(24, 2\); its config asks for another rank or size",
     ),
     "wider, and another rank": (
         lambda t: t.update({A: np.resize(t[A], (2, 14))}),
@@ -156,14 +156,17 @@ CONFIGS = {
     "alpha true": (lambda c: c.update(lora_alpha=True), "lora_alpha should be a finite number, got True"),
     "layers in lists": (lambda c: c.update(layers_to_transform=[[1]]), r"should hold numbers of layers, got \[1\]"),
     "targets no names": (lambda c: c.update(target_modules=[1, None]), "should hold names of modules, got 1"),
-    "endless": (lambda c: c.update(target_modules=r"([\w.]+)+!"), "could take hours to match"),
-    "an endless key": (lambda c: c.update(rank_pattern={r"([\w.]+)+!": 3}), "could take hours to match"),
+    "endless": (lambda c: c.update(target_modules=r"(?:.|\w)+[#!]"), "takes too long to match"),
+    "an endless key": (lambda c: c.update(rank_pattern={r"(?:.|\w)+[#!]": 3}), "takes too long to match"),
     "a line break": (
         lambda c: c.update({"x\ny": ["\n"]}),
         r"the adapter uses x y = \['\\n'\], which minilora does not",
     ),
     "no type": (lambda c: c.pop("peft_type"), "expected an adapter of peft_type 'LORA', found None"),
-    "DoRA": (lambda c: c.update(use_dora=True), "uses use_dora = True, which minilora does not implement"),
+    "another method of PEFT's": (
+        lambda c: c.update(use_qalora=True),
+        "uses use_qalora = True, which minilora does not implement",
+    ),
 }
 
 
@@ -282,7 +285,7 @@ def test_a_file_of_terabytes_is_not_read(folder, model, snapshot):
     refused(
         model, folder, snapshot, r"lora_A\.weight should have shape \(3, 12\) on this model, found \((0|10{11}), 12\)"
     )
-    with pytest.raises(lora.AdapterError, match=r"q_proj needs A \(r, in\) and B \(out, r\) with r = 3"):
+    with pytest.raises(lora.AdapterError, match=r"q_proj needs lora_A \(3, in\), lora_B \(out, 3\) by its config"):
         lora.read_adapter(folder)
     base = {"dtype": "F32", "shape": [3, rows], "data_offsets": [0, 12 * rows]}
     low = {"dtype": "F32", "shape": [0, 3], "data_offsets": [12 * rows, 12 * rows]}
@@ -321,38 +324,47 @@ def test_a_name_of_a_hundred_letters_is_read_without_a_model_and_no_longer_one(f
         if length == 100:
             assert len(lora.read_adapter(folder)[1]) == len(tensors) + 2
         else:
-            with pytest.raises(lora.AdapterError, match=r"holds base_model\..*lora_[AB]\.weigh, which is no tensor"):
+            with pytest.raises(lora.AdapterError, match=r"holds base_model\..*lora_[AB]\.weigh, which is not a tensor"):
                 lora.read_adapter(folder)
 
 
 UNPAIRED = {
-    "no B": (lambda t: t.pop(B), r"q_proj needs A \(r, in\) and B \(out, r\) with r = 3, found \(3, 12\) and \(\)"),
-    "no A": (lambda t: t.pop(A), r"q_proj needs A .* found \(\) and \(24, 3\)"),
-    "transposed": (lambda t: t.update({A: t[A].T}), r"q_proj needs A .* found \(12, 3\) and \(24, 3\)"),
-    "rank": (lambda t: t.update({A: t[A][:2], B: t[B][:, :2]}), r"with r = 3, found \(2, 12\) and \(24, 2\)"),
+    "no B": (
+        lambda t: t.pop(B),
+        r"q_proj needs lora_A \(3, in\), lora_B \(out, 3\) by its config, found lora_A \(3, 12\)$",
+    ),
+    "no A": (lambda t: t.pop(A), r"q_proj needs .* found lora_B \(24, 3\)$"),
+    "transposed": (lambda t: t.update({A: t[A].T}), r"q_proj needs .* found lora_A \(12, 3\), lora_B \(24, 3\)$"),
+    "rank": (
+        lambda t: t.update({A: t[A][:2], B: t[B][:, :2]}),
+        r"\(3, in\).* found lora_A \(2, 12\), lora_B \(24, 2\)$",
+    ),
     "larger rank": (
         lambda t: t.update({A: t[A][[0, 1, 2, 0]], B: t[B][:, [0, 1, 2, 0]]}),
-        r"with r = 3, found \(4, 12\) and \(24, 4\)",
+        r"\(3, in\).* found lora_A \(4, 12\), lora_B \(24, 4\)$",
     ),
-    "smaller A": (lambda t: t.update({A: t[A][:2]}), r"with r = 3, found \(2, 12\) and \(24, 3\)"),
-    "larger A": (lambda t: t.update({A: t[A][[0, 1, 2, 0]]}), r"with r = 3, found \(4, 12\) and \(24, 3\)"),
-    "A of three axes": (lambda t: t.update({A: t[A][:, :, None]}), r"found \(3, 12, 1\) and \(24, 3\)"),
-    "B of three axes": (lambda t: t.update({B: t[B][:, :, None]}), r"found \(3, 12\) and \(24, 3, 1\)"),
-    "flat": (lambda t: t.update({A: t[A].ravel()}), r"q_proj needs A .* found \(36,\) and \(24, 3\)"),
-    "extra": (lambda t: t.update(surplus=t[A]), "holds surplus, which is no tensor of a LoRA adapter"),
+    "smaller A": (lambda t: t.update({A: t[A][:2]}), r"found lora_A \(2, 12\), lora_B \(24, 3\)$"),
+    "larger A": (lambda t: t.update({A: t[A][[0, 1, 2, 0]]}), r"found lora_A \(4, 12\), lora_B \(24, 3\)$"),
+    "A of three axes": (lambda t: t.update({A: t[A][:, :, None]}), r"found lora_A \(3, 12, 1\), lora_B"),
+    "B of three axes": (lambda t: t.update({B: t[B][:, :, None]}), r"found lora_A \(3, 12\), lora_B \(24, 3, 1\)$"),
+    "flat": (lambda t: t.update({A: t[A].ravel()}), r"q_proj needs .* found lora_A \(36\), lora_B"),
+    "extra": (lambda t: t.update(surplus=t[A]), "holds surplus, which is not a tensor of a LoRA adapter"),
     "magnitude": (
         lambda t: t.update({A.replace("lora_A.weight", "lora_magnitude_vector"): t[A][0]}),
-        "lora_magnitude_vector, which is no tensor of a LoRA adapter",
+        "lora_magnitude_vector, which is not a tensor of a LoRA adapter",
     ),
     "no prefix": (
         lambda t: t.update({A[17:]: t.pop(A)}),
-        r"holds model\..*lora_A\.weight, which is no tensor of a LoRA",
+        r"holds model\..*lora_A\.weight, which is not a tensor of a LoRA",
     ),
     "no suffix": (
         lambda t: t.update({A.removesuffix(".weight"): t.pop(A)}),
-        r"holds .*q_proj\.lora_A, which is no tensor of a LoRA",
+        r"holds .*q_proj\.lora_A, which is not a tensor of a LoRA",
     ),
-    "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"holds base_model\..*1{50}, which is no tensor of"),
+    "long": (
+        lambda t: t.update({A.replace("1", "1" * 99): t[A]}),
+        r"holds base_model\..*1{50}, which is not a tensor of",
+    ),
     "empty": (lambda t: t.clear(), "holds no tensors"),
     "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the types .*, found I64"),
     "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"lora_B\.weight holds numbers that are not finite"),
