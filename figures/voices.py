@@ -20,11 +20,10 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
-from minilora.cli.train import CHECKPOINT
-
 from minilora.assets import VOICES
 from minilora.cli import main
 from minilora.cli.settings import settings
+from minilora.cli.training import CHECKPOINT
 from minilora.data import load_corpus, split
 from minilora.generation import write
 from minilora.lora import read_adapter

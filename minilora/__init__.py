@@ -5,7 +5,7 @@ Start at `minilora/autograd/tensor.py`; the subject is `minilora/lora/lora.py`.
 
 __version__ = "0.1.0"
 
-from minilora import family  # registers the methods
+from minilora import family  # makes the methods known
 from minilora.autograd import Tensor, gradients, no_grad
 
 __all__ = ["Tensor", "family", "gradients", "no_grad"]

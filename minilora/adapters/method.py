@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
@@ -23,13 +24,13 @@ from minilora.backend import Array
 from minilora.messages import LONGEST_SHOWN, one_line, shown
 from minilora.nn import Linear
 from minilora.nn.module import AdapterError
+from minilora.registry import MODULES
 
 Arrays: TypeAlias = Mapping[str, Mapping[str, Array]]
 """The numbers of an adapter: by the path of a Linear, and then by the tensor's name. Those at the path "" are shared by
 all its Linears."""
 
-METHODS: dict[str, type[Method]] = {}
-"""Every method by name."""
+_METHODS: dict[str, type[Method]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,16 +168,23 @@ IGNORED = {
 
 
 def method(cls: type[Method]) -> type[Method]:
-    """Register a method under its name."""
-    METHODS[cls.name] = cls
+    """Register a method under its name. Its module should be listed in `registry.py`."""
+    _METHODS[cls.name] = cls
     return cls
+
+
+def methods() -> dict[str, type[Method]]:
+    """Every method by name."""
+    for module in MODULES:
+        import_module(module)
+    return _METHODS
 
 
 def recognise(values: Mapping[str, Any]) -> Method:
     """The method and settings of an adapter_config.json. Raises AdapterError where no method knows it."""
-    knowing = [cls for cls in METHODS.values() if values.items() >= cls.recognised_by.items()]
+    knowing = [cls for cls in methods().values() if values.items() >= cls.recognised_by.items()]
     if not knowing:
-        types = sorted({cls.recognised_by["peft_type"] for cls in METHODS.values()})
+        types = sorted({cls.recognised_by["peft_type"] for cls in methods().values()})
         expected = " or ".join(map(repr, types))
         raise AdapterError(f"expected an adapter of peft_type {expected}, found {shown(values.get('peft_type'))}")
     return max(knowing, key=lambda cls: len(cls.recognised_by)).from_dict(values)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from minilora import lora
-from minilora.adapters.method import METHODS
-from minilora.cli import options, runs
+from minilora.adapters.method import methods
+from minilora.cli import options, training
 
 
 def add(commands: Any) -> None:
@@ -20,8 +20,8 @@ def add(commands: Any) -> None:
         "minilora finetune --corpus tinyshakespeare --rank 8 --out runs/bard",
     )
     options.add_model(parser)
-    runs.add_flags(parser, "demo")
-    parser.add_argument("--method", choices=[*METHODS, "full"], help="train an adapter of this kind, or all weights")
+    training.add_flags(parser, "demo")
+    parser.add_argument("--method", choices=[*methods(), "full"], help="train an adapter of this kind, or all weights")
     parser.add_argument("--rank", type=int, metavar="R", help="rank of the adapter, r")
     parser.add_argument("--alpha", type=float, metavar="A", help="its α (default: α/r as in the preset)")
     parser.add_argument("--dropout", type=float, metavar="P", help="dropout on the adapter's input")
@@ -35,12 +35,12 @@ def add(commands: Any) -> None:
 
 
 def run(flags: Namespace) -> None:
-    chosen = runs.settings_of(flags)
+    chosen = training.settings_of(flags)
     model = options.open_model(chosen.base, device=flags.device)
     if chosen.adapter:
         lora.inject(model, chosen.adapter, rng=np.random.default_rng(chosen.training.seed))
     print(lora.report(model))
-    runs.train_and_save(model, chosen, flags)
+    training.train_and_save(model, chosen, flags)
 
 
 def _targets(text: str) -> list[str] | str:

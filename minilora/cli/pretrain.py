@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minilora.cli import options, runs
+from minilora.cli import options, training
 from minilora.nn import Llama
 
 
@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
         "train a model from nothing",
         "minilora pretrain --preset nanogpt-cpu --out runs/nano",
     )
-    runs.add_flags(parser, "base")
+    training.add_flags(parser, "base")
     for flag, what in {
         "layers": "decoder layers",
         "hidden": "width of the model",
@@ -31,6 +31,6 @@ def add(commands: Any) -> None:
 
 
 def run(flags: Namespace) -> None:
-    chosen = runs.settings_of(flags)
+    chosen = training.settings_of(flags)
     model = Llama(chosen.model, np.random.default_rng(chosen.training.seed)).to(flags.device)
-    runs.train_and_save(model, chosen, flags)
+    training.train_and_save(model, chosen, flags)

@@ -11,13 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from minilora.adapters.method import METHODS, Method
+from minilora.adapters.method import Method, methods
 from minilora.files import write_atomically
 from minilora.nn import LlamaConfig
 from minilora.training import TrainingConfig
 
 PRESETS = resources.files("minilora") / "presets"
-CHOICES = {"method": (*METHODS, "full"), "dtype": ("float32", "float16")}
 
 FLAGS = {  # a flag that is set overrides this entry
     "corpus": ("", "corpus"),
@@ -87,7 +86,7 @@ def settings(preset: str, flags: Namespace | None = None) -> Settings:
     return _check(preset, table)
 
 
-def write(folder: Path, values: Settings, with_model: bool) -> Path:
+def write(folder: Path, values: Settings, with_model: bool = True) -> Path:
     """Write the effective settings as `run.toml`, which is a preset again."""
     flat = dataclasses.asdict(values)
     model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
@@ -103,8 +102,8 @@ def _adapter_entries(preset: str, table: dict[str, Any]) -> Any:
     """The method's own table, such as [lora]; of another method's, the entries that this one has too."""
     if "adapter" in table:
         raise ValueError(f"preset {preset} has no entry adapter; the table of a method has its name, such as [lora]")
-    tables = {name: table.pop(name) for name in METHODS if name in table}
-    chosen = METHODS.get(table["method"]) if isinstance(table["method"], str) else None
+    tables = {name: table.pop(name) for name in methods() if name in table}
+    chosen = methods().get(table["method"]) if isinstance(table["method"], str) else None
     if chosen is None:
         return {}
     known = {field.name for field in dataclasses.fields(chosen)}
@@ -138,10 +137,10 @@ def _read(preset: str) -> dict[str, Any]:
 
 def _check(preset: str, table: dict[str, Any]) -> Settings:
     values: dict[str, Any] = {"corpus": [], "base": "", "dtype": "float32", **table}
-    for name, choices in CHOICES.items():
+    for name, choices in {"method": (*methods(), "full"), "dtype": ("float32", "float16")}.items():
         if values[name] not in choices:
             raise ValueError(f"preset {preset}: {name} should be one of {', '.join(choices)}, got {values[name]!r}")
-    kinds = {"model": LlamaConfig, "adapter": METHODS.get(values["method"]), "training": TrainingConfig}
+    kinds = {"model": LlamaConfig, "adapter": methods().get(values["method"]), "training": TrainingConfig}
     for name, kind in kinds.items():
         values[name] = _config(preset, values["method"] if name == "adapter" else name, kind, values.get(name, {}))
     if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):

@@ -1,5 +1,5 @@
-"""LoRA's relatives, one file each. Importing this package registers them; so does `import minilora`."""
+"""LoRA's relatives, one file each. `import minilora` makes them known; they are loaded when they are needed."""
 
-from minilora.family import dora
+from minilora.registry import MODULES
 
-__all__ = ["dora"]
+MODULES += ["minilora.family.dora"]

@@ -167,9 +167,9 @@ def test_flags_that_are_for_adapters(here, fails):
 
 
 def test_info_without_a_folder_shows_the_packaged_base(here, minilora, monkeypatch):
-    from minilora.cli import inspect
+    from minilora.cli import info
 
-    monkeypatch.setattr(inspect, "BASE", here.tiny)
+    monkeypatch.setattr(info, "BASE", here.tiny)
     assert minilora("info") == minilora("info", here.tiny)
 
 

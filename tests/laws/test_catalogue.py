@@ -35,7 +35,7 @@ def test_a_law_says_what_it_claims_and_where_that_comes_from(law):
     assert len(law.statement) <= 130
     assert 3 <= len(law.equation) <= 100
     assert len(law.source) >= 8
-    assert law.compatible_layer is (law.group in CONFORMANCE)
+    assert law.takes_layer is (law.group in CONFORMANCE)
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())

@@ -46,8 +46,8 @@ def test_a_pack_was_made_by_its_preset(name):
     used = {"corpus", "base", "method", "dtype", "lora", "training"}
     assert {k: getattr(recorded, k) for k in used} == {k: getattr(preset, k) for k in used}
     config, tensors = lora.read_adapter(voice_folder(name))
-    assert config.r == preset.lora.r
-    assert config.scaling("q_proj") == preset.lora.scaling("q_proj")
+    assert config.r == preset.adapter.r
+    assert config.scaling("q_proj") == preset.adapter.scaling("q_proj")
     assert {array.dtype.name for array in tensors.values()} == {"float16"}
 
 

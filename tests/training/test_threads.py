@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
+from minilora import threads
 from minilora.autograd import Tensor, gradients, no_grad
 from minilora.autograd.tensor import recording
 from minilora.threads import Threads, cut
-from minilora.training import AdamW, Interrupted, evaluate, step, threads
+from minilora.training import AdamW, Interrupted, evaluate, step
 
 SIZES = [(1, 1), (1, 5000), (3, 5), (12, 64), (32, 128), (16, 256), (7, 300), (100, 256)]
 
