@@ -22,8 +22,8 @@ from minilora.nn.attention import Attention, LayerCache, rotary_turns
 from minilora.nn.choice import RowChoice
 from minilora.nn.llama import MLP, Decoder, DecoderLayer
 
-KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding}
-"""The modules whose mathematics is written down here. Linears are asked for their products."""
+KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding, AdaptedLinear}
+"""The modules whose mathematics is written down here. Other Linears may be of any kind."""
 
 
 def can_step(model: Llama) -> bool:
@@ -31,7 +31,7 @@ def can_step(model: Llama) -> bool:
     modules = [module for _, module in model.named_modules()]
     if model.rng is not None or any("forward" in vars(module) for module in modules):
         return False
-    return all(type(m) in KNOWN or isinstance(m, Linear) for m in modules)
+    return all(type(m) in KNOWN or (isinstance(m, Linear) and not isinstance(m, AdaptedLinear)) for m in modules)
 
 
 class TokenStep:

@@ -71,7 +71,7 @@ def module_facts(config: Method, tensors: Mapping[str, Array], weights: Mapping[
 
 @no_grad()
 def _facts(config: Method, path: str, arrays: Mapping[str, Array], weight: Array | None) -> ModuleFacts:
-    own = {name: array.astype(np.float64) for name, array in arrays.items() if name in config.shapes(path)}
+    own = {name: arrays[name].astype(np.float64) for name in config.shapes(path)}
     update = config.update(path, {name: Tensor(array) for name, array in own.items()})
     values: Array | None = None
     if factors := update.factors():

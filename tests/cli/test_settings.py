@@ -100,7 +100,7 @@ def test_run_toml_keeps_patterns_and_lists(tmp_path):
         ("corpus = [", "is not valid TOML"),
         ("corpse = ['x']", "has no entry corpse"),
         ("[training]\nitters = 3", r"\[training\] has no entry itters; it has iters, batch"),
-        ("[lora]\nrank = 3", r"\[lora\] has no entry rank; it has r, "),
+        ("[lora]\nrank = 3", r"\[lora\] has no entry rank; it has .*, r, "),
         ("training = 3", "training should be a table, got 3"),
         ("[training]\niters = 'ten'", "iters should be a whole number of at least 1, got 'ten'"),
         ("[training]\nlr = 'fast'", "lr|training"),

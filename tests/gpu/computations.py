@@ -13,6 +13,7 @@ from minilora.backend import to_device, to_host
 from minilora.files import read_tensors, write_tensors
 from minilora.generation import Sampler, generate
 from minilora.lora.facts import effective_rank, module_facts
+from minilora.lora.spectrum import singular_values
 from minilora.nn import Llama
 from minilora.training import AdamW, TrainingConfig, evaluate, train
 from tests.unit_scale import unit_scale_llama
@@ -215,7 +216,10 @@ def facts(device, folder):
     weights = {path: module.weight.data for path, module in hosts(model).items()}
     found = module_facts(config, tensors, weights)
     assert all(math.isfinite(module.relative) for module in found)
-    own = [effective_rank(module.lora_A["a"].data, module.lora_B["a"].data) for module in hosts(model).values()]
+    own = [
+        effective_rank(singular_values(module.lora_A["a"].data, module.lora_B["a"].data))
+        for module in hosts(model).values()
+    ]
     return own, [[module.norm, module.relative, module.effective_rank] for module in found]
 
 

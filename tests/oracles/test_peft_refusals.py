@@ -13,7 +13,6 @@ peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.oracle
 
 LORAS = {
-    "use_dora": {"use_dora": True},
     "modules_to_save": {"modules_to_save": ["lm_head"]},
     "bias = 'all'": {"bias": "all"},
     "bias = 'lora_only'": {"bias": "lora_only"},

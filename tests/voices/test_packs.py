@@ -43,7 +43,7 @@ def test_a_pack_is_small(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pack_was_made_by_its_preset(name):
     recorded, preset = settings(str(voice_folder(name) / "run.toml")), settings(name)
-    used = {"corpus", "base", "method", "dtype", "lora", "training"}
+    used = {"corpus", "base", "method", "dtype", "adapter", "training"}
     assert {k: getattr(recorded, k) for k in used} == {k: getattr(preset, k) for k in used}
     config, tensors = lora.read_adapter(voice_folder(name))
     assert config.r == preset.adapter.r
