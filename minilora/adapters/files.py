@@ -24,7 +24,7 @@ from minilora.adapters.targets import layer_of, module_name, select
 from minilora.backend import Array, to_host
 from minilora.files import read_header, read_json, read_tensors, regular_file, write_json, write_tensors
 from minilora.messages import one_line, some
-from minilora.nn import Linear, Module
+from minilora.nn import Module
 from minilora.nn.module import AdapterError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -36,6 +36,7 @@ LARGEST_UNSEEN = 2**31  # bytes of tensors that are read where no model says how
 
 Shape = tuple[int, ...]
 Header = dict[str, tuple[str, Shape]]  # type and shape of each tensor in a file
+Sizes = dict[str, dict[str, int]]  # the features of Linears by path: {"in": 192, "out": 512}
 
 
 def save_adapter(
@@ -74,8 +75,7 @@ def read_adapter(folder: str | Path) -> tuple[Method, dict[str, Array]]:
     finite numbers of the shapes that its config asks for, or take more than 2 GiB.
     """
     config, file, header = _look(folder)
-    _refuse_other_types(file, header)
-    _refuse_unmatched(file, header, config)
+    _refuse_misfits(file, header, config, _sizes_by_themselves(config, header))
     size = sum(BYTES[kind] * math.prod(shape) for kind, shape in header.values())
     if size > LARGEST_UNSEEN:
         raise AdapterError(f"{_name(file)} holds {size:,} bytes; load it onto its model, which says how many it needs")
@@ -95,18 +95,16 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
     config, file, header = _look(folder)
     model.refuse_if_merged("load an adapter")
     targets = select(model, config)
-    copies = {_key(config, path, COPY): path for path in targets}
-    expected = [part for path in ("", *targets) for part in _parts(config, path, targets)]
-    _refuse_misfits(file, {k: v for k, v in header.items() if k not in copies}, {part.key: part for part in expected})
-    _refuse_other_types(file, header)
-    for key in copies.keys() & header.keys():
-        _refuse_another_base(file, copies[key], header[key][1] == targets[copies[key]].dense().shape)
+    sizes = {path: {"in": linear.in_features, "out": linear.out_features} for path, linear in targets.items()}
+    parts = _refuse_misfits(file, header, config, sizes)
+    copies = {path: key for path in targets if (key := _key(config, path, COPY)) in header}
+    for path, key in copies.items():
+        _refuse_another_base(file, path, header[key][1] == targets[path].dense().shape)
     tensors = _read(file)
-    for key in copies.keys() & header.keys():
-        weight = targets[copies[key]].dense().data
-        _refuse_another_base(file, copies[key], np.array_equal(tensors[key], to_host(weight)))
+    for path, key in copies.items():
+        _refuse_another_base(file, path, np.array_equal(tensors[key], to_host(targets[path].dense().data)))
     arrays: dict[str, dict[str, Array]] = defaultdict(dict)
-    for part in expected:
+    for part in parts:
         arrays[part.path][part.name] = _finite(file, part.key, tensors[part.key], model.dtype)
     place(model, config, adapter, arrays)
 
@@ -156,7 +154,7 @@ def _name(path: Path) -> str:
 
 
 class Part(NamedTuple):
-    """A tensor that a file should hold: where it belongs, its key, its shape by the method and on this model."""
+    """A tensor that a file should hold: where it belongs, its key, its shape by the method and for its Linear."""
 
     path: str
     name: str
@@ -165,17 +163,33 @@ class Part(NamedTuple):
     shape: Shape
 
 
-def _parts(config: Method, path: str, targets: Mapping[str, Linear]) -> Iterator[Part]:
-    """What a file should hold for the Linear at `path`, or at "" for all of them."""
-    linears = [targets[path]] if path else targets.values()
-    size = {"in": max(x.in_features for x in linears), "out": max(x.out_features for x in linears)}
-    for name, symbols in config.shapes(path).items():
-        shape = tuple(n if isinstance(n, int) else size[n] for n in symbols)
-        yield Part(path, name, _key(config, path, name), symbols, shape)
+def _parts(config: Method, sizes: Sizes) -> Iterator[Part]:
+    """What a file should hold for Linears of these sizes, and for all of them together."""
+    largest = {side: max((size[side] for size in sizes.values()), default=0) for side in ("in", "out")}
+    for path, size in {"": largest, **sizes}.items():
+        for name, symbols in config.shapes(path).items():
+            shape = tuple(n if isinstance(n, int) else size[n] for n in symbols)
+            yield Part(path, name, _key(config, path, name), symbols, shape)
 
 
-def _refuse_misfits(file: Path, header: Header, expected: Mapping[str, Part]) -> None:
-    missing, extra = sorted(expected.keys() - header.keys()), sorted(header.keys() - expected.keys())
+def _sizes_by_themselves(config: Method, header: Header) -> Sizes:
+    """The sizes of the Linears that an adapter was made for, as the first of each one's tensors says."""
+    sizes: Sizes = {}
+    for key, (_, shape) in header.items():
+        path, _, name = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".")
+        symbols = config.shapes(path).get(name, ()) if path and len(key) <= LONGEST_NAME else ()
+        if symbols and key == _key(config, path, name):
+            size = sizes.setdefault(path, {"in": 0, "out": 0})
+            known = {s: n for s, n in zip(symbols, shape, strict=False) if isinstance(s, str) and not size[s]}
+            size.update(known)
+    return sizes
+
+
+def _refuse_misfits(file: Path, header: Header, config: Method, sizes: Sizes) -> list[Part]:
+    """Raise AdapterError unless a file holds what its config asks for, and nothing else; return what that is."""
+    expected = {part.key: part for part in _parts(config, sizes)}
+    copies = {_key(config, path, COPY) for path in sizes}
+    missing, extra = sorted(expected.keys() - header.keys()), sorted(header.keys() - expected.keys() - copies)
     if missing:
         hint = _layers(missing, header)
         raise AdapterError(f"{_name(file)} lacks {_some(missing)}, which its config asks for{hint}")
@@ -183,18 +197,23 @@ def _refuse_misfits(file: Path, header: Header, expected: Mapping[str, Part]) ->
         hint = _layers(extra, expected)
         raise AdapterError(f"{_name(file)} holds {_some(extra)}, which its config does not ask for{hint}")
     for key, part in expected.items():
-        if (found := header[key][1]) != part.shape:
-            raise AdapterError(
-                f"{_name(file)}: {key} should have shape {part.shape} on this model, found {found}; "
-                f"{_what_differs(part, found)}"
-            )
+        kind, found = header[key]
+        if found != part.shape:
+            hint = _what_differs(part, found)
+            raise AdapterError(f"{_name(file)}: {_some([key])} should have shape {part.shape}, found {found}; {hint}")
+        if kind not in BYTES:
+            kinds = ", ".join(BYTES)
+            raise AdapterError(f"{_name(file)}: {_some([key])} should have one of the types {kinds}, found {kind}")
+    if not expected:
+        raise AdapterError(f"{_name(file)} holds no tensors")
+    return list(expected.values())
 
 
 def _what_differs(part: Part, found: Shape) -> str:
     """What a wrong shape says about the adapter: some of its lengths come from the config, others from the base."""
     wrong = set()
     if len(found) == len(part.shape):
-        wrong = {type(n) for n, m, k in zip(part.symbols, part.shape, found, strict=True) if m != k}
+        wrong = {type(s) for s, n, m in zip(part.symbols, part.shape, found, strict=True) if n != m}
     if wrong == {str}:
         return "the adapter was made for a base of other dimensions"
     if wrong == {int}:
@@ -206,54 +225,6 @@ def _layers(names: list[str], others: Mapping[str, object]) -> str:
     """A hint where all these names are of layers that the others do not have."""
     here, there = ({layer_of(key) for key in keys} - {None} for keys in (names, others))
     return "; it was made for a base with another number of layers" if here and there and not here & there else ""
-
-
-def _refuse_other_types(file: Path, header: Header) -> None:
-    for key, (kind, _) in header.items():
-        if kind not in BYTES:
-            kinds = ", ".join(BYTES)
-            raise AdapterError(f"{_name(file)}: {_some([key])} should have one of the types {kinds}, found {kind}")
-
-
-def _refuse_unmatched(file: Path, header: Header, config: Method) -> None:
-    """Without a model, an adapter's tensors can still be compared with one another and with its config."""
-    adapted: dict[str, dict[str, Shape]] = {"": {}}
-    for key, (_, shape) in header.items():
-        path, name = _place_of(key)
-        known = name in config.shapes(path) or (path and name == COPY)
-        if not known or key != _key(config, path, name) or len(key) > LONGEST_NAME:
-            raise AdapterError(f"{_name(file)} holds {_some([key])}, which is not a tensor of a {config.label} adapter")
-        if name != COPY:
-            adapted.setdefault(path, {})[name] = shape
-    if not any(adapted.values()):
-        raise AdapterError(f"{_name(file)} holds no tensors")
-    for path, shapes in adapted.items():
-        expected = config.shapes(path)
-        if expected.keys() != shapes.keys() or not _agree(expected, shapes):
-            needs, has = (", ".join(f"{n} {_tuple(s)}" for n, s in sorted(x.items())) for x in (expected, shapes))
-            raise AdapterError(f"{_name(file)}: {_some([path])} needs {needs} by its config, found {has or 'none'}")
-
-
-def _place_of(key: str) -> tuple[str, str]:
-    """The path and the tensor's name in a key: ("model.layers.0.self_attn.q_proj", "lora_A")."""
-    path, _, name = key.removesuffix(".weight").rpartition(".")
-    return ("" if path + "." == SHARED else path.removeprefix(PREFIX)), name
-
-
-def _agree(expected: Mapping[str, tuple[str | int, ...]], shapes: Mapping[str, Shape]) -> bool:
-    """Whether shapes can be those expected, for one value of "in" and one of "out"."""
-    bound: dict[str | int, int] = {}
-    for name, shape in expected.items():
-        if len(shape) != len(shapes[name]):
-            return False
-        for want, got in zip(shape, shapes[name], strict=True):
-            if got != (want if isinstance(want, int) else bound.setdefault(want, got)):
-                return False
-    return True
-
-
-def _tuple(shape: tuple[str | int, ...]) -> str:
-    return f"({', '.join(map(str, shape))})"
 
 
 def _stored(array: Array, dtype: str, what: str) -> Array:

@@ -9,6 +9,7 @@ Linear gets and of what shapes, draws fresh ones, makes an `Update` of them, and
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -34,7 +35,7 @@ _METHODS: dict[str, type[Method]] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(ABC):
     """The settings that all methods have.
 
     Attributes
@@ -68,24 +69,24 @@ class Method:
                 "layers_to_transform goes with a list of names; with a regular expression, select the layers in it"
             )
 
+    @abstractmethod
     def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:
         """The shape of each tensor at the Linear at `path`, where "in" and "out" stand for its features.
 
         At the path "": of the tensors that all Linears share, where they stand for the largest of any.
         """
-        raise NotImplementedError(f"{type(self).__name__} should say the shapes of its tensors")
 
+    @abstractmethod
     def draw(self, path: str, base: Linear, rng: np.random.Generator) -> dict[str, Array]:
         """Fresh numbers for the Linear at `path`."""
-        raise NotImplementedError(f"{type(self).__name__} should draw its tensors")
 
     def draw_shared(self, bases: Mapping[str, Linear], rng: np.random.Generator) -> dict[str, Array]:
         """Fresh numbers for the tensors that all Linears share."""
         return {}
 
+    @abstractmethod
     def update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
         """The update of the Linear at `path`, of its tensors and the shared ones."""
-        raise NotImplementedError(f"{type(self).__name__} should make an Update of its tensors")
 
     def summary(self, paths: Sequence[str]) -> str:
         """What the settings come to at the modules at `paths`, for `minilora info`."""

@@ -6,31 +6,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import NoReturn
 
 from minilora import __version__
-from minilora.cli import (
-    app,
-    bench,
-    compare,
-    data,
-    demo,
-    eval,
-    finetune,
-    generate,
-    info,
-    laws,
-    merge,
-    mix,
-    pretrain,
-    voices,
-)
 from minilora.training import Interrupted
 
-COMMANDS = (
-    *(demo, pretrain, finetune, generate, voices, compare, app),
-    *(merge, mix, eval, info, laws, bench, data),
-)
+NAMES = "demo pretrain finetune generate voices compare app merge mix eval info laws bench data"
+COMMANDS = [import_module(f"minilora.cli.{name}") for name in NAMES.split()]
 
 
 class Parser(argparse.ArgumentParser):

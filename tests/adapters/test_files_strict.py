@@ -60,39 +60,39 @@ SPOILED = {
     ),
     "transposed": (
         lambda t: t.update({A: t[A].T}),
-        r"lora_A\.weight should have shape \(3, 12\) .* found \(12, 3\); the adapter was made for another base",
+        r"lora_A\.weight should have shape \(3, 12\), found \(12, 3\); the adapter was made for another base",
     ),
     "swapped": (lambda t: t.update({A: t[B], B: t[A]}), r"lora_A\.weight should have shape \(3, 12\)"),
     "another rank": (
         lambda t: t.update({A: t[A][:2]}),
-        r"should have shape \(3, 12\) .* found \(2, 12\); its config asks for another rank or size",
+        r"should have shape \(3, 12\), found \(2, 12\); its config asks for another rank or size",
     ),
     "another rank of B": (
         lambda t: t.update({B: t[B][:, :2]}),
-        r"should have shape \(24, 3\) .* found \(24, 2\); its config asks for another rank or size",
+        r"should have shape \(24, 3\), found \(24, 2\); its config asks for another rank or size",
     ),
     "wider, and another rank": (
         lambda t: t.update({A: np.resize(t[A], (2, 14))}),
-        r"should have shape \(3, 12\) .* found \(2, 14\); the adapter was made for another base",
+        r"should have shape \(3, 12\), found \(2, 14\); the adapter was made for another base",
     ),
     "three axes": (
         lambda t: t.update({A: t[A][:, :, None]}),
-        r"should have shape \(3, 12\) .* found \(3, 12, 1\); the adapter was made for another base",
+        r"should have shape \(3, 12\), found \(3, 12, 1\); the adapter was made for another base",
     ),
     "three axes, another rank": (
         lambda t: t.update({A: t[A][:2, :, None]}),
-        r"should have shape \(3, 12\) .* found \(2, 12, 1\); the adapter was made for another base",
+        r"should have shape \(3, 12\), found \(2, 12, 1\); the adapter was made for another base",
     ),
     "narrower": (
         lambda t: t.update({A: t[A][:, :8]}),
-        r"lora_A\.weight should have shape \(3, 12\) on this model, found \(3, 8\); .* a base of other dimensions",
+        r"lora_A\.weight should have shape \(3, 12\), found \(3, 8\); .* a base of other dimensions",
     ),
     "shorter": (
         lambda t: t.update({B: t[B][:8]}),
-        r"lora_B\.weight should have shape \(24, 3\) on this model, found \(8, 3\); .* a base of other dimensions",
+        r"lora_B\.weight should have shape \(24, 3\), found \(8, 3\); .* a base of other dimensions",
     ),
-    "no columns": (lambda t: t.update({A: t[A][:, :0]}), r"should have shape \(3, 12\) .* found \(3, 0\)"),
-    "one number": (lambda t: t.update({A: np.float32(1)}), r"should have shape \(3, 12\) .* found \(\)"),
+    "no columns": (lambda t: t.update({A: t[A][:, :0]}), r"should have shape \(3, 12\), found \(3, 0\)"),
+    "one number": (lambda t: t.update({A: np.float32(1)}), r"should have shape \(3, 12\), found \(\)"),
     "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "one of the types F64, F32, F16, BF16, found I64"),
     "truths": (lambda t: t.update({A: t[A] > 0}), r"lora_A\.weight should have one of the types .*, found BOOL"),
     "an odd name": (lambda t: t.update({"x\n\x1b[31m" * 99: t[A]}), r"holds x  \[31mx  \[31m.*, which its config"),
@@ -108,7 +108,7 @@ SPOILED = {
         lambda t: t.update({A: t[A].astype(np.float64) * 1e40}),
         r"lora_A\.weight holds numbers that are not finite in float32",
     ),
-    "flat": (lambda t: t.update({A: t[A].ravel()}), r"should have shape \(3, 12\) .* found \(36,\)"),
+    "flat": (lambda t: t.update({A: t[A].ravel()}), r"should have shape \(3, 12\), found \(36,\)"),
     "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"q_proj\.lora_B\.weight holds numbers that are not finite"),
     "infinity": (lambda t: t[A].__setitem__((2, 3), -np.inf), r"lora_A\.weight holds numbers that are not finite"),
     "empty": (lambda t: t.clear(), r"lacks .* and 11 more, which its config asks for$"),
@@ -137,7 +137,7 @@ CONFIGS = {
     "no alpha": (lambda c: c.pop("lora_alpha"), "lacks lora_alpha; without it"),
     "neither": (lambda c: (c.pop("r"), c.pop("lora_alpha")), "lacks r, lora_alpha; without"),
     "no targets": (lambda c: c.pop("target_modules"), "lacks target_modules"),
-    "another r": (lambda c: c.update(r=4), r"should have shape \(4, 12\) on this model, found \(3, 12\)"),
+    "another r": (lambda c: c.update(r=4), r"should have shape \(4, 12\), found \(3, 12\)"),
     "r as text": (lambda c: c.update(r="3"), "the rank r should be a whole number of at least 1, got '3'"),
     "alpha NaN": (lambda c: c.update(lora_alpha=float("nan")), "lora_alpha should be a finite number, got nan"),
     "more targets": (lambda c: c["target_modules"].append("k_proj"), r"lacks .*k_proj\.lora_A\.weight and 5 more"),
@@ -282,10 +282,8 @@ def test_a_file_of_terabytes_is_not_read(folder, model, snapshot):
     names = sorted(read_tensors(file))
     entries = {name: {"dtype": "F32", "shape": [0, 12], "data_offsets": [0, 0]} for name in names}
     declare(file, {**entries, A: {"dtype": "F32", "shape": [rows, 12], "data_offsets": [0, 48 * rows]}}, 48 * rows)
-    refused(
-        model, folder, snapshot, r"lora_A\.weight should have shape \(3, 12\) on this model, found \((0|10{11}), 12\)"
-    )
-    with pytest.raises(lora.AdapterError, match=r"q_proj needs lora_A \(3, in\), lora_B \(out, 3\) by its config"):
+    refused(model, folder, snapshot, r"lora_A\.weight should have shape \(3, 12\), found \((0|10{11}), 12\)")
+    with pytest.raises(lora.AdapterError, match=r"should have shape \(3, 12\), found \((0|10{11}), 12\)"):
         lora.read_adapter(folder)
     base = {"dtype": "F32", "shape": [3, rows], "data_offsets": [0, 12 * rows]}
     low = {"dtype": "F32", "shape": [0, 3], "data_offsets": [12 * rows, 12 * rows]}
@@ -324,47 +322,28 @@ def test_a_name_of_a_hundred_letters_is_read_without_a_model_and_no_longer_one(f
         if length == 100:
             assert len(lora.read_adapter(folder)[1]) == len(tensors) + 2
         else:
-            with pytest.raises(lora.AdapterError, match=r"holds base_model\..*lora_[AB]\.weigh, which is not a tensor"):
+            with pytest.raises(
+                lora.AdapterError, match=r"holds base_model\..*lora_[AB]\.weigh and 1 more, which its config does not"
+            ):
                 lora.read_adapter(folder)
 
 
-UNPAIRED = {
-    "no B": (
-        lambda t: t.pop(B),
-        r"q_proj needs lora_A \(3, in\), lora_B \(out, 3\) by its config, found lora_A \(3, 12\)$",
-    ),
-    "no A": (lambda t: t.pop(A), r"q_proj needs .* found lora_B \(24, 3\)$"),
-    "transposed": (lambda t: t.update({A: t[A].T}), r"q_proj needs .* found lora_A \(12, 3\), lora_B \(24, 3\)$"),
-    "rank": (
-        lambda t: t.update({A: t[A][:2], B: t[B][:, :2]}),
-        r"\(3, in\).* found lora_A \(2, 12\), lora_B \(24, 2\)$",
-    ),
-    "larger rank": (
-        lambda t: t.update({A: t[A][[0, 1, 2, 0]], B: t[B][:, [0, 1, 2, 0]]}),
-        r"\(3, in\).* found lora_A \(4, 12\), lora_B \(24, 4\)$",
-    ),
-    "smaller A": (lambda t: t.update({A: t[A][:2]}), r"found lora_A \(2, 12\), lora_B \(24, 3\)$"),
-    "larger A": (lambda t: t.update({A: t[A][[0, 1, 2, 0]]}), r"found lora_A \(4, 12\), lora_B \(24, 3\)$"),
-    "A of three axes": (lambda t: t.update({A: t[A][:, :, None]}), r"found lora_A \(3, 12, 1\), lora_B"),
-    "B of three axes": (lambda t: t.update({B: t[B][:, :, None]}), r"found lora_A \(3, 12\), lora_B \(24, 3, 1\)$"),
-    "flat": (lambda t: t.update({A: t[A].ravel()}), r"q_proj needs .* found lora_A \(36\), lora_B"),
-    "extra": (lambda t: t.update(surplus=t[A]), "holds surplus, which is not a tensor of a LoRA adapter"),
+ALONE = {
+    "no B": (lambda t: t.pop(B), rf"lacks {B}, which its config asks for"),
+    "no A": (lambda t: t.pop(A), rf"lacks {A}, which its config asks for"),
+    "transposed": (lambda t: t.update({A: t[A].T}), r"lora_A\.weight should have shape \(3, 3\), found \(12, 3\)"),
+    "rank": (lambda t: t.update({A: t[A][:2], B: t[B][:, :2]}), r"should have shape \(3, 12\), found \(2, 12\)"),
+    "larger B": (lambda t: t.update({B: t[B][:, [0, 1, 2, 0]]}), r"should have shape \(24, 3\), found \(24, 4\)"),
+    "A of three axes": (lambda t: t.update({A: t[A][:, :, None]}), r"should have shape \(3, 12\), found \(3, 12, 1\)"),
+    "flat": (lambda t: t.update({A: t[A].ravel()}), r"lora_A\.weight should have shape \(3, 0\), found \(36,\)"),
+    "extra": (lambda t: t.update(surplus=t[A]), "holds surplus, which its config does not ask for"),
     "magnitude": (
         lambda t: t.update({A.replace("lora_A.weight", "lora_magnitude_vector"): t[A][0]}),
-        "lora_magnitude_vector, which is not a tensor of a LoRA adapter",
+        "lora_magnitude_vector, which its config does not ask for",
     ),
-    "no prefix": (
-        lambda t: t.update({A[17:]: t.pop(A)}),
-        r"holds model\..*lora_A\.weight, which is not a tensor of a LoRA",
-    ),
-    "no suffix": (
-        lambda t: t.update({A.removesuffix(".weight"): t.pop(A)}),
-        r"holds .*q_proj\.lora_A, which is not a tensor of a LoRA",
-    ),
-    "long": (
-        lambda t: t.update({A.replace("1", "1" * 99): t[A]}),
-        r"holds base_model\..*1{50}, which is not a tensor of",
-    ),
+    "no prefix": (lambda t: t.update({A[17:]: t.pop(A)}), rf"lacks {A}, which its config asks for"),
+    "no suffix": (lambda t: t.update({A.removesuffix(".weight"): t.pop(A)}), rf"lacks {A}, which its config asks for"),
+    "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"holds base_model\..*1{50}, which its config"),
     "empty": (lambda t: t.clear(), "holds no tensors"),
     "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the types .*, found I64"),
     "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"lora_B\.weight holds numbers that are not finite"),
@@ -372,7 +351,7 @@ UNPAIRED = {
 }
 
 
-@pytest.mark.parametrize(("spoil", "message"), UNPAIRED.values(), ids=UNPAIRED.keys())
+@pytest.mark.parametrize(("spoil", "message"), ALONE.values(), ids=ALONE.keys())
 def test_tensors_without_a_model(spoil, message, folder):
     file = folder / "adapter_model.safetensors"
     tensors = read_tensors(file)
@@ -405,7 +384,7 @@ def test_a_base_of_another_depth(layers, folder, unit_llama, snapshot):
 
 @pytest.mark.parametrize("shape", [{"hidden_size": 8}, {"num_attention_heads": 2}, {"num_hidden_layers": 4}], ids=str)
 def test_a_base_of_another_shape(shape, folder, unit_llama, snapshot):
-    refused(unit_llama(**shape), folder, snapshot, r"(should have shape .* on this model, found|lacks .*layers\.3)")
+    refused(unit_llama(**shape), folder, snapshot, r"(should have shape .* found|lacks .*layers\.3)")
 
 
 def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach, tmp_path, snapshot, ids, monkeypatch):

@@ -65,7 +65,7 @@ def test_another_method(kind, config, model, tmp_path, in_transformers):
 
 def test_a_base_of_another_width(unit_llama, model, tmp_path, peft_adapted):
     peft_adapted(unit_llama(hidden_size=32), target_modules=["q_proj"], r=2).save_pretrained(tmp_path)
-    refused(model, tmp_path, r"q_proj\.lora_[AB]\.weight should have shape \(\d+, \d+\) on this model, found")
+    refused(model, tmp_path, r"q_proj\.lora_[AB]\.weight should have shape \(\d+, \d+\), found")
 
 
 def test_that_it_is_the_base_is_said(unit_llama, model, tmp_path, peft_adapted):
