@@ -19,6 +19,7 @@ GROUPS = {
     "lora": "one adapter on one layer",
     "merge": "the adapter folded into the weight, and taken out again",
     "many": "several adapters: switching, mixing, a different one for each row",
+    "methods": "any adaptation method on any Linear",
     "runs": "files, tokenizer, training runs and generation",
 }
 CONFORMANCE = "lora", "merge", "many"
