@@ -14,6 +14,7 @@ from minilora.generation.sampling import Sampler
 from minilora.generation.token_step import TokenStep, can_step
 from minilora.nn import Cache, Llama
 from minilora.nn.choice import Choice, RowChoice, resolve
+from minilora.threads import one_core
 
 
 def generate(
@@ -116,9 +117,8 @@ class Reader:
         if self.cache.length + unread.shape[1] > self.context:
             self.cache = self.model.new_cache(self.batch)
             unread = ids[:, -(self.context // 2 or 1) :]
-        with np.errstate(
-            all="ignore"
-        ):  # e**-gate may be infinite, and silu is then 0; other infinities are found below
+        # e**-gate may be infinite, and silu is then 0; other infinities are found below.
+        with one_core, np.errstate(all="ignore"):
             if self.step and unread.shape[1] == 1:
                 logits = to_host(self.step(unread[:, 0], self.cache))
             else:
