@@ -2,7 +2,7 @@
 
 python figures/voices.py make [NAME ...]    train, measure, write the cards; a few minutes each
 python figures/voices.py cards              write the cards and the README's part about voices
-python figures/voices.py check              measure again; the figures should come out to three decimals
+python figures/voices.py check              measure again; the metrics should come out to three decimals
 """
 
 import contextlib
@@ -52,12 +52,12 @@ def make(name: str) -> None:
         run("finetune", "--preset", name, "--out", str(out))
         seconds = time.monotonic() - began
         (out / CHECKPOINT).unlink()
-        figures = {"description": SAYS[name][0], **identity(name), **losses(name, out)}
-        figures |= {
+        metrics = {"description": SAYS[name][0], **identity(name), **losses(name, out)}
+        metrics |= {
             "seconds": round(seconds),
             "machine": f"{cores()} cores, {platform.processor() or platform.machine()}",
         }
-        (out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+        (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         shutil.copytree(out, VOICES / name, dirs_exist_ok=True)
 
 
@@ -92,21 +92,21 @@ def run(*command: str) -> None:
 
 
 def check() -> None:
-    """Measure every voice as it lies there, and compare with its figures."""
+    """Measure every voice as it lies there, and compare with its metrics."""
     wrong, skipped = [], []
     for name in NAMES:
-        figures = json.loads((VOICES / name / "figures.json").read_text())
+        metrics = json.loads((VOICES / name / "metrics.json").read_text())
         found = identity(name)
-        if found.get("python") != figures.get("python"):
-            skipped.append(f"{name}, because this Python is {found['python']}, not {figures['python']}")
+        if found.get("python") != metrics.get("python"):
+            skipped.append(f"{name}, because this Python is {found['python']}, not {metrics['python']}")
             continue
         found |= losses(name, VOICES / name)
-        if found["held_out_sha256"] != figures["held_out_sha256"]:
+        if found["held_out_sha256"] != metrics["held_out_sha256"]:
             wrong.append(f"{name}: the held-out text is another one")
         wrong += [
-            f"{name} {key}: {figures[key]:.4f}, found {found[key]:.4f}"
+            f"{name} {key}: {metrics[key]:.4f}, found {found[key]:.4f}"
             for key in LOSSES
-            if f"{figures[key]:.3f}" != f"{found[key]:.3f}"
+            if f"{metrics[key]:.3f}" != f"{found[key]:.3f}"
         ]
     if wrong:
         raise SystemExit("differs from its card:\n" + "\n".join(wrong))
@@ -114,7 +114,7 @@ def check() -> None:
 
 
 def cards() -> None:
-    """Each voice's README.md, from its figures, its settings and what it writes."""
+    """Each voice's README.md, from its metrics, its settings and what it writes."""
     model = attach()
     for name in NAMES:
         sample = visible(write(model, "The king ", 350, adapters=name))
@@ -129,7 +129,7 @@ def readme() -> str:
     """The README's part about the voices: their losses, and what `compare` prints."""
     rows = []
     for voice in voices():
-        f, card = voice.figures, f"minilora/assets/voices/{voice.name}/README.md"
+        f, card = voice.metrics, f"minilora/assets/voices/{voice.name}/README.md"
         own, base = (f"{f[off]:.3f} → {f[on]:.3f}" for off, on in (LOSSES[:2], LOSSES[2:]))
         rows.append(f"| [`{voice.name}`]({card}) | {f['description']} | {own} | {base} |")
     head = "| voice | writes | loss on its own text | on the base's |\n|---|---|---|---|"
@@ -146,7 +146,7 @@ def compared() -> str:
 
 
 def card(name: str, sample: str) -> str:
-    f, rows = json.loads((VOICES / name / "figures.json").read_text()), facts(name)
+    f, rows = json.loads((VOICES / name / "metrics.json").read_text()), facts(name)
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return f"""# The voice `{name}`
 
@@ -172,7 +172,7 @@ The king {sample.rstrip()}
 def facts(name: str) -> dict[str, str]:
     """The rows of a card."""
     folder = VOICES / name
-    f, history = (json.loads((folder / file).read_text()) for file in ("figures.json", "history.json"))
+    f, history = (json.loads((folder / file).read_text()) for file in ("metrics.json", "history.json"))
     config, tensors = read_adapter(folder)
     t = settings(str(folder / "run.toml")).training
     train, held_out = split(load_corpus(f["corpus"]))

@@ -149,6 +149,12 @@ def _key(config: Method, path: str, name: str) -> str:
     return f"{PREFIX}{path}.{stored}" if path else SHARED + stored
 
 
+def place_of(key: str) -> tuple[str, str]:
+    """The path and the tensor's name in a key, with or without the prefix."""
+    path, _, name = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".")
+    return ("" if f"{path}." == SHARED else path), name
+
+
 def _name(path: Path) -> str:
     return one_line(str(path))
 
@@ -166,7 +172,7 @@ class Part(NamedTuple):
 def _parts(config: Method, sizes: Sizes) -> Iterator[Part]:
     """What a file should hold for Linears of these sizes, and for all of them together."""
     largest = {side: max((size[side] for size in sizes.values()), default=0) for side in ("in", "out")}
-    for path, size in {"": largest, **sizes}.items():
+    for path, size in {**sizes, "": largest}.items():
         for name, symbols in config.shapes(path).items():
             shape = tuple(n if isinstance(n, int) else size[n] for n in symbols)
             yield Part(path, name, _key(config, path, name), symbols, shape)
@@ -176,8 +182,8 @@ def _sizes_by_themselves(config: Method, header: Header) -> Sizes:
     """The sizes of the Linears that an adapter was made for, as the first of each one's tensors says."""
     sizes: Sizes = {}
     for key, (_, shape) in header.items():
-        path, _, name = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".")
-        symbols = config.shapes(path).get(name, ()) if path and len(key) <= LONGEST_NAME else ()
+        path, name = place_of(key)
+        symbols = config.shapes(path).get(name, ()) if len(key) <= LONGEST_NAME else ()
         if symbols and key == _key(config, path, name):
             size = sizes.setdefault(path, {"in": 0, "out": 0})
             known = {s: n for s, n in zip(symbols, shape, strict=False) if isinstance(s, str) and not size[s]}

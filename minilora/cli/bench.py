@@ -52,7 +52,7 @@ def add(commands: Any) -> None:
     for flag, (default, what) in SIZES.items():
         parser.add_argument(f"--{flag}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     options.add_threads(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
     parser.set_defaults(run=run)
 
 
@@ -60,11 +60,11 @@ def run(flags: Namespace) -> None:
     if flags.json:
         _check_file(Path(flags.json))  # first, so that a file that cannot be written costs no waiting
     try:
-        figures = _measure(flags)
+        results = _measure(flags)
     except MemoryError:
         raise ValueError("there is not enough memory for models of this size; choose smaller numbers") from None
     if flags.json:
-        write_json(flags.json, figures)
+        write_json(flags.json, results)
 
 
 def _check_file(path: Path) -> None:
@@ -187,12 +187,12 @@ def _print_memory(memory: dict[str, StepMemory]) -> None:
 
 
 def _record(flags: Namespace, times: dict[str, list[float]], memory: dict[str, StepMemory]) -> dict[str, Any]:
-    figures: dict[str, Any] = {flag: getattr(flags, flag) for flag in SIZES}
+    results: dict[str, Any] = {flag: getattr(flags, flag) for flag in SIZES}
     for method in METHODS:
         low, median, high = (1e3 * x for x in _spread(times[method]))
-        figures |= {f"{method}_step_ms": median, f"{method}_step_ms_quartiles": [low, high]}
-        figures |= {f"peak_bytes_{method}": memory[method].peak, f"memory_bytes_{method}": asdict(memory[method])}
+        results |= {f"{method}_step_ms": median, f"{method}_step_ms_quartiles": [low, high]}
+        results |= {f"peak_bytes_{method}": memory[method].peak, f"memory_bytes_{method}": asdict(memory[method])}
     high, median, low = (TOKENS / x for x in _spread(times["writing"]))
-    figures |= {"decode_tokens_per_s": median, "decode_tokens_per_s_quartiles": [low, high]}
+    results |= {"decode_tokens_per_s": median, "decode_tokens_per_s_quartiles": [low, high]}
     versions = {"minilora": __version__, "numpy": np.__version__, "python": platform.python_version()}
-    return {**figures, "full_over_lora": _ratio(times), "versions": versions}
+    return {**results, "full_over_lora": _ratio(times), "versions": versions}

@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--prompt", default="The king ", help='what the samples begin with (default: "The king ")')
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     parser.add_argument("--out", default="minilora-demo", metavar="FOLDER", help="for the adapter and the picture")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
     options.add_device(parser)
     options.add_threads(parser)
     parser.set_defaults(run=run)
@@ -74,15 +74,15 @@ class Stage:
 
 
 def run(flags: Namespace) -> None:
-    began, figures = time.monotonic(), {}
+    began, results = time.monotonic(), {}
     stage = _prepare(flags)
     for act in (_introduce, _attach, _learn, _compare, _merge, _save):
-        figures.update(act(stage))
-    figures["seconds"] = round(time.monotonic() - began, 1)
+        results.update(act(stage))
+    results["seconds"] = round(time.monotonic() - began, 1)
     if flags.json:
-        write_json(flags.json, figures)
+        write_json(flags.json, results)
     out = stage.out
-    print(f"\n{figures['seconds']:.0f} seconds. Three things to try next:")
+    print(f"\n{results['seconds']:.0f} seconds. Three things to try next:")
     print(f"  minilora compare --voices base,{out / 'adapter'},{out / 'adapter'}:0.5+recipe:0.5")
     print(f"  minilora merge --adapter {out / 'adapter'} --out {out / 'merged'}")
     print(f"  minilora finetune --corpus pastiche:recipe --iters 100 --out {out / 'recipe'}")

@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--corpus", nargs="+", required=True, metavar="NAME", help="names or text files")
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window (default: the model's)")
     parser.add_argument("--windows", type=int, default=256, metavar="N", help="how many (default: 256)")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures to a file")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
     parser.set_defaults(run=run)
 
 
@@ -40,5 +40,5 @@ def run(flags: Namespace) -> None:
         f"({loss / math.log(2):.4f} bits), {flags.windows} windows of {context}"
     )
     if flags.json:
-        figures = {"corpus": flags.corpus, "loss": loss, "windows": flags.windows, "context": context}
-        write_json(flags.json, figures)
+        results = {"corpus": flags.corpus, "loss": loss, "windows": flags.windows, "context": context}
+        write_json(flags.json, results)

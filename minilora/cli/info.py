@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("folder", nargs="?", help="a model or adapter folder (default: the packaged base model)")
     parser.add_argument("--model", metavar="FOLDER", help="the adapter's base (default: the packaged base model)")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures of an adapter to a file")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
     parser.set_defaults(run=run)
 
 

@@ -136,7 +136,7 @@ def closing(results: list[list[Verdict]]) -> str:
 
 
 def record(verdicts: list[Verdict]) -> dict[str, Any]:
-    """A law's entry in the JSON file: the figures are float64's, float32's are beside them; null for infinity."""
+    """A law's entry in the JSON file: the numbers are float64's, float32's are beside them; null for infinity."""
     law, first = verdicts[0].law, verdicts[0]
     broken = next((v for v in verdicts if v.holds is False), None)
     return {

@@ -18,7 +18,7 @@ def add(commands: Any) -> None:
 def run(flags: Namespace) -> None:
     print("voice         its own text   the base's     writes")
     for voice in voices():
-        f = voice.figures
+        f = voice.metrics
         print(
             f"{voice.name:12}  {f['before']:.3f} → {f['after']:.3f}  {f['base_off']:.3f} → {f['base_on']:.3f}  "
             f"{f['description']}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minilora.adapters.files import place_of
 from minilora.adapters.method import Method
 from minilora.adapters.targets import layer_of
 from minilora.autograd.tensor import Tensor, no_grad
@@ -63,16 +64,20 @@ def module_facts(config: Method, tensors: Mapping[str, Array], weights: Mapping[
     """Facts about every module of an adapter as `read_adapter` gives it; `weights` are the base's W, by path."""
     parts: dict[str, dict[str, Array]] = defaultdict(dict)
     for key, array in tensors.items():
-        path, _, name = key.removesuffix(".weight").rpartition(".")
+        path, name = place_of(key)
         parts[path][name] = array
+    shared = parts.pop("", {})
     paths = sorted((path for path in parts if config.shapes(path)), key=lambda path: (layer_of(path) or 0, path))
-    return [_facts(config, path, parts[path], weights.get(path)) for path in paths]
+    return [_facts(config, path, parts[path], shared, weights.get(path)) for path in paths]
 
 
 @no_grad()
-def _facts(config: Method, path: str, arrays: Mapping[str, Array], weight: Array | None) -> ModuleFacts:
-    own = {name: arrays[name].astype(np.float64) for name in config.shapes(path)}
-    update = config.update(path, {name: Tensor(array) for name, array in own.items()})
+def _facts(
+    config: Method, path: str, arrays: Mapping[str, Array], shared: Mapping[str, Array], weight: Array | None
+) -> ModuleFacts:
+    own = {name: arrays[name] for name in config.shapes(path)}
+    tensors = {name: Tensor(array.astype(np.float64)) for name, array in {**own, **shared}.items()}
+    update = config.update(path, tensors)
     values: Array | None = None
     if factors := update.factors():
         values = abs(factors.scale) * singular_values(factors.A.data, factors.B.data)

@@ -99,10 +99,11 @@ class Module:
             module.rng = None
 
     def astype(self, dtype: Any) -> None:
-        """Turn every parameter into another floating-point type, in place; float64 is for checking."""
+        """Turn every floating-point parameter into another such type, in place; float64 is for checking."""
         self.refuse_if_merged("change the dtype")
         for p in self.parameters():
-            p.data, p.grad = p.data.astype(dtype), None
+            if p.dtype.kind == "f":
+                p.data, p.grad = p.data.astype(dtype), None
 
     def to(self, device: str) -> Self:
         """Move every parameter to a device, "cpu" or "cuda" (a GPU), in place; returns this module.

@@ -11,7 +11,7 @@ from minilora.assets import BASE, VOICES
 from minilora.files import read_json
 from minilora.nn import Llama
 
-FIGURES = "figures.json"  # in each voice's folder: what was measured
+METRICS = "metrics.json"  # in each voice's folder: what was measured
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Voice:
     ----------
     name : under which it is attached
     folder : where its adapter lies, in PEFT's layout, with its card, README.md
-    figures : `description`; `corpus`; losses on held-out text, in nats per character: `before` and `after` on its own
+    metrics : `description`; `corpus`; losses on held-out text, in nats per character: `before` and `after` on its own
         corpus, without and with the voice, `base_off` and `base_on` likewise on the base's; `seconds` of training on
         `machine`; `held_out_sha256`, and for the corpus python its version, `python`
     """
 
     name: str
     folder: Path
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
 
 
 NAMES = "shakespeare", "scripture", "fairytale", "python", "recipe"
@@ -37,7 +37,7 @@ NAMES = "shakespeare", "scripture", "fairytale", "python", "recipe"
 
 def voices() -> list[Voice]:
     """The packaged voices, in the order of NAMES."""
-    return [Voice(name, VOICES / name, read_json(VOICES / name / FIGURES)) for name in NAMES]
+    return [Voice(name, VOICES / name, read_json(VOICES / name / METRICS)) for name in NAMES]
 
 
 def voice_folder(name: str) -> Path:
