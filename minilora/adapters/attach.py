@@ -73,9 +73,15 @@ def adapters(model: Module) -> list[str]:
 
 
 def hosts(model: Module, adapter: str | None = None) -> dict[str, AdaptedLinear]:
-    """The adapted Linears by path: all, or those that hold `adapter`."""
+    """The adapted Linears by path: all, or those that hold `adapter`.
+
+    Raises AdapterError, listing what there is, for the name of an adapter that the model does not have.
+    """
     found = {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLinear)}
-    return {path: host for path, host in found.items() if adapter is None or adapter in host.updates}
+    if adapter is None:
+        return found
+    strengths(adapter, model.adapters)
+    return {path: host for path, host in found.items() if adapter in host.updates}
 
 
 def set_active(model: Module, choice: Choice) -> None:
@@ -110,8 +116,7 @@ def disabled(model: Module) -> Iterator[None]:
 def delete_adapter(model: Module, adapter: str) -> None:
     """Take one adapter out. A Linear that has no other is plain again. Raises AdapterError for an unknown name."""
     model.refuse_if_merged("delete an adapter")
-    refuse_unknown(model, [adapter])
-    for path, host in hosts(model).items():
+    for path, host in hosts(model, adapter).items():
         host.detach(adapter)
         if not host.updates:
             replace(model, path, host.base)
@@ -123,11 +128,6 @@ def unload(model: Module) -> None:
         replace(model, path, host.base)
     for p in model.parameters():
         p.requires_grad = True
-
-
-def refuse_unknown(model: Module, names: list[str]) -> None:
-    """Raise AdapterError, listing what there is, for the name of an adapter that the model does not have."""
-    strengths(dict.fromkeys(names, 1.0), model.adapters)
 
 
 def replace(model: Module, path: str, module: Module) -> None:

@@ -95,7 +95,7 @@ class Method(ABC):
     @property
     def patterns(self) -> dict[str, dict[str, Any]]:
         """The settings that are dicts from regular expressions to values, by name."""
-        return {}
+        return {name: value for name, value in vars(self).items() if isinstance(value, dict)}
 
     @property
     def is_regex(self) -> bool:

@@ -63,21 +63,18 @@ def probability(name: str, value: Any) -> None:
         raise AdapterError(f"{name} should be at least 0 and below 1, got {shown(value)}")
 
 
-def flag(name: str, value: Any) -> None:
-    """True or False."""
-    if not isinstance(value, bool):
-        raise AdapterError(f"{name} should be a bool, got {shown(value)}")
-
-
 def one_of(*values: Any) -> Check:
     """One of these values, of the same type."""
 
     def check(name: str, value: Any) -> None:
         if not any(type(value) is type(v) and value == v for v in values):
-            words = [*map(repr, values)]
-            raise AdapterError(f"{name} should be {', '.join(words[:-1])} or {words[-1]}, got {shown(value)}")
+            *others, last = map(repr, values)
+            raise AdapterError(f"{name} should be {', '.join(others)} or {last}, got {shown(value)}")
 
     return check
+
+
+flag = one_of(True, False)
 
 
 def not_implemented(default: Any, hint: str) -> Check:

@@ -90,9 +90,5 @@ class LoraConfig(Method):
             f"dropout {self.lora_dropout:g}"
         )
 
-    @property
-    def patterns(self) -> dict[str, dict[str, Any]]:
-        return {"rank_pattern": self.rank_pattern, "alpha_pattern": self.alpha_pattern}
-
     def to_dict(self) -> dict[str, Any]:
         return {"fan_in_fan_out": False, "use_dora": False, **super().to_dict()}

@@ -35,7 +35,7 @@ from minilora.lora import AdapterError, LoraConfig
         ({"alpha_pattern": {"+": 2}}, r"'\+' is not a valid regular expression"),
         ({"rank_pattern": [2]}, r"rank_pattern should be a dict, got \[2\]"),
         ({"layers_to_transform": 1.5}, r"layers_to_transform should be a list .*, got 1\.5"),
-        ({"use_rslora": "yes"}, "use_rslora should be a bool, got 'yes'"),
+        ({"use_rslora": "yes"}, "use_rslora should be True or False, got 'yes'"),
         ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "layers_to_transform goes with a list of names"),
         ({"r": 10**30}, "rank r should be at most 65,536, got 1000"),
         ({"rank_pattern": {"q_proj": 65_537}}, "rank r should be at most 65,536, got 65537"),
