@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from minilora import lora, no_grad
 from minilora.adapters.attach import hosts
@@ -11,90 +9,6 @@ from minilora.adapters.host import AdaptedLinear
 from minilora.nn import Llama
 
 CHOICES = ["a", "b", {"a": 0.7, "b": 0.3}, {"a": -1.5, "b": 2.0}]
-
-
-def weights(model):
-    return {path: module.weight for path, module in hosts(model).items()}
-
-
-@pytest.mark.parametrize("choice", CHOICES, ids=str)
-@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-5), (np.float64, 1e-12)])
-@no_grad()  # where gradients are taken, W + ΔW may be formed as it is by merging
-def test_merging_changes_no_output(choice, dtype, bound, two_adapters, ids):
-    model = two_adapters()
-    model.astype(dtype)
-    lora.set_active(model, None)
-    base = model(ids).data
-    lora.set_active(model, choice)
-    apart = model(ids).data
-    lora.merge(model)
-    assert all(module.merged for module in hosts(model).values())
-    merged = model(ids).data
-    assert merged.dtype == dtype
-    assert 0 < np.abs(merged - apart).max() < bound * np.abs(apart).max()
-    assert np.abs(apart - base).max() > 0.05 * np.abs(base).max()
-
-
-@pytest.mark.parametrize(("dtype", "bound"), [(np.float32, 1e-6), (np.float64, 1e-15)])
-def test_a_merged_weight_is_W_plus_the_updates(dtype, bound, two_adapters):
-    model = two_adapters()
-    model.astype(dtype)
-    lora.set_active(model, {"a": 0.7, "b": -2})
-    expected = {}
-    for path, module in hosts(model).items():
-        expected[path] = module.weight.data.astype(np.float64)
-        for name, strength in (("a", 0.7), ("b", -2)):
-            if name in module.config:
-                s, B, A = module.scaling[name], module.lora_B[name].data, module.lora_A[name].data
-                expected[path] += strength * s * (B.astype(np.float64) @ A.astype(np.float64))
-    lora.merge(model)
-    for path, weight in weights(model).items():
-        assert weight.dtype == dtype
-        assert np.abs(weight.data - expected[path]).max() <= bound * np.abs(expected[path]).max()
-
-
-def test_merging_twice_is_merging_once(two_adapters):
-    model = two_adapters()
-    lora.merge(model)
-    once = {path: weight.data.tobytes() for path, weight in weights(model).items()}
-    lora.merge(model)
-    assert {path: weight.data.tobytes() for path, weight in weights(model).items()} == once
-
-
-def test_with_nothing_active_merging_keeps_the_base(two_adapters, ids):
-    model = two_adapters()
-    lora.set_active(model, None)
-    base = model(ids).data
-    lora.merge(model)
-    np.testing.assert_array_equal(model(ids).data, base)
-
-
-steps = st.one_of(st.sampled_from([*CHOICES, None]), st.sampled_from(["merge", "unmerge"]))
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(steps, max_size=12))
-def test_after_any_sequence_unmerging_restores_every_bit(two_adapters, ids, sequence):
-    model, twin = two_adapters(), two_adapters()
-    before, merged, acting = weights(model), False, {"b": 1.0}
-    for step in sequence:
-        if step == "merge":
-            lora.merge(model)
-            merged = True
-        elif step == "unmerge":
-            lora.unmerge(model)
-            merged = False
-        elif not merged:
-            lora.set_active(model, step)
-            acting = lora.active(model)
-    lora.set_active(twin, acting)
-    expected, found = twin(ids).data, model(ids).data
-    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
-    lora.unmerge(model)
-    after = weights(model)
-    assert all(after[path] is before[path] for path in before)
-    assert all(after[path].data.tobytes() == weight.data.tobytes() for path, weight in weights(twin).items())
-    np.testing.assert_array_equal(model(ids).data, expected)
 
 
 @pytest.mark.parametrize(

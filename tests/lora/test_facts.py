@@ -179,7 +179,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("options", "expected"), CASES.values(), ids=CASES.keys())
-def test_takers(options, expected, recwarn):
+def test_loaders(options, expected, recwarn):
     found = {taker.program: taker for taker in loaders(lora.LoraConfig(**options), PATHS)}
     assert list(found) == ["PEFT", "vLLM", "llama.cpp"]
     for program, taker in found.items():
@@ -203,7 +203,7 @@ def test_llama_cpp_and_the_output_head(tied, paths, takes):
     assert loaders(config, paths)[2].compatible  # not tied, unless it is said
 
 
-def test_a_taker_says_what_it_is_about():
+def test_a_loader_says_what_it_is_about():
     taker = loaders(lora.LoraConfig(), PATHS)[0]
     assert taker == Loader("PEFT", True, "")
     with pytest.raises(dataclasses.FrozenInstanceError):
