@@ -1,4 +1,4 @@
-"""Text from outside, made fit for a message or a terminal."""
+"""Untrusted or long text, made safe and short for a message or a terminal."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def some(names: Sequence[str], most: int = 1) -> str:
 
 
 def span(numbers: Iterable[float]) -> str:
-    """The smallest and the largest of some numbers: `4 to 8`, or `8` where they agree."""
-    low, *_, high = [*sorted(set(numbers))] * 2
+    """The smallest and the largest of some numbers: `4 to 8`, or `8` if they are equal."""
+    known = list(numbers)
+    low, high = min(known), max(known)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"

@@ -1,4 +1,4 @@
-"""The modules in which adaptation methods are defined. They are imported when a method is looked up, not before.
+"""The modules that define adaptation methods, imported when a method is first looked up.
 
 A package that adds methods appends the names of its modules, as `minilora/family` does.
 """

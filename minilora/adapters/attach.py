@@ -1,4 +1,4 @@
-"""Put adapters into a model, choose which act, and take them out again."""
+"""Attach adapters to a model, choose which are active, and remove them again."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def inject(model: Module, config: Method, adapter: str = "default", *, rng: np.r
 
 
 def place(model: Module, config: Method, adapter: str, arrays: Arrays) -> None:
-    """Freeze the model, give the Linears at the paths of `arrays` these numbers, and make `adapter` the active one.
+    """Freeze the model, attach an adapter of the given arrays, and make it the active one.
 
-    The numbers are copied, in the model's dtype and to its device. Fresh, loaded and computed adapters all come in
-    here. Raises AdapterError, before anything is changed, for a name that is taken or not usable, numbers that make no
-    update, or when adapters are merged.
+    The arrays are copied, in the model's dtype and to its device. `inject`, `load_adapter` and `mix` all end here.
+    Raises AdapterError, before anything is changed, for a name that is taken or not usable, arrays that the method
+    rejects, or when adapters are merged.
     """
     check_name(model, adapter)
     dtype, device = model.dtype, model.device
@@ -47,7 +47,9 @@ def place(model: Module, config: Method, adapter: str, arrays: Arrays) -> None:
         return {name: Tensor(to_device(array.astype(dtype), device)) for name, array in tensors.items()}
 
     shared = frozen(arrays.get("", {}))
-    updates = {path: config.update(path, {**frozen(own), **shared}) for path, own in arrays.items() if path}
+    updates = {path: config.make_update(path, {**frozen(own), **shared}) for path, own in arrays.items() if path}
+    for path in updates:
+        _refuse_fixed_place(model, path)
     for p in model.parameters():
         p.requires_grad = False
     for path, update in updates.items():
@@ -85,9 +87,9 @@ def hosts(model: Module, adapter: str | None = None) -> dict[str, AdaptedLinear]
 
 
 def set_active(model: Module, choice: Choice) -> None:
-    """Choose the adapters that act and train: one by name, several with strengths, or none.
+    """Set the active, trainable adapters: one by name, several with strengths, or None for none.
 
-    A strength multiplies what an adapter adds: 0 is off, 1 is as trained, and anything else is allowed.
+    A strength multiplies what an adapter adds: 0 is off, 1 is as trained, and any finite number is allowed.
     """
     model.refuse_if_merged("choose other adapters")
     chosen = strengths(choice, model.adapters)
@@ -96,34 +98,38 @@ def set_active(model: Module, choice: Choice) -> None:
 
 
 def active(model: Module) -> dict[str, float]:
-    """The acting adapters and their strengths."""
+    """The active adapters and their strengths."""
     return {name: s for host in hosts(model).values() for name, s in host.active.items()}
 
 
 @contextmanager
 def disabled(model: Module) -> Iterator[None]:
-    """Inside this block the model is the base, merged or not: `with lora.disabled(model): ...`. What trains stays."""
-    before = [(host, host.active, host._merged) for host in hosts(model).values()]
+    """Inside this block the model is the base, merged or not: `with lora.disabled(model): ...`.
+
+    `requires_grad` does not change.
+    """
+    before = [(host, host.active, host.merged) for host in hosts(model).values()]
     for host, _, _ in before:
-        host.active, host._merged = {}, None
+        host.active, host.merged_weight = {}, None
     try:
         yield
     finally:
-        for host, acting, merged in before:
-            host.active, host._merged = acting, merged
+        for host, active, merged in before:
+            host.active = {name: strength for name, strength in active.items() if name in host.updates}
+            host.merged_weight = host.sum_weights() if merged else None
 
 
 def delete_adapter(model: Module, adapter: str) -> None:
-    """Take one adapter out. A Linear that has no other is plain again. Raises AdapterError for an unknown name."""
+    """Remove one adapter. A Linear that has no other becomes plain. Raises AdapterError for an unknown name."""
     model.refuse_if_merged("delete an adapter")
     for path, host in hosts(model, adapter).items():
-        host.detach(adapter)
+        host.remove(adapter)
         if not host.updates:
             replace(model, path, host.base)
 
 
 def unload(model: Module) -> None:
-    """Take all adapters out: every Linear is plain again, with its original weight, and the model is trainable."""
+    """Remove all adapters: every Linear is plain, with its original weight, and the model is trainable."""
     for path, host in hosts(model).items():
         replace(model, path, host.base)
     for p in model.parameters():
@@ -131,7 +137,7 @@ def unload(model: Module) -> None:
 
 
 def replace(model: Module, path: str, module: Module) -> None:
-    """Put `module` where `path` leads: to an attribute, or to a place in a list or dict."""
+    """Replace the submodule at `path`, an attribute or an entry of a list or dict."""
     parent, _, last = path.rpartition(".")
     holder = _find(model, parent)
     module.rng = _part(holder, last).rng  # in training or not, as before
@@ -141,8 +147,14 @@ def replace(model: Module, path: str, module: Module) -> None:
         holder[int(last) if isinstance(holder, list) else last] = module
 
 
+def _refuse_fixed_place(model: Module, path: str) -> None:
+    """Raise AdapterError where a module cannot be replaced."""
+    if isinstance(_find(model, path.rpartition(".")[0]), tuple):
+        raise AdapterError(f"{path} is in a tuple, where no module can be replaced; keep the modules in a list")
+
+
 def _host(model: Module, path: str) -> AdaptedLinear:
-    """The adapted Linear at `path`, made of the plain one that may be there."""
+    """The adapted Linear at `path`; a plain one there is wrapped first."""
     module = _find(model, path)
     if not isinstance(module, AdaptedLinear):
         module = AdaptedLinear(module)

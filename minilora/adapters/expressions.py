@@ -1,7 +1,7 @@
-"""Regular expressions from configs, matched within a time limit: a config may come from a stranger's file.
+"""Regular expressions from configs, matched within a time limit: config files are untrusted input.
 
-Python's own matcher cannot be stopped, and some expressions take longer than a lifetime on a single path (`(a|a)*!`).
-The package `regex` reads the same notation and has a time limit.
+Python's own matcher cannot be stopped, and some expressions take exponential time on a single path (`(.|\\w)*!`). The
+package `regex` reads the same notation and has a time limit.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from minilora.nn.module import AdapterError
 MOST_SECONDS = 2.0  # of processor time, for all the matches of one config; real ones take milliseconds
 LONGEST_EXPRESSION = 1_000  # characters
 ENDING = r"(.*\.)?({})$"
-"""PEFT's way of matching the key of a pattern: to the end of a path, from a dot or its beginning on."""
+"""How PEFT matches the key of a pattern: with all of a path, or with what follows one of its dots."""
 
 
 def refuse_invalid(expression: str, shown_as: str | None = None) -> None:
-    """Raise AdapterError unless `expression` is a regular expression; `shown_as` is how its author wrote it."""
+    """Raise AdapterError unless `expression` is a regular expression; the message shows it as `shown_as`."""
     name = shown(expression if shown_as is None else shown_as)
     if len(expression if shown_as is None else shown_as) > LONGEST_EXPRESSION:
         raise AdapterError(f"the regular expression {name} should have at most {LONGEST_EXPRESSION:,} characters")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # about what a future Python will read differently, such as [[a]
+            warnings.simplefilter("error")  # such as FutureWarning for [[a]
             re.compile(expression)
     except (re.error, OverflowError, RecursionError, Warning) as error:  # OverflowError: a{99999999999}
         raise AdapterError(f"{name} is not a valid regular expression ({one_line(str(error))})") from None
 
 
 class Matcher:
-    """Matches the expressions of one config, and remembers what it found. All its matches share the time limit."""
+    """Matches the expressions of one config and caches the results. All its matches share the time limit."""
 
     def __init__(self) -> None:
         self.left = MOST_SECONDS

@@ -32,7 +32,7 @@ SHARED, PREFIX, COPY = "base_model.", "base_model.model.", "base_layer"
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of one number, by the types that an adapter can have
 LONGEST_NAME = 100  # characters of a tensor's key
 LARGEST_CONFIG = 1_000_000  # bytes
-LARGEST_UNSEEN = 2**31  # bytes of tensors that are read where no model says how many there should be
+LARGEST_UNSEEN = 2**31  # bytes of tensors that are read without a model
 
 Shape = tuple[int, ...]
 Header = dict[str, tuple[str, Shape]]  # type and shape of each tensor in a file
@@ -46,7 +46,7 @@ def save_adapter(
 
     Parameters
     ----------
-    base : the model's name or path, for the reader's information
+    base : the model's name or path, written as base_model_name_or_path
     dtype : "float32" or "float16", on disk
 
     Raises AdapterError, before anything is written, for an unknown adapter or dtype, or numbers not finite in it.
@@ -61,7 +61,7 @@ def save_adapter(
             key = _key(config, "" if name in config.shapes("") else path, name)
             if key not in tensors:
                 tensors[key] = _stored(to_host(tensor.data), dtype, f"{name} of {path}")
-    if config.target_modules == "all-linear":  # PEFT writes down the names that it stood for
+    if config.target_modules == "all-linear":  # PEFT stores the names that it stood for
         config = dataclasses.replace(config, target_modules=sorted({module_name(path) for path in holders}))
     write_tensors(Path(folder) / WEIGHTS, tensors)
     write_json(Path(folder) / CONFIG, {**config.to_dict(), "base_model_name_or_path": base or None})
@@ -74,10 +74,11 @@ def read_adapter(folder: str | Path) -> tuple[Method, dict[str, Array]]:
     finite numbers of the shapes that its config asks for, or take more than 2 GiB.
     """
     config, file, header = _look(folder)
-    _refuse_misfits(file, header, config, _sizes_by_themselves(config, header))
+    _checked(file, header, config, _inferred_sizes(config, header))
     size = sum(BYTES[kind] * math.prod(shape) for kind, shape in header.values())
     if size > LARGEST_UNSEEN:
-        raise AdapterError(f"{_name(file)} holds {size:,} bytes; load it onto its model, which says how many it needs")
+        limit = f"more than the {LARGEST_UNSEEN:,} that are read without a model"
+        raise AdapterError(f"{_name(file)} holds {size:,} bytes, {limit}; use load_adapter")
     tensors = _read(file)
     for key, array in tensors.items():
         _finite(file, key, array, np.float32)
@@ -95,7 +96,7 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
     model.refuse_if_merged("load an adapter")
     targets = select(model, config)
     sizes = {path: {"in": linear.in_features, "out": linear.out_features} for path, linear in targets.items()}
-    parts = _refuse_misfits(file, header, config, sizes)
+    parts = _checked(file, header, config, sizes)
     copies = {path: key for path in targets if (key := _key(config, path, COPY)) in header}
     for path, key in copies.items():
         _refuse_another_base(file, path, header[key][1] == targets[path].dense().shape)
@@ -109,7 +110,7 @@ def load_adapter(model: Module, folder: str | Path, adapter: str = "default") ->
 
 
 def _look(folder: str | Path) -> tuple[Method, Path, Header]:
-    """An adapter folder's config, its file of tensors, and what that file declares to hold."""
+    """An adapter folder's config, its file of tensors, and the header of that file."""
     config = Path(folder) / CONFIG
     with _refusing(config):
         if not config.exists() and not config.is_symlink():
@@ -131,7 +132,7 @@ def _read(file: Path) -> dict[str, Array]:
 
 @contextmanager
 def _refusing(file: Path) -> Iterator[None]:
-    """What is wrong with a file, and what the system says about it, as an AdapterError."""
+    """Raise ValueError and OSError as an AdapterError that names the file."""
     try:
         yield
     except AdapterError:
@@ -158,8 +159,8 @@ def _name(path: Path) -> str:
     return one_line(str(path))
 
 
-class Part(NamedTuple):
-    """A tensor that a file should hold: where it belongs, its key, its shape by the method and for its Linear."""
+class ExpectedTensor(NamedTuple):
+    """A tensor that a file should hold: its Linear, name and key, its symbolic shape and its actual one."""
 
     path: str
     name: str
@@ -168,17 +169,17 @@ class Part(NamedTuple):
     shape: Shape
 
 
-def _parts(config: Method, sizes: Sizes) -> Iterator[Part]:
-    """What a file should hold for Linears of these sizes, and for all of them together."""
+def _parts(config: Method, sizes: Sizes) -> Iterator[ExpectedTensor]:
+    """The tensors that a file should hold for Linears of these sizes, including the shared ones."""
     largest = {side: max((size[side] for size in sizes.values()), default=0) for side in ("in", "out")}
     for path, size in {**sizes, "": largest}.items():
         for name, symbols in config.shapes(path).items():
             shape = tuple(n if isinstance(n, int) else size[n] for n in symbols)
-            yield Part(path, name, _key(config, path, name), symbols, shape)
+            yield ExpectedTensor(path, name, _key(config, path, name), symbols, shape)
 
 
-def _sizes_by_themselves(config: Method, header: Header) -> Sizes:
-    """The sizes of the Linears that an adapter was made for, as the first of each one's tensors says."""
+def _inferred_sizes(config: Method, header: Header) -> Sizes:
+    """The sizes of the adapted Linears, inferred from the first tensor that has the dimension."""
     sizes: Sizes = {}
     for key, (_, shape) in header.items():
         path, name = place_of(key)
@@ -190,8 +191,8 @@ def _sizes_by_themselves(config: Method, header: Header) -> Sizes:
     return sizes
 
 
-def _refuse_misfits(file: Path, header: Header, config: Method, sizes: Sizes) -> list[Part]:
-    """Raise AdapterError unless a file holds what its config asks for, and nothing else; return what that is."""
+def _checked(file: Path, header: Header, config: Method, sizes: Sizes) -> list[ExpectedTensor]:
+    """Check that a header has exactly the tensors that the config requires, and return these."""
     expected = {part.key: part for part in _parts(config, sizes)}
     copies = {_key(config, path, COPY) for path in sizes}
     missing, extra = sorted(expected.keys() - header.keys()), sorted(header.keys() - expected.keys() - copies)
@@ -202,10 +203,10 @@ def _refuse_misfits(file: Path, header: Header, config: Method, sizes: Sizes) ->
         hint = _layers(extra, expected)
         raise AdapterError(f"{_name(file)} holds {_some(extra)}, which its config does not ask for{hint}")
     for key, part in expected.items():
-        kind, found = header[key]
-        if found != part.shape:
+        if (found := header[key][1]) != part.shape:
             hint = _what_differs(part, found)
             raise AdapterError(f"{_name(file)}: {_some([key])} should have shape {part.shape}, found {found}; {hint}")
+    for key, (kind, _) in header.items():
         if kind not in BYTES:
             kinds = ", ".join(BYTES)
             raise AdapterError(f"{_name(file)}: {_some([key])} should have one of the types {kinds}, found {kind}")
@@ -214,20 +215,20 @@ def _refuse_misfits(file: Path, header: Header, config: Method, sizes: Sizes) ->
     return list(expected.values())
 
 
-def _what_differs(part: Part, found: Shape) -> str:
-    """What a wrong shape says about the adapter: some of its lengths come from the config, others from the base."""
+def _what_differs(part: ExpectedTensor, found: Shape) -> str:
+    """Explain a wrong shape: some dimensions come from the config, others from the base."""
     wrong = set()
     if len(found) == len(part.shape):
         wrong = {type(s) for s, n, m in zip(part.symbols, part.shape, found, strict=True) if n != m}
     if wrong == {str}:
         return "the adapter was made for a base of other dimensions"
     if wrong == {int}:
-        return "its config asks for another rank or size than its tensors have"
+        return "the rank in its config is not that of its tensors"
     return "the adapter was made for another base"
 
 
 def _layers(names: list[str], others: Mapping[str, object]) -> str:
-    """A hint where all these names are of layers that the others do not have."""
+    """A hint where the two sets of keys have no layer in common."""
     here, there = ({layer_of(key) for key in keys} - {None} for keys in (names, others))
     return "; it was made for a base with another number of layers" if here and there and not here & there else ""
 
@@ -250,11 +251,11 @@ def _finite(file: Path, key: str, array: Array, dtype: np.dtype | type) -> Array
 
 
 def _refuse_another_base(file: Path, path: str, same: bool) -> None:
-    """With an adapted output head, PEFT writes down the frozen weight as well: it must be this model's."""
+    """PEFT also saves the frozen weight of an adapted output head; it must equal this model's."""
     if not same:
         raise AdapterError(f"{_name(file)} is for another base: its copy of {path}.weight differs from this model's")
 
 
 def _some(names: list[str]) -> str:
-    """The first of the names, cut, and how many more there are."""
+    """The first name, truncated, and the number of the others."""
     return one_line(some([names[0][:LONGEST_NAME], *names[1:]]))

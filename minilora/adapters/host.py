@@ -1,9 +1,9 @@
-"""The host: a frozen Linear, and the updates attached to it by name.
+"""The adapted Linear: a frozen Linear, and the updates attached to it by name.
 
-        h = W x + Σ strength · u(x)        over the active updates, each of which sees x and W x
+        h = W x + Σ strength · u(x)        over the active updates, each computed from x and W x
 
-The host knows what all methods have in common: which updates act and how strongly, dropout on their input, merging, and
-a choice of its own for each row of a batch (`rows.py`). What an update computes is the update's affair (`update.py`).
+This layer handles what all methods share: which updates are active and how strongly, dropout on their input, merging,
+and different adapters for different rows (`rows.py`). Each update computes its own u (`update.py`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ class AdaptedLinear(Linear):
 
     Attributes
     ----------
-    base : the Linear. Its parameters keep their names: they are parameters of the host
-    updates, config : by adapter's name, the update and the settings that made it
-    active : the adapters that act, with their strengths
+    base : the Linear. Its parameters are exposed as this layer's own, so their names do not change
+    updates, config : the update and the settings of each adapter
+    active : the strengths of the active adapters
+    merged_weight : W + Σ strength · ΔW while adapters are merged, else None
 
-    What an update holds, the host holds by adapter: `host.lora_A["bard"]` is the A of "bard", and its name as a
-    parameter is `<path>.lora_A.bard`.
+    Attributes of the updates appear here as dicts by adapter: `layer.lora_A["bard"]` is the A of "bard", and its name
+    as a parameter is `<path>.lora_A.bard`.
     """
 
     def __init__(self, base: Linear) -> None:
@@ -42,14 +43,14 @@ class AdaptedLinear(Linear):
         self.updates: dict[str, Update] = {}
         self.config: dict[str, Method] = {}
         self.active: dict[str, float] = {}
-        self._merged: Tensor | None = None  # W + Σ strength · ΔW, while it acts in W's place
+        self.merged_weight: Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
-        if not name.startswith("_"):
-            found = {adapter: vars(update)[name] for adapter, update in self.updates.items() if name in vars(update)}
-            if found:
-                return found
-        raise AttributeError(f"neither this layer nor an adapter on it has {name!r}")
+        updates = vars(self).get("updates", {})
+        found = {adapter: vars(update)[name] for adapter, update in updates.items() if name in vars(update)}
+        if not found:
+            raise AttributeError(f"neither this layer nor an adapter on it has {name!r}")
+        return found
 
     def _parts(self) -> Iterator[tuple[str, Tensor | Module]]:
         yield from self.base._parts()
@@ -60,69 +61,68 @@ class AdaptedLinear(Linear):
         yield from ((f"{name}.{adapter}", t) for name, table in tables.items() for adapter, t in table.items())
 
     def attach(self, adapter: str, update: Update, config: Method) -> None:
-        """Add an update, which does not act yet."""
+        """Add an update, inactive and frozen until `activate`."""
         self.updates[adapter], self.config[adapter] = update, config
-        update.train_tensors(False)
+        update.set_trainable(False)
 
-    def detach(self, adapter: str) -> None:
-        """Take an update out."""
+    def remove(self, adapter: str) -> None:
+        """Remove an update."""
         for table in (self.updates, self.config, self.active):
             table.pop(adapter, None)
 
     def activate(self, strengths: Mapping[str, float]) -> None:
-        """Choose the updates that act and train. What was active already keeps what its user froze."""
+        """Set the active, trainable updates. Those that were active before keep their `requires_grad`."""
         for name, update in self.updates.items():
             if (name in strengths) != (name in self.active):
-                update.train_tensors(name in strengths)
+                update.set_trainable(name in strengths)
         self.active = {name: s for name, s in strengths.items() if name in self.updates}
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in) -> h (..., out)."""
-        if self._merged is not None:
-            return ops.linear(x, self._merged)
-        rows = chosen()  # by this call; usually None
+        if self.merged_weight is not None:
+            return ops.linear(x, self.merged_weight)
+        rows = chosen()  # for this call; usually None
         if rows is not None and len(rows.distinct) > 1:
             return self.row_updates(rows).add(self.base(x), x)
         acting = self.acting(self.active if rows is None else rows.distinct[0])
         if len(acting) == 1 and not self._drops(acting[0][0]):
             ((update, strength),) = acting
-            if factors := update.factors():
+            if factors := update.factors(self.base):
                 return self.base.with_low_rank(x, factors.A, factors.B, strength * factors.scale)
         h = total = self.base(x)
         for update, strength in acting:
             total = total + self._scaled(update, strength, x, h)
         return total
 
+    def _scaled(self, update: Update, strength: float, x: Tensor, h: Tensor) -> Tensor:
+        """strength · u(x), with dropout on x in training."""
+        if dropped := self._drops(update):
+            assert self.rng is not None
+            x = ops.dropout(x, update.dropout, self.rng)
+        if factors := update.factors(self.base):  # the rank-r array in the middle is the smallest to scale
+            return ops.linear(ops.linear(x, factors.A) * (strength * factors.scale), factors.B)
+        return update.apply(x, None if dropped else h, self.base) * strength
+
+    def _drops(self, update: Update) -> bool:
+        """Whether dropout changes this update's input now."""
+        return update.dropout > 0 and self.rng is not None
+
+    def acting(self, strengths: Mapping[str, float]) -> list[tuple[Update, float]]:
+        """The updates in this layer that `strengths` names, with their strengths."""
+        return [(self.updates[name], s) for name, s in strengths.items() if name in self.updates]
+
     def row_updates(self, rows: RowChoice | None) -> RowUpdates:
-        """What the adapters of each row add here; of the active ones where no choice was made."""
+        """The updates of each row of a batch; None means the active adapters for every row."""
         if rows is None:
             rows = RowChoice((self.active,), np.zeros(1, dtype=np.intp))
         if any(self._drops(update) for choice in rows.distinct for update, _ in self.acting(choice)):
-            raise AdapterError("adapters chosen row by row are computed without dropout; call model.eval() first")
+            raise AdapterError("different adapters per row are not supported with dropout; call model.eval() first")
         return RowUpdates(self.updates, self.base, rows)
-
-    def acting(self, strengths: Mapping[str, float]) -> list[tuple[Update, float]]:
-        """The updates here that a choice of adapters means, with their strengths."""
-        return [(self.updates[name], s) for name, s in strengths.items() if name in self.updates]
-
-    def _drops(self, update: Update) -> bool:
-        """Whether dropout acts on this update's input now."""
-        return update.dropout > 0 and self.rng is not None
-
-    def _scaled(self, update: Update, strength: float, x: Tensor, h: Tensor) -> Tensor:
-        """strength · u(x)."""
-        known: Tensor | None = h
-        if self._drops(update):
-            assert self.rng is not None
-            x, known = ops.dropout(x, update.dropout, self.rng), None
-        if factors := update.factors():  # the scale goes to the r numbers in the middle, where it is cheapest
-            return ops.linear(ops.linear(x, factors.A) * (strength * factors.scale), factors.B)
-        return update.apply(x, known, self.base) * strength
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The matrix (out, in) that acts: W, or while adapters are merged W + Σ strength · ΔW."""
-        return self.base.dense() if self._merged is None else self._merged
+        """The effective weight (out, in): W, or while adapters are merged W + Σ strength · ΔW."""
+        return self.base.dense() if self.merged_weight is None else self.merged_weight
 
     @property
     def in_features(self) -> int:
@@ -134,11 +134,29 @@ class AdaptedLinear(Linear):
 
     @no_grad()
     def delta(self, adapter: str) -> Array:
-        """ΔW (out, in) of one adapter. Raises AdapterError where its update is not a matrix."""
+        """ΔW (out, in) of one adapter. Raises AdapterError where its update has no matrix form."""
         delta = self.updates[adapter].delta(self.base)
         if delta is None:
-            raise AdapterError(f"{adapter!r} cannot be merged: what it adds depends on the input, and is not a matrix")
+            raise AdapterError(f"{adapter!r} cannot be merged: its update is not linear in the input, it has no ΔW")
         return delta.data
+
+    def merge(self) -> None:
+        """Use W + Σ strength · ΔW of the active updates as the weight; W is kept."""
+        self.merged_weight = self.sum_weights()
+
+    def unmerge(self) -> None:
+        """Use W again, the same array."""
+        self.merged_weight = None
+
+    def sum_weights(self) -> Tensor:
+        """W + Σ strength · ΔW of the active updates, a new array. Raises AdapterError as `delta` does."""
+        kind = type(self.base)
+        if kind.forward is not Linear.forward and kind.dense is Linear.dense:
+            raise AdapterError(f"cannot merge into a {kind.__name__}: it has its own forward; define its dense as well")
+        total = self.base.dense().data.copy()
+        for adapter, strength in self.active.items():
+            total += strength * self.delta(adapter)
+        return Tensor(total)
 
     @property
     def adapters(self) -> list[str]:
@@ -146,15 +164,4 @@ class AdaptedLinear(Linear):
 
     @property
     def merged(self) -> bool:
-        return self._merged is not None
-
-    def merge(self) -> None:
-        """Let W + Σ strength · ΔW of the active updates act in W's place. W is kept."""
-        merged = self.base.dense().data.copy()
-        for adapter, strength in self.active.items():
-            merged += strength * self.delta(adapter)
-        self._merged = Tensor(merged)
-
-    def unmerge(self) -> None:
-        """Let W act again: the same array, bit for bit."""
-        self._merged = None
+        return self.merged_weight is not None

@@ -1,8 +1,8 @@
-"""Merging: fold the active adapters into the weights, so that inference costs nothing extra; and take them out again.
+"""Merging: add the active adapters to the weights, so that inference costs nothing extra; and take them out again.
 
-W + ΔW is one matrix like W. Merging changes what acts, not what is computed (beyond rounding), and since W is kept,
-unmerging restores it bit for bit, however often adapters are swapped. `state_dict()` of a merged model still holds W
-and the adapters; merged weights come from `merge_and_unload`.
+W + ΔW is one matrix like W, so merging does not change the output, up to rounding. W is kept, so unmerging restores it
+bit for bit, however often adapters are swapped. `state_dict()` of a merged model still holds W and the adapters; merged
+weights come from `merge_and_unload`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ from minilora.nn.module import AdapterError
 
 
 def merge(model: Module) -> None:
-    """Fold the active adapters, at their strengths, into the weights. Merging a merged model changes nothing.
+    """Add the active adapters, at their strengths, to the weights. Merging a merged model changes nothing.
 
-    Raises AdapterError, before anything is changed, when there are no adapters, or an active one is not a matrix.
+    Raises AdapterError, before anything is changed, when there are no adapters, or an active one has no ΔW.
     """
-    found = hosts(model)
-    if not found:
+    weights = [(host, host.sum_weights()) for host in hosts(model).values()]
+    if not weights:
         raise AdapterError("there is nothing to merge: the model has no adapters")
-    try:
-        for host in found.values():
-            host.merge()
-    except AdapterError:
-        unmerge(model)
-        raise
+    for host, weight in weights:
+        host.merged_weight = weight
 
 
 def unmerge(model: Module) -> None:
@@ -43,7 +39,7 @@ def unmerge(model: Module) -> None:
 
 
 def merge_and_unload(model: Module) -> None:
-    """Make the active adapters part of the model for good: plain Linears, with the merged weights."""
+    """Merge permanently: plain Linears with merged weights. All adapters are removed, and the model is trainable."""
     merge(model)
     for path, host in hosts(model).items():
         replace(model, path, Linear(host.weight))
@@ -54,7 +50,7 @@ def merge_and_unload(model: Module) -> None:
 def merge_difference(model: Llama, ids: Array, dtype: Any = np.float32) -> float:
     """max |logit merged - logit unmerged| on `ids` (B, T): how exact merging is, computed in `dtype` on a copy."""
     twin = copy.deepcopy(model)
-    twin.eval()  # dropout acts on the adapters' path alone, and would look like a difference
+    twin.eval()  # dropout would change the unmerged output alone
     unmerge(twin)
     twin.astype(dtype)
     apart = twin(ids).data
@@ -64,7 +60,7 @@ def merge_difference(model: Llama, ids: Array, dtype: Any = np.float32) -> float
 
 @dataclass(frozen=True)
 class MergeCheck:
-    """Whether merging is what it promises to be, tried on a copy of a model.
+    """The result of merging and unmerging a copy of a model.
 
     Attributes
     ----------
@@ -82,15 +78,15 @@ def merge_check(model: Llama, ids: Array) -> MergeCheck:
     single, double = (merge_difference(model, ids, dtype) for dtype in (np.float32, np.float64))
     twin = copy.deepcopy(model)
     unmerge(twin)
-    weights = copy.deepcopy(acting_weights(twin))
+    weights = copy.deepcopy(effective_weights(twin))
     merge(twin)
     unmerge(twin)
     restored = all(
-        to_host(array).tobytes() == to_host(weights[name]).tobytes() for name, array in acting_weights(twin).items()
+        to_host(array).tobytes() == to_host(weights[name]).tobytes() for name, array in effective_weights(twin).items()
     )
     return MergeCheck(single, double, restored)
 
 
-def acting_weights(model: Module) -> dict[str, Array]:
-    """All parameters by name, and the matrices that act in the adapted Linears."""
+def effective_weights(model: Module) -> dict[str, Array]:
+    """All parameters by name, and the effective weights of the adapted Linears by path."""
     return {**model.state_dict(), **{path: host.weight.data for path, host in hosts(model).items()}}

@@ -1,7 +1,7 @@
-"""A method: the settings of one way to adapt a model, and what follows from them.
+"""The base class of all methods: a config that initialises, builds, saves and loads adapters.
 
 A method is a dataclass of its settings, under PEFT's names with PEFT's defaults. It says which tensors each adapted
-Linear gets and of what shapes, draws fresh ones, makes an `Update` of them, and reads and writes its
+Linear gets and of what shapes, initialises them, builds an `Update` from them, and reads and writes its
 `adapter_config.json`. `@method` registers it by name; everything else in minilora finds it there. LoRA's is in
 `lora/config.py`.
 """
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 
 from minilora.adapters.expressions import ENDING, Matcher
-from minilora.adapters.settings import check_settings, layers, names_or_none, setting, targets
+from minilora.adapters.settings import check_layers, check_names_or_none, check_settings, check_targets, setting
 from minilora.adapters.update import Update
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
@@ -28,8 +28,8 @@ from minilora.nn.module import AdapterError
 from minilora.registry import MODULES
 
 Arrays: TypeAlias = Mapping[str, Mapping[str, Array]]
-"""The numbers of an adapter: by the path of a Linear, and then by the tensor's name. Those at the path "" are shared by
-all its Linears."""
+"""The arrays of an adapter: {path of a Linear: {name of a tensor: array}}. The path "" has those that all its Linears
+share."""
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -42,54 +42,55 @@ class Method(ABC):
     ----------
     target_modules : which Linears. A list: those whose path equals a name or ends in `.name`. A string: those whose
         whole path matches this regular expression. "all-linear": all but the output head
-    exclude_modules : a list or regular expression of Linears to leave out all the same
-    layers_to_transform : only the layers of these numbers
+    exclude_modules : a list or regular expression of Linears to exclude
+    layers_to_transform : indices of the layers to adapt; None for all
     """
 
-    target_modules: list[str] | str = setting(["q_proj", "v_proj"], targets)
-    exclude_modules: list[str] | str | None = setting(None, names_or_none)
-    layers_to_transform: list[int] | int | None = setting(None, layers)
+    target_modules: list[str] | str = setting(["q_proj", "v_proj"], check_targets)
+    exclude_modules: list[str] | str | None = setting(None, check_names_or_none)
+    layers_to_transform: list[int] | int | None = setting(None, check_layers)
 
     name: ClassVar[str]
-    """What it is called here and on the command line."""
+    """Its name in minilora and on the command line."""
     label: ClassVar[str]
-    """What it is called in prose."""
+    """Its name in text for people."""
     recognised_by: ClassVar[dict[str, Any]]
-    """The entries of an adapter_config.json by which its files are known."""
+    """The entries of an adapter_config.json that identify the method."""
     required: ClassVar[tuple[str, ...]] = ("target_modules",)
-    """The entries without which the file does not define the update, although PEFT would fill in a default."""
+    """The entries that a file must contain: PEFT would silently use a default, which need not be the right value."""
     suffix: ClassVar[dict[str, str]] = {}
-    """What follows a tensor's name in a file."""
+    """What is appended to a tensor's name in a file, such as `.weight`."""
 
     def __post_init__(self) -> None:
         check_settings(self)
         object.__setattr__(self, "_matcher", Matcher())
         if self.layers_to_transform is not None and self.is_regex:
             raise AdapterError(
-                "layers_to_transform goes with a list of names; with a regular expression, select the layers in it"
+                "layers_to_transform goes with a list of names; with a regular expression, select the layers in the "
+                "expression"
             )
 
     @abstractmethod
     def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:
-        """The shape of each tensor at the Linear at `path`, where "in" and "out" stand for its features.
+        """The shape of each tensor of the Linear at `path`; "in" and "out" mean its numbers of features.
 
-        At the path "": of the tensors that all Linears share, where they stand for the largest of any.
+        For the path "": the shapes of the tensors that all Linears share; "in" and "out" mean the largest of any.
         """
 
     @abstractmethod
     def draw(self, path: str, base: Linear, rng: np.random.Generator) -> dict[str, Array]:
-        """Fresh numbers for the Linear at `path`."""
+        """Initial values of the tensors of the Linear at `path`."""
 
     def draw_shared(self, bases: Mapping[str, Linear], rng: np.random.Generator) -> dict[str, Array]:
-        """Fresh numbers for the tensors that all Linears share."""
+        """Initial values of the tensors that all Linears in `bases` share."""
         return {}
 
     @abstractmethod
-    def update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
-        """The update of the Linear at `path`, of its tensors and the shared ones."""
+    def make_update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
+        """Build the update of the Linear at `path` from its own and the shared tensors."""
 
     def summary(self, paths: Sequence[str]) -> str:
-        """What the settings come to at the modules at `paths`, for `minilora info`."""
+        """A one-line summary for adapters of the modules at `paths`."""
         return f"a {self.label} adapter"
 
     @property
@@ -109,12 +110,12 @@ class Method(ABC):
         return [chosen] if isinstance(chosen, int) else list(chosen) if chosen else None
 
     def matches(self, expression: str, path: str) -> bool:
-        """Whether a regular expression matches the whole of `path`, within the config's time limit."""
+        """Whether a regular expression matches all of `path`, within the config's time limit."""
         matcher: Matcher = vars(self)["_matcher"]
         return matcher.matches(expression, path)
 
     def matches_end(self, key: str, path: str) -> bool:
-        """Whether the key of a pattern matches the end of `path`, from a dot or its beginning on."""
+        """Whether the key of a pattern matches all of `path` or what follows one of its dots."""
         return self.matches(ENDING.format(key), path)
 
     def first_match(self, pattern: Mapping[str, Any], path: str, default: Any) -> Any:
@@ -125,14 +126,14 @@ class Method(ABC):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """From the contents of PEFT's adapter_config.json.
 
-        Raises AdapterError when the file is another method's, lacks an entry that defines the update, or uses an option
-        that minilora does not implement.
+        Raises AdapterError when the file belongs to another method, lacks a required entry, or uses an option that
+        minilora does not implement.
         """
         for name, value in cls.recognised_by.items():
             if values.get(name) != value:
                 raise AdapterError(f"expected an adapter of {name} {value!r}, found {shown(values.get(name))}")
         if absent := [name for name in cls.required if values.get(name) is None]:
-            raise AdapterError(f"the adapter's config lacks {', '.join(absent)}; without it the update is not defined")
+            raise AdapterError(f"the adapter's config lacks {', '.join(absent)}, which the update depends on")
         known = {field.name for field in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in known | IGNORED | cls.recognised_by.keys() and value and value != "none":
@@ -170,6 +171,9 @@ IGNORED = {
 
 def method(cls: type[Method]) -> type[Method]:
     """Register a method under its name. Its module should be listed in `registry.py`."""
+    other = _METHODS.setdefault(cls.name, cls)
+    if other.__qualname__ != cls.__qualname__:
+        raise ValueError(f"there is a method {cls.name!r} already, {other.__qualname__}; choose another name")
     _METHODS[cls.name] = cls
     return cls
 
@@ -182,7 +186,7 @@ def methods() -> dict[str, type[Method]]:
 
 
 def recognise(values: Mapping[str, Any]) -> Method:
-    """The method and settings of an adapter_config.json. Raises AdapterError where no method knows it."""
+    """The config in an adapter_config.json. Raises AdapterError where no registered method matches."""
     knowing = [cls for cls in methods().values() if values.items() >= cls.recognised_by.items()]
     if not knowing:
         types = sorted({cls.recognised_by["peft_type"] for cls in methods().values()})

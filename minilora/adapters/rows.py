@@ -2,9 +2,9 @@
 
         h[i] = W x[i] + s[i] B[i] A[i] x[i]        A[i] and s[i]·B[i] gathered from a table of the batch's adapters
 
-The product with W is shared by the rows. Updates with thin factors go through one table, without a loop over rows or
-adapters (Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5). Each other update is computed
-once, on the rows that use it, and added to them.
+W x is computed once for the batch. Updates with factors take two batched products, without a loop over rows or adapters
+(Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5). Each other update is computed once, on the
+rows that use it.
 """
 
 from __future__ import annotations
@@ -22,34 +22,37 @@ from minilora.nn import Linear
 from minilora.nn.choice import RowChoice
 
 
-class Part(NamedTuple):
-    """An update without factors, the rows that use it (n,), and how strongly (n,)."""
+class RowSubset(NamedTuple):
+    """An update without factors, the indices (n,) of the rows that use it, and their strengths (n,).
+
+    Where all rows share one choice, `rows` is None and there is one strength.
+    """
 
     update: Update
-    rows: Array
+    rows: Array | None
     strengths: Array
 
 
 class RowUpdates:
-    """What the adapters of each row add to one Linear. It is made once for a call, or once for a text.
+    """The updates of one Linear for each row, prepared once for a call or for a generated text.
 
     Attributes
     ----------
     table : A (batch, R, in) and s·Bᵀ (batch, R, out), where R is the largest rank that a row has; a batch of 1 where
-        all rows share a choice; None where no update with factors acts
+        all rows share one choice; None without updates that have factors
     others : the updates without factors
     """
 
     def __init__(self, updates: Mapping[str, Update], base: Linear, rows: RowChoice) -> None:
         self.base = base
         choices = [{updates[name]: s for name, s in choice.items() if name in updates} for choice in rows.distinct]
-        factors = {update: update.factors() for choice in choices for update in choice}
+        factors = {update: update.factors(base) for choice in choices for update in choice}
         thin = [[(f, s) for update, s in choice.items() if (f := factors[update])] for choice in choices]
         self.table = self._gathered(thin, rows) if any(thin) else None
-        self.others = [_part(update, choices, rows) for update, known in factors.items() if known is None]
+        self.others = [_subset(update, choices, rows) for update, known in factors.items() if known is None]
 
     def add(self, h: Tensor, x: Tensor) -> Tensor:
-        """h (batch, ..., out) with each row's updates; x is (batch, ..., in), and h is W x."""
+        """h plus each row's updates, for x (batch, ..., in) and h = W x (batch, ..., out)."""
         total = h
         if self.table is not None:
             A, B = self.table
@@ -59,11 +62,12 @@ class RowUpdates:
         return self.add_others(total, h, x)
 
     def add_others(self, total: Tensor, h: Tensor, x: Tensor) -> Tensor:
-        """`total` with what the updates without factors add to their rows."""
+        """`total` plus the updates without factors of each row."""
         for update, rows, strengths in self.others:
-            u = update.apply(x[rows], h[rows], self.base)  # (n, ..., out)
-            scale = like(strengths.astype(x.dtype), x.data).reshape(-1, *(1,) * (u.ndim - 1))
-            total = total + _scattered(u * scale, rows, x.shape[0])
+            some_x, some_h = (x, h) if rows is None else (x[like(rows, x.data)], h[like(rows, x.data)])
+            u = update.apply(some_x, some_h, self.base)  # (n, ..., out)
+            u = u * like(strengths.astype(x.dtype), x.data).reshape(-1, *(1,) * (u.ndim - 1))
+            total = total + (u if rows is None else _scattered(u, rows, x.shape[0]))
         return total
 
     def _gathered(self, choices: list[list[tuple[Factors, float]]], rows: RowChoice) -> tuple[Tensor, Tensor]:
@@ -76,8 +80,8 @@ class RowUpdates:
     def _tables(self, choices: list[list[tuple[Factors, float]]]) -> tuple[Tensor, Tensor]:
         """A (choices, R, in) and s·Bᵀ (choices, R, out), for each choice its factors and their strengths.
 
-        Several updates of one choice, stacked along the rank, are one update: their sum. Zeros fill up to R, and add
-        nothing.
+        The factors of one choice are stacked along the rank: the product of the stacks is the sum of the updates. Zeros
+        pad to R.
         """
         ranks = [sum(f.A.shape[0] for f, _ in choice) for choice in choices]
         n, R = len(choices), max(ranks)
@@ -86,12 +90,12 @@ class RowUpdates:
         parts_B: list[Tensor] = []
         scales = np.zeros_like(first, shape=(n * R, 1))
         for i, (choice, rank) in enumerate(zip(choices, ranks, strict=True)):
-            row = i * R
+            offset = i * R
             for f, strength in choice:
                 parts_A.append(f.A)
                 parts_B.append(f.B)
-                scales[row : row + f.A.shape[0]] = strength * f.scale
-                row += f.A.shape[0]
+                scales[offset : offset + f.A.shape[0]] = strength * f.scale
+                offset += f.A.shape[0]
             if rank < R:
                 parts_A.append(Tensor(np.zeros_like(first, shape=(R - rank, self.base.in_features))))
                 parts_B.append(Tensor(np.zeros_like(first, shape=(self.base.out_features, R - rank))))
@@ -100,15 +104,17 @@ class RowUpdates:
         return A, B.reshape(n, R, self.base.out_features)  # (n·R, out) -> (n, R, out)
 
 
-def _part(update: Update, choices: list[dict[Update, float]], rows: RowChoice) -> Part:
+def _subset(update: Update, choices: list[dict[Update, float]], rows: RowChoice) -> RowSubset:
     """The rows whose choice has `update`."""
+    if len(choices) == 1:
+        return RowSubset(update, None, np.array([choices[0][update]]))
     using = np.flatnonzero([update in choices[i] for i in rows.index])
-    return Part(update, using, np.array([choices[i][update] for i in rows.index[using]]))
+    return RowSubset(update, using, np.array([choices[i][update] for i in rows.index[using]]))
 
 
 def _scattered(part: Tensor, rows: Array, batch: int) -> Tensor:
-    """(n, ...) at the places `rows` of a batch (batch, ...) that is zero elsewhere."""
-    source = np.zeros(batch, dtype=np.intp)  # row 0 of what is gathered from is zero
+    """A tensor (batch, ...) that is `part` (n, ...) at the indices `rows`, and zero elsewhere."""
+    source = np.zeros(batch, dtype=np.intp)  # index 0 is a row of zeros
     source[rows] = np.arange(1, len(rows) + 1)
     zero = Tensor(np.zeros_like(part.data, shape=(1, *part.shape[1:])))
     return ops.concatenate(zero, part)[like(source, part.data)]

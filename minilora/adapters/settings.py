@@ -1,9 +1,9 @@
-"""Settings of a method, each with the check that guards it.
+"""Settings of a method, each declared with its check.
 
-        r: int = setting(8, rank)
+        r: int = setting(8, check_rank)
 
-The checks run when a config is made, since configs also come from files. Each raises AdapterError with what was
-expected and what came.
+The checks run when a config is made: configs also come from files, which are untrusted. Each raises AdapterError with
+the expected and the actual value.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def setting(default: Any, check: Check) -> Any:
 
 
 def check_settings(config: Any) -> None:
-    """Run the checks of all fields of a config. NumPy's scalars and other containers become Python's own first."""
+    """Convert all settings to plain Python values, then run their checks."""
     for field in dataclasses.fields(config):
         value = _own(getattr(config, field.name))
         object.__setattr__(config, field.name, value)
@@ -43,21 +43,21 @@ def check_settings(config: Any) -> None:
             field.metadata["check"](field.name, value)
 
 
-def rank(name: str, value: Any) -> None:
-    """A whole number from 1 to 65,536. To Python True is a number; here it is not."""
+def check_rank(name: str, value: Any) -> None:
+    """An integer from 1 to 65,536; bool is rejected."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise AdapterError(f"the rank r should be a whole number of at least 1, got {shown(value)}")
     if value > LARGEST_RANK:
         raise AdapterError(f"the rank r should be at most {LARGEST_RANK:,}, got {shown(value)}")
 
 
-def finite(name: str, value: Any) -> None:
-    """A number that a float can hold: not NaN, not infinite, not an integer of 400 digits."""
+def check_finite(name: str, value: Any) -> None:
+    """A finite number within the range of a float."""
     if not _is_finite(value):
         raise AdapterError(f"{name} should be a finite number, got {shown(value)}")
 
 
-def probability(name: str, value: Any) -> None:
+def check_probability(name: str, value: Any) -> None:
     """A number of at least 0 and below 1."""
     if not _is_finite(value) or not 0 <= value < 1:
         raise AdapterError(f"{name} should be at least 0 and below 1, got {shown(value)}")
@@ -74,11 +74,11 @@ def one_of(*values: Any) -> Check:
     return check
 
 
-flag = one_of(True, False)
+check_flag = one_of(True, False)
 
 
 def not_implemented(default: Any, hint: str) -> Check:
-    """The default, or what is as empty: PEFT's name for something that minilora does not do."""
+    """A PEFT setting that minilora does not implement: only its default or an empty value."""
 
     def check(name: str, value: Any) -> None:
         if value and value != default:
@@ -87,54 +87,54 @@ def not_implemented(default: Any, hint: str) -> Check:
     return check
 
 
-def names(name: str, value: Any) -> None:
+def check_names(name: str, value: Any) -> None:
     """A list of modules' names, or a regular expression."""
     if not isinstance(value, list | str):
-        raise AdapterError(f"{name} should be a list or str, got {shown(value)}")
+        raise AdapterError(f"{name} should be a list of names or a string, got {shown(value)}")
     if isinstance(value, str):
         refuse_invalid(value)
     else:
         _check_entries(name, value, str, "names of modules")
 
 
-def targets(name: str, value: Any) -> None:
+def check_targets(name: str, value: Any) -> None:
     """As `names`, and not empty."""
-    names(name, value)
+    check_names(name, value)
     if not value:
-        raise AdapterError(f"{name} names nothing to adapt; give a list of names, or 'all-linear'")
+        raise AdapterError(f"{name} is empty; give a list of names, or 'all-linear'")
 
 
-def names_or_none(name: str, value: Any) -> None:
+def check_names_or_none(name: str, value: Any) -> None:
     """As `names`, or None."""
     if value is not None:
-        names(name, value)
+        check_names(name, value)
 
 
-def layers(name: str, value: Any) -> None:
+def check_layers(name: str, value: Any) -> None:
     """A list of layers' numbers, one number, or None."""
     if isinstance(value, bool) or not isinstance(value, list | int | None):
-        raise AdapterError(f"{name} should be a list or int or NoneType, got {shown(value)}")
+        raise AdapterError(f"{name} should be a list of numbers, one number or None, got {shown(value)}")
     if isinstance(value, list):
         _check_entries(name, value, int, "numbers of layers")
 
 
-def pattern(check: Check, of: str) -> Check:
-    """A dict from regular expressions, each for the end of a module's path, to values of the setting `of`."""
+def pattern_of(check: Check, of: str) -> Check:
+    """{regular expression for the end of a path: value}; the values are checked as the setting `of`."""
 
-    def check_pattern(name: str, value: Any) -> None:
+    def check_dict(name: str, value: Any) -> None:
         if not isinstance(value, dict):
             raise AdapterError(f"{name} should be a dict, got {shown(value)}")
-        _check_entries(name, value, str, "regular expressions as its keys")
+        _check_entries(name, value, str, "regular expressions as keys")
         for key, item in value.items():
             refuse_invalid(key)
             refuse_invalid(ENDING.format(key), key)
             check(of, item)
 
-    return check_pattern
+    return check_dict
 
 
 def _check_entries(name: str, entries: Any, kind: type, words: str) -> None:
-    """Refuse a list or pattern of the wrong things, or of more things than a model has modules."""
+    """Reject entries of another type, or more of them than a model has modules."""
     if len(entries) > MOST_ENTRIES:
         raise AdapterError(f"{name} should have at most {MOST_ENTRIES:,} entries, got {len(entries):,}")
     for entry in entries:
@@ -147,7 +147,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _own(value: Any) -> Any:
-    """A copy that nobody else can change, made of Python's own types: a config is written as JSON."""
+    """A deep copy made of types that JSON has."""
     if isinstance(value, dict):
         return {key: _own(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | range):

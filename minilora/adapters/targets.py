@@ -1,4 +1,4 @@
-"""Which Linears a config means. PEFT's rules, but a name that matches nothing is an error."""
+"""Which Linears a config selects. PEFT's rules; unlike there, a target that matches nothing is an error."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from minilora.nn.module import AdapterError
 
 
 def select(model: Module, config: Method) -> dict[str, Linear]:
-    """The Linears to adapt, by path; of those that hold adapters already, the Linear inside.
+    """The Linears to adapt, by path; for one that is adapted already, its base.
 
-    Raises AdapterError, listing what there is, when a target, a layer or a pattern matches nothing.
+    Raises AdapterError, listing the model's Linears, when a target, a layer or a pattern matches nothing.
     """
     linears = {path: linear for path, module in model.named_modules() if path and (linear := _linear(module))}
     if not linears:
-        raise AdapterError("found no Linear inside this model; a Linear alone must be an attribute of a Module")
+        raise AdapterError("found no Linear inside this model; make a single Linear an attribute of a Module")
     chosen = {
         path: linear
         for path, linear in linears.items()
@@ -50,13 +50,13 @@ def _is_target(path: str, config: Method) -> bool:
 
 
 def _in_layers(path: str, config: Method) -> bool:
-    """Whether `layers_to_transform` lets `path` through. Naming its whole path, such as `lm_head`, always does."""
+    """Whether `layers_to_transform` includes `path`. A target that is a whole path, such as `lm_head`, always is."""
     by_path = not isinstance(config.target_modules, str) and path in config.target_modules
     return config.layers is None or by_path or layer_of(path) in config.layers
 
 
 def _named(path: str, config: Method, names: list[str] | str | None) -> bool:
-    """Whether a list of names or a regular expression means `path`."""
+    """Whether a list of names or a regular expression matches `path`."""
     if not names:
         return False
     if isinstance(names, str):
@@ -70,7 +70,8 @@ def _refuse_what_matches_nothing(config: Method, linears: list[str], chosen: lis
     targets = config.target_modules
     for name in [] if targets == "all-linear" else [targets] if isinstance(targets, str) else targets:
         if not any(_named(path, config, name if config.is_regex else [name]) for path in linears):
-            raise AdapterError(f"target {shown(name)} matches no linear module; {there_are}")
+            hint = f"; as a string it is a regular expression, as a name write [{shown(name)}]" if name in names else ""
+            raise AdapterError(f"target {shown(name)} matches no linear module{hint}; {there_are}")
     numbers = {n for n in map(layer_of, linears) if n is not None}
     for layer in config.layers or []:
         if layer not in numbers:
@@ -82,5 +83,5 @@ def _refuse_what_matches_nothing(config: Method, linears: list[str], chosen: lis
         for key in pattern:
             if not any(config.matches_end(key, path) for path in chosen):
                 raise AdapterError(
-                    f"{name} has the key {shown(key)}, which matches no adapted module, such as {chosen[0]}"
+                    f"{name} has the key {shown(key)}, which matches none of the adapted modules (one is {chosen[0]})"
                 )

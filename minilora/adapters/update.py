@@ -1,10 +1,14 @@
-"""An update: one adapter on one Linear. Every adaptation method is a subclass; LoRA's is in `lora/lora.py`.
+"""An Update is the part of an adapter that belongs to one Linear. Every adaptation method is a subclass.
 
         h = W x + strength · u(x)
 
-A method says what u is in one of three ways, from the most special to the most general: by thin factors, if
-u(x) = scale · B A x (`factors`); by a matrix, if u(x) = ΔW x (`delta`); or by u itself (`apply`). What the first two
-say, the layer that holds the update (`host.py`) can merge; what the first says, it computes without ever forming ΔW.
+A subclass says what u is by overriding one of these, from the most specific to the most general:
+
+        factors     u(x) = scale · B A x     two thin factors; LoRA's are in `lora/lora.py`
+        delta       u(x) = ΔW x              any matrix
+        apply       u(x)                     any function; beside `delta` it may be a cheaper way to the same
+
+An update with `factors` or `delta` can be merged. With `factors`, two thin products replace the one with ΔW.
 """
 
 from __future__ import annotations
@@ -26,14 +30,14 @@ class Factors(NamedTuple):
 
 
 class Update(Module):
-    """One adapter on one Linear.
+    """The update of one Linear.
 
     Parameters
     ----------
-    tensors : its numbers, by the names that its method gives them. They become attributes
-    dropout : the probability of zeroing an input of u while training; the layer that holds the update applies it
+    tensors : its tensors by name; they become attributes
+    dropout : the probability of zeroing an input of u in training; the layer that holds the update applies it
 
-    The tensors named in `frozen` are never trained.
+    Tensors named in `frozen` are never trained.
     """
 
     frozen: ClassVar[frozenset[str]] = frozenset()
@@ -44,30 +48,30 @@ class Update(Module):
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """Its numbers, by name."""
+        """Its tensors by name."""
         return {name: part for name, part in self._parts() if isinstance(part, Tensor)}
 
-    def train_tensors(self, wanted: bool) -> None:
-        """Let gradients reach its tensors, or not."""
+    def set_trainable(self, trainable: bool) -> None:
+        """Set `requires_grad` of its tensors, except those in `frozen`."""
         for name, tensor in self.tensors.items():
-            tensor.requires_grad = wanted and name not in self.frozen
+            tensor.requires_grad = trainable and name not in self.frozen
 
-    def factors(self) -> Factors | None:
-        """A and B where ΔW = scale · B A, or None."""
-        return None
-
-    def delta(self, base: Linear) -> Tensor | None:
-        """ΔW (out, in), made of ops so that gradients reach the tensors; None where u(x) is not ΔW x.
+    def factors(self, base: Linear) -> Factors | None:
+        """A and B where ΔW = scale · B A; None for other updates.
 
         `base` is the frozen Linear: `base(x)` is W x, and `base.dense()` is W.
         """
-        factors = self.factors()
+        return None
+
+    def delta(self, base: Linear) -> Tensor | None:
+        """ΔW (out, in), differentiable with respect to the tensors; None where u is not linear in x."""
+        factors = self.factors(base)
         return None if factors is None else (factors.B @ factors.A) * factors.scale
 
     def apply(self, x: Tensor, h: Tensor | None, base: Linear) -> Tensor:
-        """u(x), for an update without factors. x is (..., in), u(x) is (..., out).
+        """u(x) for an update without factors: x (..., in) -> (..., out).
 
-        `x` has been through dropout; `h` is W x, or None where dropout has changed x.
+        `x` has been through dropout. `h` is W x, or None where dropout has changed x.
         """
         delta = self.delta(base)
         if delta is None:

@@ -77,7 +77,7 @@ def settings(preset: str, flags: Namespace | None = None) -> Settings:
     table = {"method": "lora", **_read(preset), **top}
     table["adapter"] = _adapter_entries(preset, table)
     if "rank" in given and "alpha" not in given:  # the scale α/r stays
-        _keep_scale(table["adapter"], given["rank"])
+        _keep_scale(table, given["rank"])
     for flag, (section, entry) in FLAGS.items():
         if section and flag in given:
             table.setdefault(section, {})[entry] = given[flag]
@@ -114,11 +114,13 @@ def _adapter_entries(preset: str, table: dict[str, Any]) -> Any:
     return {**dict(others), **own}
 
 
-def _keep_scale(entries: dict[str, Any], rank: int) -> None:
-    """Change α with r, where there is an r."""
-    r, alpha = entries.get("r", 8), entries.get("lora_alpha", 8)  # PEFT's defaults
-    scaled = alpha * rank / r
-    entries["lora_alpha"] = int(scaled) if scaled.is_integer() else scaled
+def _keep_scale(table: dict[str, Any], rank: int) -> None:
+    """Change α with r, for a method that is scaled by α/r."""
+    default: Any = methods()[table["method"]]() if table["method"] in methods() else None
+    if hasattr(default, "lora_alpha") and hasattr(default, "r"):
+        entries = table["adapter"]
+        scaled = entries.get("lora_alpha", default.lora_alpha) * rank / entries.get("r", default.r)
+        entries["lora_alpha"] = int(scaled) if scaled.is_integer() else scaled
 
 
 def _read(preset: str) -> dict[str, Any]:

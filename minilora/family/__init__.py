@@ -1,4 +1,4 @@
-"""LoRA's relatives, one file each. `import minilora` makes them known; they are loaded when they are needed."""
+"""LoRA's relatives, one file each. `import minilora` registers them; each is imported on first use."""
 
 from minilora.registry import MODULES
 

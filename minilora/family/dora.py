@@ -1,9 +1,9 @@
-"""DoRA: the rows of the adapted weight get lengths of their own (Liu et al. 2024, eq. 5).
+"""DoRA: the norm of each row of the adapted weight is trained on its own (Liu et al. 2024, eq. 5).
 
-        W' = m ⊙ V / ‖V‖,   V = W + s B A        ‖V‖ (out,) the length of each row; m (out,) trained, ‖W‖ at first
+        W' = m ⊙ V / ‖V‖,   V = W + s B A        ‖V‖ (out,) the norms of the rows; m (out,) trained, at first ‖V‖
         u(x) = (m/‖V‖ - 1) ⊙ W x + (m/‖V‖) ⊙ s B A x
 
-The gradient takes ‖V‖ for a constant (section 4.3), as PEFT does. Several active DoRAs add up what each alone changes.
+‖V‖ is a constant in the backward pass (section 4.3), as in PEFT. The u(x) of several active DoRAs are summed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minilora.adapters.method import method
-from minilora.adapters.update import Factors
 from minilora.autograd import Tensor, ops, stop_gradient
 from minilora.backend import Array, to_host
 from minilora.lora.config import LoraConfig
@@ -25,13 +24,13 @@ from minilora.nn import Linear
 class DoraUpdate(LoraUpdate):
     lora_magnitude_vector: Tensor  # m (out,)
 
-    def factors(self) -> Factors | None:
+    def factors(self, base: Linear) -> None:
         return None  # ΔW has full rank
 
     def gain(self, base: Linear) -> Tensor:
         """m/‖V‖ (out,)."""
-        norm = row_norms(base.dense().data + self.scaling * (self.lora_B.data @ self.lora_A.data))
-        return self.lora_magnitude_vector / Tensor(stop_gradient(norm + (norm == 0)))  # a row of zeros stays one
+        norm = np.linalg.norm(base.dense().data + self.scaling * (self.lora_B.data @ self.lora_A.data), axis=1)
+        return self.lora_magnitude_vector / Tensor(stop_gradient(norm + (norm == 0)))  # not 0/0 for a row of zeros
 
     def delta(self, base: Linear) -> Tensor | None:
         gain = self.gain(base).reshape(-1, 1)
@@ -45,21 +44,17 @@ class DoraUpdate(LoraUpdate):
 @method
 @dataclass(frozen=True)
 class DoraConfig(LoraConfig):
-    """The settings of LoRA."""
+    """The same settings as LoRA's."""
 
     name: ClassVar[str] = "dora"
     label: ClassVar[str] = "DoRA"
     recognised_by: ClassVar[dict[str, Any]] = {"peft_type": "LORA", "use_dora": True}
-    kind: ClassVar[type[LoraUpdate]] = DoraUpdate
+    update_type: ClassVar[type[LoraUpdate]] = DoraUpdate
 
     def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:
         return {**super().shapes(path), "lora_magnitude_vector": ("out",)} if path else {}
 
     def draw(self, path: str, base: Linear, rng: np.random.Generator) -> dict[str, Array]:
-        drawn = super().draw(path, base, rng)
-        V = to_host(base.dense().data) + self.scaling(path) * (drawn["lora_B"] @ drawn["lora_A"])
-        return {**drawn, "lora_magnitude_vector": row_norms(V)}
-
-
-def row_norms(V: Array) -> Array:
-    return np.sqrt((V * V).sum(axis=1))
+        drawn, W = super().draw(path, base, rng), to_host(base.dense().data)
+        V = W + (self.scaling(path) * (drawn["lora_B"] @ drawn["lora_A"])).astype(W.dtype)
+        return {**drawn, "lora_magnitude_vector": np.linalg.norm(V, axis=1)}

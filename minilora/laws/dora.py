@@ -1,4 +1,4 @@
-"""Laws of DoRA: the length of each row of the adapted weight is a parameter of its own."""
+"""Laws of DoRA: the norm of each row of the adapted weight is a parameter of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def draw_dora(case: Case) -> tuple[AdaptedLinear, np.ndarray]:
 
 @law("methods", "‖W'‖_row = |m|,  where V is not 0", LIU, bound=DIVIDED)
 def the_rows_of_a_dora_have_the_lengths_of_its_magnitude(case: Case) -> None:
-    """Whatever A and B are, the adapted weight's rows are as long as m says: A and B give the direction alone."""
+    """Whatever A and B are, the norms of the adapted weight's rows are |m|: A and B give the direction alone."""
     layer, V = draw_dora(case)
     m = layer.lora_magnitude_vector["default"].data
     m[...] = case.array("m", *m.shape)
@@ -40,7 +40,7 @@ def the_rows_of_a_dora_have_the_lengths_of_its_magnitude(case: Case) -> None:
 
 @law("methods", "m = ‖V‖_row  ⇒  h = W x + s B A x", LIU, bound=DIVIDED)
 def a_dora_that_keeps_the_lengths_is_a_lora(case: Case) -> None:
-    """With the lengths that W + s B A has by itself, normalising changes nothing."""
+    """Where m is the norm of the rows of W + s B A, DoRA computes what LoRA does."""
     layer, V = draw_dora(case)
     layer.lora_magnitude_vector["default"].data[...] = np.sqrt(np.sum(V**2, axis=1))
     x = draw_inputs(case, V)

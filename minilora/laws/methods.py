@@ -26,7 +26,7 @@ from minilora.nn.choice import choosing, resolve
 SEAM = "h = W x + strength · u(x), minilora/adapters/update.py"
 NAMES = sorted(methods(), key=lambda name: name != "lora")  # the simplest first
 SUMS = rounding(1e-11, 1e-4)
-"""Of methods that divide by lengths of rows, or multiply several factors."""
+"""Tolerance for methods that divide by norms of rows, or multiply several factors."""
 
 
 def draw_method(case: Case, name: str = "") -> Method:
@@ -38,7 +38,7 @@ def draw_method(case: Case, name: str = "") -> Method:
 
 
 def draw_adapted(case: Case, *names: str) -> tuple[Holder, AdaptedLinear]:
-    """A model of one Linear with these adapters, each of a method of its own, and numbers of unit scale in it."""
+    """A model of one Linear with these adapters, each of a randomly drawn method, with tensors of unit scale."""
     model = Holder(draw_weight(case))
     for name in names:
         inject(model, draw_method(case, f" of {name}"), name, rng=case.rng)
@@ -62,7 +62,7 @@ def before_training_no_method_changes_anything(case: Case) -> None:
 
 @law("methods", "h(λ) - W x = λ u(x)", SEAM, bound=SUMS)
 def every_update_is_linear_in_its_strength(case: Case) -> None:
-    """Strength multiplies what an adapter adds: 0 is the base, 1 the adapter as trained, and all else is in line."""
+    """Strength multiplies what an adapter adds: 0 is the base, 1 the adapter as trained, and all others are linear."""
     model, layer = draw_adapted(case, "a")
     x, strength = draw_inputs(case, layer.weight.data), case.number("strength")
     full = outputs(layer, x) - x @ layer.weight.data.T
@@ -85,7 +85,7 @@ def active_updates_of_any_methods_add_up(case: Case) -> None:
 
 @law("methods", "x (W + Σ λᵢ ΔWᵢ)ᵀ = h,  unmerge ∘ merge = identity", SEAM, bound=SUMS)
 def merging_any_methods_changes_no_output(case: Case) -> None:
-    """What can be written as a matrix can be merged, alone or with others, and taken out again bit for bit."""
+    """Updates that have a matrix can be merged, alone or with others, and unmerged bit for bit."""
     model, layer = draw_adapted(case, "a", "b")
     lora.set_active(model, {name: case.number(f"strength of {name}") for name in "ab"})
     x, state = draw_inputs(case, layer.weight.data), {name: a.copy() for name, a in model.state_dict().items()}
@@ -115,7 +115,7 @@ def rows_with_any_methods_equal_single_runs(case: Case) -> None:
 
 @law("methods", "⟨∇u, d⟩ = Im u(θ + i ε d) / ε", "Squire & Trapp 1998 (complex step)", bound=SUMS)
 def the_gradients_of_any_method_are_its_slopes(case: Case) -> None:
-    """What a method trains gets the gradient that its update has, with what it takes for constant held constant."""
+    """Gradients equal the slopes in every direction, with the values passed to stop_gradient held fixed."""
     layer = draw_adapted(case, "a")[1]
     update, config = layer.updates["a"], layer.config["a"]
     names, tensors = zip(*((n, t) for n, t in update.tensors.items() if t.requires_grad), strict=True)
@@ -131,7 +131,9 @@ def the_gradients_of_any_method_are_its_slopes(case: Case) -> None:
 
     def moved(*parts: Tensor) -> Tensor:
         other, constants = AdaptedLinear(layer.base), iter(held)
-        other.attach("a", config.update("linear", {**update.tensors, **dict(zip(names, parts, strict=True))}), config)
+        other.attach(
+            "a", config.make_update("linear", {**update.tensors, **dict(zip(names, parts, strict=True))}), config
+        )
         other.activate({"a": 1.0})
         with holding(lambda _: next(constants)):
             return other(Tensor(x))

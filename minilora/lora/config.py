@@ -10,7 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from minilora.adapters.method import Method, method
-from minilora.adapters.settings import finite, flag, not_implemented, one_of, pattern, probability, rank, setting
+from minilora.adapters.settings import (
+    check_finite,
+    check_flag,
+    check_probability,
+    check_rank,
+    not_implemented,
+    one_of,
+    pattern_of,
+    setting,
+)
 from minilora.adapters.update import Update
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
@@ -30,20 +39,19 @@ class LoraConfig(Method):
     r : rank of the update, the number of rows of A
     lora_alpha : α; the update is scaled by α/r
     lora_dropout : probability of zeroing an input of A while training
-    rank_pattern, alpha_pattern : other values of r or α for modules whose path ends in a match of the key, a regular
-        expression; the first key that matches counts
-    use_rslora : scale by α/√r instead, which keeps large ranks learning (Kalajdzievski 2023)
-    init_lora_weights : True: A uniform in ±1/√in, B zero. "gaussian": A normal with deviation 1/r, B zero.
-        False: B uniform in ±1/√r as well, so that the adapter acts at once; for tests
+    rank_pattern, alpha_pattern : {regular expression for the end of a path: other r or α}; the first match wins
+    use_rslora : scale by α/√r instead, so that large ranks keep learning (Kalajdzievski 2023)
+    init_lora_weights : True: A uniform in ±1/√in, B zero. "gaussian": A normal with standard deviation 1/r, B zero.
+        False: B uniform in ±1/√r as well, so that ΔW is not zero; for tests
     bias, modules_to_save : PEFT's names for training more than A and B; only "none" and None are implemented
     """
 
-    r: int = setting(8, rank)
-    lora_alpha: float = setting(8, finite)
-    lora_dropout: float = setting(0.0, probability)
-    rank_pattern: dict[str, int] = setting({}, pattern(rank, "r"))
-    alpha_pattern: dict[str, float] = setting({}, pattern(finite, "lora_alpha"))
-    use_rslora: bool = setting(False, flag)
+    r: int = setting(8, check_rank)
+    lora_alpha: float = setting(8, check_finite)
+    lora_dropout: float = setting(0.0, check_probability)
+    rank_pattern: dict[str, int] = setting({}, pattern_of(check_rank, "r"))
+    alpha_pattern: dict[str, float] = setting({}, pattern_of(check_finite, "lora_alpha"))
+    use_rslora: bool = setting(False, check_flag)
     init_lora_weights: bool | str = setting(True, one_of(True, False, "gaussian"))
     bias: str = setting("none", not_implemented("none", ": there are no biases here"))
     modules_to_save: list[str] | None = setting(None, not_implemented(None, ""))
@@ -51,7 +59,7 @@ class LoraConfig(Method):
     name: ClassVar[str] = "lora"
     label: ClassVar[str] = "LoRA"
     recognised_by: ClassVar[dict[str, Any]] = {"peft_type": "LORA"}
-    kind: ClassVar[type[LoraUpdate]] = LoraUpdate
+    update_type: ClassVar[type[LoraUpdate]] = LoraUpdate
     required: ClassVar[tuple[str, ...]] = ("r", "lora_alpha", "target_modules")
     suffix: ClassVar[dict[str, str]] = {"lora_A": ".weight", "lora_B": ".weight"}
 
@@ -76,12 +84,12 @@ class LoraConfig(Method):
         A = draw_A(r, base.in_features, init, rng)
         return {"lora_A": A, "lora_B": draw_B(base.out_features, r, init, rng)}
 
-    def update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
+    def make_update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
         scale, dtype = self.scaling(path), tensors["lora_A"].dtype
         with np.errstate(over="ignore"):
             if not np.isfinite(np.asarray(scale).astype(dtype)):
                 raise AdapterError(f"the scale of {path}, {scale:g}, is not finite in {dtype}; lower lora_alpha")
-        return self.kind(tensors, scale, self.lora_dropout)
+        return self.update_type(tensors, scale, self.lora_dropout)
 
     def summary(self, paths: Sequence[str]) -> str:
         return (

@@ -1,4 +1,4 @@
-"""Facts about an adapter: how large its ΔW are, how many directions they use, and which programs can load it."""
+"""Facts about an adapter: the norms and effective ranks of its ΔW, and which programs can load it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 from minilora.adapters.files import place_of
 from minilora.adapters.method import Method
 from minilora.adapters.targets import layer_of
+from minilora.adapters.update import Update
 from minilora.autograd.tensor import Tensor, no_grad
-from minilora.backend import Array
+from minilora.backend import Array, to_host
 from minilora.lora.config import LoraConfig
 from minilora.lora.spectrum import singular_values
 from minilora.nn import Linear
@@ -43,7 +44,7 @@ class ModuleFacts:
 
 @dataclass(frozen=True)
 class Loader:
-    """Whether a program would compute this adapter as it was trained; `note` says why not, or what it needs."""
+    """Whether a program reproduces the output of this adapter; `note` says why not, or what it needs."""
 
     program: str
     compatible: bool
@@ -51,7 +52,7 @@ class Loader:
 
 
 def effective_rank(values: Array) -> float:
-    """How many directions a matrix with these singular values uses: exp of their entropy, normalised to the sum 1.
+    """The effective rank of a matrix with these singular values: exp of the entropy of the values over their sum.
 
     Between 1 and the rank; n for n equal singular values; 0 for a zero matrix (Roy and Vetterli 2007, "The effective
     rank: a measure of effective dimensionality", definition 1).
@@ -77,28 +78,44 @@ def _facts(
 ) -> ModuleFacts:
     own = {name: arrays[name] for name in config.shapes(path)}
     tensors = {name: Tensor(array.astype(np.float64)) for name, array in {**own, **shared}.items()}
-    update = config.update(path, tensors)
-    values: Array | None = None
-    if factors := update.factors():
-        values = abs(factors.scale) * singular_values(factors.A.data, factors.B.data)
-    elif weight is not None and (delta := update.delta(Linear(Tensor(weight.astype(np.float64))))) is not None:
-        values = np.linalg.svd(delta.data, compute_uv=False)
+    values, W = None, None if weight is None else to_host(weight).astype(np.float64)
+    if base := _base(config, path, own, W):
+        values = _singular_values(config.make_update(path, tensors), base, known=W is not None)
     norm = None if values is None else math.hypot(*values.tolist())
-    base = 0.0 if weight is None else float(np.linalg.norm(weight.astype(np.float64)))
+    base_norm = 0.0 if W is None else float(np.linalg.norm(W))
     return ModuleFacts(
         path,
         shapes={name: array.shape for name, array in own.items()},
         parameters=sum(array.size for array in own.values()),
         norm=norm,
-        relative=norm / base if norm is not None and base else None,
+        relative=norm / base_norm if norm is not None and base_norm else None,
         effective_rank=None if values is None else effective_rank(values),
     )
+
+
+def _base(config: Method, path: str, arrays: Mapping[str, Array], W: Array | None) -> Linear | None:
+    """The base, or one of zeros that has its size, where the shapes of the tensors give that; else None."""
+    if W is not None:
+        return Linear(Tensor(W))
+    symbols = ((config.shapes(path)[name], array.shape) for name, array in arrays.items())
+    size = {s: n for shape, known in symbols for s, n in zip(shape, known, strict=True)}
+    if not {"in", "out"} <= size.keys():
+        return None
+    return Linear(Tensor(np.broadcast_to(0.0, (size["out"], size["in"]))))  # takes no memory
+
+
+def _singular_values(update: Update, base: Linear, known: bool) -> Array | None:
+    """The singular values of ΔW; None where there is no ΔW, or W is needed for it and not `known`."""
+    if factors := update.factors(base):
+        return abs(factors.scale) * singular_values(factors.A.data, factors.B.data)
+    delta = update.delta(base) if known else None
+    return None if delta is None else np.linalg.svd(delta.data, compute_uv=False)
 
 
 def loaders(config: Method, paths: Collection[str], tied: bool = False) -> list[Loader]:
     """Whether PEFT, vLLM and llama.cpp would load an adapter of the modules at `paths` and compute the same as here.
 
-    `tied` says whether the base's output head is its embedding table. Read in the sources:
+    `tied` says whether the base's output head is its embedding table. According to the sources:
 
     - PEFT 0.21.2, `LoraConfig.__post_init__`: `layers_to_transform` only beside a list of names.
     - vLLM (`vllm/lora/peft_helper.py` at commit e745baf, `vllm/lora/lora_model.py` at 0306474, `vllm/config/lora.py`
@@ -109,7 +126,7 @@ def loaders(config: Method, paths: Collection[str], tied: bool = False) -> list[
       not read. A tied head has no tensor of its own there that an adapter could belong to.
     """
     if type(config) is not LoraConfig:
-        note = "it reads LoRA's A and B, and nothing else"
+        note = "it supports LoRA alone"
         return [_peft(config), Loader("vLLM", False, note), Loader("llama.cpp", False, note)]
     return [_peft(config), _vllm(config, paths), _llama_cpp(config, paths, tied)]
 

@@ -2,9 +2,9 @@
 
         cat      ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ                      exact; its rank is the sum of the ranks
         svd      the matrix of rank r nearest to that    loses what lies beyond the r largest singular values
-        linear   ΔW = Σᵢⱼ √(wᵢsᵢ) √(wⱼsⱼ) Bᵢ Aⱼ            equal ranks; cross terms i ≠ j that nobody asked for
+        linear   ΔW = Σᵢⱼ √(wᵢsᵢ) √(wⱼsⱼ) Bᵢ Aⱼ            equal ranks; with cross terms i ≠ j
 
-The names are those of PEFT's `add_weighted_adapter`. To mix for the moment, without making anything new, write
+The names are those of PEFT's `add_weighted_adapter`. To combine adapters without making a new one, write
 `set_active(model, {"bard": 0.7, "recipe": 0.3})`; this, too, is exact.
 """
 
@@ -22,8 +22,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from minilora.adapters.attach import hosts, place
+from minilora.adapters.host import AdaptedLinear
 from minilora.adapters.targets import module_name, select
-from minilora.adapters.update import Update
 from minilora.backend import Array, to_host
 from minilora.lora.config import LoraConfig
 from minilora.lora.spectrum import singular_values, thin_svd
@@ -39,7 +39,7 @@ WAYS = "cat", "linear", "svd"
 
 @dataclass(frozen=True)
 class Mixture:
-    """What `mix` has made, module by module.
+    """The result of `mix`, per module.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class Mixture:
 
     @property
     def kept(self) -> dict[str, float]:
-        """Of an "svd": the share of the energy ‖Σ wᵢ ΔWᵢ‖² that it keeps, 1 - error²."""
+        """For "svd": the share of the energy ‖Σ wᵢ ΔWᵢ‖² that it keeps, 1 - error²."""
         return {path: 1 - error**2 for path, error in self.error.items()}
 
     def __str__(self) -> str:
@@ -94,7 +94,8 @@ def mix(
     made: dict[str, Pair] = {}
     error: dict[str, float] = {}
     for path, host in hosts(model).items():
-        if terms := {name: _term(host.updates[name], w, path) for name, w in weights.items() if name in host.updates}:
+        terms = {name: _term(host, name, w, path) for name, w in weights.items() if name in host.updates}
+        if terms:
             exact = _cat(terms)
             _refuse_infinite(exact, path, model.dtype)
             made[path] = _make(how, exact, terms, r)
@@ -105,7 +106,7 @@ def mix(
 
 
 def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
-    """Refuse what `mix` cannot work with, before it looks at the model."""
+    """Check the arguments that do not depend on the model."""
     if not isinstance(weights, Mapping) or not weights:
         raise AdapterError(
             f"expected a weight for each adapter, such as {{'bard': 0.7, 'recipe': 0.3}}, got {weights!r}"
@@ -119,7 +120,7 @@ def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
 
 
 def _refuse_infinite(matrices: Iterable[Array], path: str, dtype: np.dtype) -> None:
-    """Weights can be so large that a mixture is infinite in the model's own type."""
+    """Raise AdapterError for a mixture that overflows the model's dtype."""
     with np.errstate(over="ignore"):
         if not all(np.isfinite(M.astype(dtype)).all() for M in matrices):
             raise AdapterError(f"the weights are too large: the mixture at {path} is not finite in {dtype}")
@@ -133,13 +134,13 @@ class Term(NamedTuple):
     scale: float
 
 
-def _term(update: Update, weight: float, path: str) -> Term:
+def _term(host: AdaptedLinear, name: str, weight: float, path: str) -> Term:
     """In float64 and on the host: a mixture is computed once and rounded once."""
-    factors = update.factors()
+    factors = host.updates[name].factors(host.base)
     if factors is None:
         raise AdapterError(
-            f"an adapter at {path} is not a product B A, so it cannot be mixed into one; let the adapters act together "
-            "instead: lora.set_active(model, {name: weight, ...})"
+            f"{name!r} cannot be mixed: at {path} it has no factors A and B; activate the adapters together instead "
+            "(lora.set_active(model, {name: weight, ...}))"
         )
     A, B = (to_host(M.data).astype(np.float64) for M in (factors.A, factors.B))
     return Term(A, B, weight * factors.scale)
@@ -155,7 +156,7 @@ def _make(how: str, exact: Pair, terms: dict[str, Term], r: int | None) -> Pair:
 
 
 def _cat(terms: dict[str, Term]) -> Pair:
-    """A's above each other, B's beside each other, each times w s."""
+    """The A's stacked vertically; the B's, each times w s, horizontally."""
     return np.concatenate([t.A for t in terms.values()]), np.concatenate(
         [t.scale * t.B for t in terms.values()], axis=1
     )
@@ -172,14 +173,14 @@ def _linear(terms: dict[str, Term]) -> Pair:
 
 
 def _nearest(A: Array, B: Array, r: int) -> Pair:
-    """The r largest singular values of B A, or all if there are fewer, each shared out evenly between the factors."""
+    """B A truncated to its r largest singular values σ, with √σ in each factor."""
     left, values, right = thin_svd(A, B)
     roots = np.sqrt(values[:r])
     return roots[:, None] * right[:r], left[:, :r] * roots  # (r, in), (out, r)
 
 
 def _distance(made: Pair, exact: Pair) -> float:
-    """‖B A - B' A'‖ / ‖B' A'‖. What is only rounding counts as nothing: where adapters cancel, all that is left."""
+    """‖B A - B' A'‖ / ‖B' A'‖. Rounding counts as zero: where adapters cancel, nothing else is left."""
     (A, B), (A_exact, B_exact) = made, exact
     rounding = 1e-12 * np.linalg.norm(A_exact) * np.linalg.norm(B_exact)
     norm = np.linalg.norm(singular_values(*exact))
@@ -191,7 +192,7 @@ def _distance(made: Pair, exact: Pair) -> float:
 
 
 def _config(model: Module, rank: dict[str, int]) -> LoraConfig:
-    """A config of scale α/r = 1 that means just these modules, with these ranks."""
+    """A config of scale α/r = 1 that selects just these modules, with these ranks."""
     common = Counter(rank.values()).most_common(1)[0][0]
     others = {re.escape(path): r for path, r in rank.items() if r != common}
     config = LoraConfig(
@@ -201,6 +202,6 @@ def _config(model: Module, rank: dict[str, int]) -> LoraConfig:
         rank_pattern=others,
         alpha_pattern=dict(others),
     )
-    if select(model, config).keys() != rank.keys():  # the last names mean others as well: whole paths, then
+    if select(model, config).keys() != rank.keys():  # the last names match other modules too: use whole paths
         config = dataclasses.replace(config, target_modules=sorted(rank))
     return config

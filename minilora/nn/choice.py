@@ -1,7 +1,7 @@
 """Adapters chosen for one call: `model(ids, adapters=["bard", None])`.
 
 The choice is passed in a context variable, so intermediate layers need no extra argument, and calls in other threads do
-not see it. The modules that hold adapters ask for it (`adapters/host.py`).
+not see it. Adapted Linears read it (`adapters/host.py`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from minilora.backend import Array
 from minilora.nn.module import AdapterError, Module
 
 Choice: TypeAlias = str | Mapping[str, float] | None
-"""One adapter by name, several with strengths, or None for the base."""
+"""One adapter by name, several with strengths, or None or {} for the base."""
 
 
 @dataclass(frozen=True)
 class RowChoice:
-    """The adapters of each row of a batch: row i uses distinct[index[i]], strengths by name; {} is the base."""
+    """The adapters of each row of a batch: row i uses distinct[index[i]], {adapter: strength}; {} is the base."""
 
     distinct: tuple[dict[str, float], ...]
     index: Array  # (batch,)
@@ -35,13 +35,13 @@ _chosen: ContextVar[RowChoice | None] = ContextVar("chosen", default=None)
 
 
 def chosen() -> RowChoice | None:
-    """The choice made by the call that is running, or None."""
+    """The choice of the current call; None: the active adapters apply."""
     return _chosen.get()
 
 
 @contextmanager
 def choosing(rows: RowChoice) -> Iterator[None]:
-    """Inside this block, and in this thread alone, the adapters of `rows` act."""
+    """Inside this block, and in this context alone, layers use the adapters of `rows`."""
     token = _chosen.set(rows)
     try:
         yield
@@ -52,19 +52,21 @@ def choosing(rows: RowChoice) -> Iterator[None]:
 def resolve(model: Module, adapters: RowChoice | Choice | Sequence[Choice], batch: int) -> RowChoice:
     """The choice for each of `batch` rows: a list has one entry for each row; anything else holds for all rows.
 
-    A RowChoice is returned as it is. Raises AdapterError for an unknown name, a strength that is not a finite number, a
-    list of another length, or a model whose adapters are merged.
+    A RowChoice is checked and returned as it is. Raises AdapterError for an unknown name, a strength that is not a
+    finite number, a list of another length, or a model whose adapters are merged.
     """
-    if isinstance(adapters, RowChoice):
-        return adapters
     model.refuse_if_merged("choose adapters for a call")
+    known = model.adapters
+    if isinstance(adapters, RowChoice):  # it was made before: the model may have changed since
+        for choice in adapters.distinct:
+            strengths(choice, known)
+        return adapters
     if adapters is None or isinstance(adapters, str | Mapping):
         adapters = [adapters] * batch
     if not isinstance(adapters, Sequence):  # a set has no order
         raise AdapterError(f"expected a name, names with strengths, or a list of these, one a row, got {adapters!r}")
     if len(adapters) != batch:
         raise AdapterError(f"expected adapters for {batch} rows, one for each, got {len(adapters)}")
-    known = model.adapters
     rows = [strengths(choice, known) for choice in adapters]
     distinct: list[dict[str, float]] = []
     for row in rows:

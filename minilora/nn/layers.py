@@ -12,7 +12,10 @@ from minilora.nn.module import Module
 
 
 class Linear(Module):
-    """y = x Wᵀ, without a bias. `weight` is (out, in); x is (..., in), y is (..., out)."""
+    """y = x Wᵀ, without a bias. `weight` is (out, in); x is (..., in), y is (..., out).
+
+    A subclass that stores W in another form overrides `forward` and `dense`.
+    """
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
@@ -30,10 +33,12 @@ class Linear(Module):
 
     def with_low_rank(self, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
         """x (W + scale · B A)ᵀ for A (r, in) and B (out, r), by the cheaper order of products."""
+        if type(self).forward is not Linear.forward:
+            return self(x) + ops.linear(ops.linear(x, A) * scale, B)
         return low_rank_linear(x, self.weight, A, B, scale=scale)
 
     def dense(self) -> Tensor:
-        """The whole matrix W (out, in). A Linear that stores W in another form makes it here."""
+        """The whole matrix W (out, in)."""
         return self.weight
 
 

@@ -141,7 +141,7 @@ def test_merge_check_sees_when_a_weight_does_not_come_back(two_adapters, ids, mo
     def spoil(self):
         if self.merged:
             self.base.weight.data *= 1 + 1e-6
-            self._merged = None
+            self.merged_weight = None
 
     monkeypatch.setattr(AdaptedLinear, "unmerge", spoil)
     assert lora.merge_check(two_adapters(), ids).restored is False

@@ -9,7 +9,7 @@ from minilora.adapters import files, rows
 from minilora.adapters.host import AdaptedLinear
 from minilora.adapters.rows import RowUpdates
 from minilora.autograd import Tensor
-from minilora.family.dora import DoraConfig, DoraUpdate, row_norms
+from minilora.family.dora import DoraConfig, DoraUpdate
 from minilora.laws import LAWS, catalogue, run
 
 METHODS = catalogue("methods")
@@ -47,7 +47,7 @@ def with_the_accumulated_sum(self, total, h, x):
 
 def with_a_constant_that_it_does_not_declare(self, base):
     V = base.dense().data + self.scaling * (self.lora_B.data @ self.lora_A.data)
-    return self.lora_magnitude_vector / Tensor(row_norms(V))
+    return self.lora_magnitude_vector / Tensor(np.sqrt((V * V).sum(axis=1)))
 
 
 MISTAKES = {

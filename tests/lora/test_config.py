@@ -26,9 +26,9 @@ from minilora.lora import AdapterError, LoraConfig
         ({"lora_dropout": float("nan")}, "lora_dropout .* got nan"),
         ({"lora_dropout": None}, "lora_dropout .* got None"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights should be True, False or 'gaussian', got 'pissa'"),
-        ({"target_modules": []}, "target_modules names nothing to adapt"),
-        ({"target_modules": ""}, "target_modules names nothing to adapt"),
-        ({"target_modules": 5}, "target_modules should be a list or str, got 5"),
+        ({"target_modules": []}, "target_modules is empty"),
+        ({"target_modules": ""}, "target_modules is empty"),
+        ({"target_modules": 5}, "target_modules should be a list of names or a string, got 5"),
         ({"target_modules": "(q_proj"}, r"'\(q_proj' is not a valid regular expression"),
         ({"exclude_modules": "*"}, r"'\*' is not a valid regular expression"),
         ({"rank_pattern": {"[": 2}}, r"'\[' is not a valid regular expression"),
@@ -47,15 +47,15 @@ from minilora.lora import AdapterError, LoraConfig
         ({"lora_dropout": "0"}, "lora_dropout .* got '0'"),
         ({"init_lora_weights": 1}, "init_lora_weights should be True, False or 'gaussian', got 1"),
         ({"target_modules": [1, None]}, "target_modules should hold names of modules, got 1"),
-        ({"target_modules": True}, "target_modules should be a list or str, got True"),
+        ({"target_modules": True}, "target_modules should be a list of names or a string, got True"),
         (
             {"exclude_modules": ["q_proj", ["k_proj"]]},
             r"exclude_modules should hold names of modules, got \['k_proj'\]",
         ),
         ({"layers_to_transform": [[1]]}, r"layers_to_transform should hold numbers of layers, got \[1\]"),
         ({"layers_to_transform": [0, True]}, "layers_to_transform should hold numbers of layers, got True"),
-        ({"layers_to_transform": True}, "layers_to_transform should be a list or int or NoneType, got True"),
-        ({"rank_pattern": {3: 3}}, "rank_pattern should hold regular expressions as its keys, got 3"),
+        ({"layers_to_transform": True}, "layers_to_transform should be a list of numbers, one number or None, got True"),
+        ({"rank_pattern": {3: 3}}, "rank_pattern should hold regular expressions as keys, got 3"),
         ({"target_modules": ["q_proj"] * 2_001}, "target_modules should have at most 2,000 entries, got 2,001"),
         ({"alpha_pattern": {f"m{i}": 1 for i in range(2_001)}}, "alpha_pattern should have at most 2,000 entries"),
         ({"bias": ["a\nb"]}, r"bias = \['a\\nb'\] is not implemented"),
@@ -157,7 +157,7 @@ def test_the_first_key_that_matches_counts():
 def test_a_config_file_must_say_what_defines_the_update(name, how):
     values = LoraConfig().to_dict()
     values = {**values, name: None} if how == "null" else {k: v for k, v in values.items() if k != name}
-    with pytest.raises(AdapterError, match=f"lacks {name}; without it the update is not defined"):
+    with pytest.raises(AdapterError, match=f"lacks {name}, which the update depends on"):
         LoraConfig.from_dict(values)
 
 

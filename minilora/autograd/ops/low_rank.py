@@ -1,6 +1,6 @@
 """The product with W + s · B A: A and B get gradients, a frozen W gets none.
 
-Matrix products are associative, so there are two ways to h = x Wᵀ + s x Aᵀ Bᵀ:
+Matrix products are associative, so there are two ways to compute h = x Wᵀ + s x Aᵀ Bᵀ:
 
         x Wᵀ + s (x Aᵀ) Bᵀ      2 r (in + out) operations a token, and one more pass over h
         x (W + s · B A)ᵀ        2 r · in · out operations once; then h is one product, and so is its gradient dx
@@ -21,15 +21,14 @@ from minilora.backend import Array
 def low_rank_linear(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
     """h = x (W + s · B A)ᵀ by the cheaper way; shapes as in `lora_linear`.
 
-    The second way is for training alone: elsewhere, a token's output should not depend on how many others are computed
-    beside it.
+    The second way is used in training alone: in inference, rounding should not depend on the number of tokens.
     """
     n_out, n_in = weight.shape
-    trains = recording() and A.requires_grad
+    trains = recording() and (A.requires_grad or B.requires_grad)
     if trains and x.size // n_in > n_in * n_out / (n_in + n_out):
         return lora_linear(x, weight, A, B, scale=scale)
     h = linear(x, weight)
-    low = linear(x, A) * scale  # (..., in) -> (..., r); the scale goes where there are fewest numbers
+    low = linear(x, A) * scale  # (..., in) -> (..., r), the smallest array to scale
     return h + linear(low, B)  # (..., r) -> (..., out)
 
 
@@ -37,7 +36,7 @@ def low_rank_linear(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: floa
 def lora_linear(x: Array, weight: Array, A: Array, B: Array, scale: float = 1.0) -> Any:
     """h = x (W + s · B A)ᵀ. x is (..., in), W (out, in), A (r, in), B (out, r), h (..., out).
 
-    With g arriving at h: dx = g (W + s · B A), dA = s (g B)ᵀ x and dB = s gᵀ (x Aᵀ), through r numbers a token. The
+    With g arriving at h: dx = g (W + s · B A), dA = s (g B)ᵀ x and dB = s gᵀ (x Aᵀ), by way of r numbers a token. The
     gradient of W would be gᵀ x, a product as large as the forward one; where W is frozen, its rule is never called.
     """
     n_out, n_in = weight.shape
@@ -50,7 +49,7 @@ def lora_linear(x: Array, weight: Array, A: Array, B: Array, scale: float = 1.0)
     scaled = B * scale
 
     def adapted() -> Array:
-        """W + ΔW: formed twice, which takes little time, rather than kept, which would double the weights' memory."""
+        """W + ΔW. It is computed again for the backward pass: keeping it would double the memory of the weights."""
         total = scaled @ A
         total += weight
         return total
