@@ -305,7 +305,9 @@ def test_two_gigabytes_are_read_without_a_model_and_no_more(kind, size, folder, 
         }
         declare(file, entries, most + 4 * size * rows)
         if rows:
-            with pytest.raises(lora.AdapterError, match=f"holds {most + 4 * size:,} bytes, more than the .* use load_adapter"):
+            with pytest.raises(
+                lora.AdapterError, match=f"holds {most + 4 * size:,} bytes, more than the .* use load_adapter"
+            ):
                 lora.read_adapter(folder)
         else:
             assert lora.read_adapter(folder)[1] == {}
