@@ -141,6 +141,15 @@ def test_linears_in_lists_and_dicts_can_be_adapted():
     assert list(hosts(model)) == ["layers.1", "named.last"]
 
 
+def test_linears_in_a_tuple_are_refused_unchanged():
+    model = Stack(Linear(Tensor(np.eye(3), requires_grad=True)))
+    model.layers = tuple(model.layers)
+    with pytest.raises(lora.AdapterError, match=r"layers\.0 is in a tuple, .* keep the modules in a list"):
+        lora.inject(model, lora.LoraConfig(r=1, target_modules="all-linear"), rng=np.random.default_rng(0))
+    assert model.layers[0].weight.requires_grad
+    assert not hosts(model)
+
+
 @pytest.mark.parametrize("model", [Linear(Tensor(np.eye(3), requires_grad=True)), RMSNorm(3, 1e-5)])
 def test_a_model_without_linears_inside_is_refused_unchanged(model):
     with pytest.raises(lora.AdapterError, match="found no Linear inside this model"):

@@ -348,6 +348,10 @@ ALONE = {
     "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"holds base_model\..*1{50}, which its config"),
     "empty": (lambda t: t.clear(), "holds no tensors"),
     "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the types .*, found I64"),
+    "a copy of whole numbers": (
+        lambda t: t.update({A.replace("lora_A", "base_layer"): np.ones((24, 12), int)}),
+        "should have one of the types .*, found I64",
+    ),
     "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"lora_B\.weight holds numbers that are not finite"),
     "too large": (lambda t: t.update({A: t[A].astype(np.float64) * 1e40}), "not finite in float32"),
 }

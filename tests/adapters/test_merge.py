@@ -83,6 +83,20 @@ def test_disabled_is_the_base_while_merged_too(two_adapters, unit_llama, ids):
     np.testing.assert_array_equal(model(ids).data, merged)
 
 
+def test_after_disabled_the_weight_is_merged_anew(two_adapters, ids):
+    """From the parameters as they are by then: of another type, and without an adapter that was deleted inside."""
+    model, other = two_adapters(), two_adapters()
+    lora.set_active(model, {"a": 1, "b": 1})
+    lora.merge(model)
+    with lora.disabled(model):
+        model.astype(np.float64)
+        lora.delete_adapter(model, "b")
+    lora.set_active(other, "a")
+    other.astype(np.float64)
+    lora.merge(other)
+    np.testing.assert_array_equal(model(ids).data, other(ids).data)
+
+
 def test_an_error_inside_disabled_is_the_one_that_is_seen(two_adapters, ids):
     model = two_adapters()
     before = model(ids).data

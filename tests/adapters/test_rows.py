@@ -222,6 +222,20 @@ def test_what_is_refused(adapters, message, model, snapshot):
     assert chosen() is None
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: lora.delete_adapter(model, "b"), "there is no adapter 'b'"),
+        (lora.merge, r"cannot choose .* are merged"),
+    ],
+)
+def test_a_choice_made_before_is_checked_again(change, message, model):
+    rows = resolve(model, MIXED, len(IDS))
+    change(model)
+    with pytest.raises(lora.AdapterError, match=message):
+        model(IDS, adapters=rows)
+
+
 def test_dropout_row_by_row_is_refused(model, attach, snapshot):
     attach(model, "wet", r=2, lora_dropout=0.5)
     before, adapters = snapshot(model), ["a", "wet", None]

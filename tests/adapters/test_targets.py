@@ -70,7 +70,7 @@ ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
         ),
         (
             {"rank_pattern": {"up_proj": 2}, "target_modules": ["v_proj"]},
-            r"rank_pattern has the key 'up_proj', which matches none of the adapted .* .one is .*\.0\.self_attn\.v_proj.$",
+            r"rank_pattern has the key 'up_proj', which matches none of .* .one is .*\.0\.self_attn\.v_proj.$",
         ),
         ({"alpha_pattern": {"q": 2}}, "alpha_pattern has the key 'q', which matches none of the adapted"),
     ],
