@@ -26,18 +26,14 @@ def only_file(folder):
     return file
 
 
-@pytest.mark.parametrize("content", [b"\x00\xff new", "neu · 新 🦙", "", b""])
+@pytest.mark.parametrize("content", [b"\x00\xff new", "neu · 新 🦙", ""])
 def test_what_is_written_is_there(content, tmp_path):
     file = write_atomically(tmp_path / "a" / "b" / "file", content)
     assert file.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert only_file(tmp_path / "a" / "b") == file
+    assert stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444  # others can read it
     write_atomically(str(file), b"newer")
     assert only_file(tmp_path / "a" / "b").read_bytes() == b"newer"
-
-
-@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
-def test_others_can_read_what_is_written(tmp_path):
-    assert stat.S_IMODE(write_atomically(tmp_path / "file", b"x").stat().st_mode) & 0o444 == 0o444
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
@@ -92,17 +88,12 @@ def test_json_is_sorted_at_the_top_and_keeps_the_order_inside(tmp_path):
     [
         (None, r"a\.json does not exist"),
         (b"", r"a\.json is not valid JSON"),
-        (b"{'a': 1}", r"a\.json is not valid JSON"),
         (b"\xff\xfe", r"a\.json is not valid JSON"),
         (b"[1]", r"a\.json should hold a JSON object, found a list"),
-        (b'{"a": 1, "b": 2, "a": 3}', r"a\.json is not valid JSON \(it has the key 'a' twice\)"),
         (b'{"b": {"a": 1, "a": 1}}', r"a\.json is not valid JSON \(it has the key 'a' twice\)"),
         (b'{"a": ' + b"1" * 5_000 + b"}", r"a\.json is not valid JSON \(Exceeds the limit \(4300 digits"),
         (b'{"a": ' + b"[" * 50 + b"]" * 50 + b"}", r"a\.json is not valid JSON \(it nests its brackets too deeply\)"),
-        (
-            b'{"a": ' * 100_000 + b"1" + b"}" * 100_000,
-            r"a\.json is not valid JSON \(it nests its brackets too deeply\)",
-        ),
+        (b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, r"a\.json is not valid JSON \(it nests its brackets too deeply"),
     ],
 )
 def test_json_that_is_none(content, message, tmp_path):
@@ -112,12 +103,9 @@ def test_json_that_is_none(content, message, tmp_path):
         read_json(tmp_path / "a.json")
 
 
-def test_json_may_be_nested_and_large(tmp_path):
+def test_the_limits_of_json(tmp_path):
     (tmp_path / "a.json").write_text('{"a": ' + "[" * 49 + "]" * 49 + "}" + " " * 2_000_000)
     assert np.ravel(read_json(tmp_path / "a.json")["a"]).size == 0
-
-
-def test_json_above_the_limit(tmp_path):
     (tmp_path / "a.json").write_text('{"a": 1}')
     assert read_json(tmp_path / "a.json", limit=8) == {"a": 1}
     with pytest.raises(ValueError, match=r"a\.json is not valid JSON \(it is larger than 7 bytes\)"):
@@ -158,10 +146,7 @@ def test_a_regular_file_is_one_in_the_folder(drawer):
         (os.mkfifo, "thing is not a regular file"),
         (lambda path: path.symlink_to("nowhere"), "thing is a broken link"),
         (lambda path: path.symlink_to("thing"), "thing is a broken link"),
-        (
-            lambda path: path.symlink_to("../outside"),
-            "thing is a link that leads out of its folder; copy the file into",
-        ),
+        (lambda path: path.symlink_to("../outside"), "thing is a link that leads out of its folder; copy the file"),
         (lambda path: path.symlink_to("/dev/zero"), "thing is a link that leads out of its folder"),
     ],
     ids=["nothing", "folder", "pipe", "broken", "loop", "outside", "device"],
@@ -172,16 +157,12 @@ def test_what_is_no_regular_file(make, message, drawer):
         regular_file(drawer, "thing")
 
 
-SHAPES = [(), (1,), (3, 4), (2, 0, 3)]
-
-
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, np.uint8])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (3, 4), (2, 0, 3)], ids=str)
 def test_tensors_come_back_bit_for_bit(dtype, shape, tmp_path):
     array = (100 * np.random.default_rng(0).random(shape)).astype(dtype)
     (back,) = read_tensors(write_tensors(tmp_path / "t", {"x": array})).values()
-    assert (back.dtype, back.shape) == (array.dtype, array.shape)
-    assert back.tobytes() == array.tobytes()
+    assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
     back[...] = 1  # it is the caller's to change
 
 
@@ -210,15 +191,8 @@ def raw(dtype, shape, data):
 
 
 def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
-    values = {
-        0x3F80: 1.0,
-        0xC000: -2.0,
-        0x3F81: 1.0078125,
-        0x7F7F: 3.3895313892515355e38,
-        0x0001: 2.0**-133,
-        0x8000: -0.0,
-        0x7F80: np.inf,
-    }
+    values = {0x3F80: 1.0, 0xC000: -2.0, 0x3F81: 1.0078125, 0x7F7F: 3.3895313892515355e38}
+    values |= {0x0001: 2.0**-133, 0x8000: -0.0, 0x7F80: np.inf}
     (tmp_path / "t").write_bytes(raw("BF16", [7, 1], struct.pack("<7H", *values)))
     x = read_tensors(tmp_path / "t")["x"]
     assert x.tobytes() == np.array(list(values.values()), dtype=np.float32).tobytes()
@@ -226,10 +200,8 @@ def test_bfloat16_is_the_upper_half_of_float32(tmp_path):
 
 
 def test_a_header_says_types_and_shapes_and_no_number_is_read(tmp_path):
-    assert read_header(write_tensors(tmp_path / "t", {"x": np.ones((3, 0)), "y": np.float32(1)})) == {
-        "x": ("F64", (3, 0)),
-        "y": ("F32", ()),
-    }
+    tensors = {"x": np.ones((3, 0)), "y": np.float32(1)}
+    assert read_header(write_tensors(tmp_path / "t", tensors)) == {"x": ("F64", (3, 0)), "y": ("F32", ())}
     file, size = tmp_path / "huge", 4 * 10**12
     start = raw("F32", [10**12], b"").replace(b"[0, 0]", f"[0, {size}]".encode())
     start = struct.pack("<Q", len(start) - 8) + start[8:]
@@ -238,7 +210,7 @@ def test_a_header_says_types_and_shapes_and_no_number_is_read(tmp_path):
     assert read_header(file) == {"x": ("F32", (10**12,))}
 
 
-@pytest.mark.parametrize("length", [10**6 + 1, 10**8, 2**63, 2**64 - 1])
+@pytest.mark.parametrize("length", [10**6 + 1, 2**64 - 1])
 def test_a_header_that_says_to_be_huge(length, tmp_path):
     (tmp_path / "t").write_bytes(struct.pack("<Q", length) + b"{")
     os.truncate(tmp_path / "t", 10**10)
@@ -247,15 +219,16 @@ def test_a_header_that_says_to_be_huge(length, tmp_path):
 
 
 def test_a_header_that_is_none(tmp_path):
-    with pytest.raises(ValueError, match="t does not exist"):
-        read_header(tmp_path / "t")
+    for read in (read_header, read_tensors):
+        with pytest.raises(ValueError, match="t does not exist"):
+            read(tmp_path / "t")
     for content in (b"", b"{}", raw("F32", [9, 2], bytes(72))[:-1], raw("F32", [3, 2], bytes(72))):
         (tmp_path / "t").write_bytes(content)
         with pytest.raises(ValueError, match="t is not a whole safetensors file"):
             read_header(tmp_path / "t")
 
 
-@pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 1), ("I32", 4), ("BOOL", 1)])
+@pytest.mark.parametrize(("kind", "size"), [("F8_E4M3", 1), ("I32", 4)])
 def test_a_type_that_is_not_read_is_named(kind, size, tmp_path):
     (tmp_path / "t").write_bytes(raw(kind, [2], bytes(2 * size)))
     with pytest.raises(ValueError, match=rf"t: tensor x has type {kind}; minilora reads F64, F32, F16, .*BF16"):
@@ -268,11 +241,6 @@ def test_a_file_cut_short(kept, tmp_path):
     assert kept < len(content)
     (tmp_path / "t").write_bytes(content[:kept])
     with pytest.raises(ValueError, match=r"t is not a whole safetensors file"):
-        read_tensors(tmp_path / "t")
-
-
-def test_a_missing_file(tmp_path):
-    with pytest.raises(ValueError, match="t does not exist"):
         read_tensors(tmp_path / "t")
 
 

@@ -1,11 +1,15 @@
 """The app without a browser and without Gradio: the packaged model, a session of its own, and a text to learn from."""
 
+import re
+import shutil
+from html import unescape
+
 import numpy as np
 import pytest
 
 from minilora.app.session import Session
 from minilora.data import pastiche
-from minilora.voices import Letter, Text, attach
+from minilora.voices import Letter, Text, attach, voice_folder
 
 
 @pytest.fixture(scope="session")
@@ -19,6 +23,26 @@ def session(tmp_path):
     session = Session(tmp_path)
     yield session
     session.close()
+
+
+@pytest.fixture
+def teach():
+    """teach(session, name, like): give the session a voice without waiting for one to learn."""
+
+    def give(session, name, like="python"):
+        shutil.copytree(voice_folder(like), session.folder(name))
+        session.add(name)
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def cells():
+    """cells(html): a table's texts, row by row."""
+    return lambda html: [
+        [unescape(re.sub("<[^>]*>", "", cell)).strip() for cell in re.findall("<t[hd].*?</t[hd]>", row)]
+        for row in re.findall("<tr.*?</tr>", html)
+    ]
 
 
 @pytest.fixture(scope="session")

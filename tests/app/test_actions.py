@@ -1,7 +1,6 @@
 """The handlers: what they show, and that browsers do not disturb each other."""
 
 import re
-import shutil
 from html import unescape
 
 import pytest
@@ -12,7 +11,6 @@ from minilora.app.session import Session
 from minilora.assets import BASE
 from minilora.generation import Sampler, write
 from minilora.nn import Llama
-from minilora.voices import voice_folder
 
 NONE = [0.0] * 8
 
@@ -33,11 +31,6 @@ def texts(html):
     ]
 
 
-def teach(session, name, like):
-    shutil.copytree(voice_folder(like), session.folder(name))
-    session.add(name)
-
-
 def test_writing_shows_both_texts_and_their_numbers(act, session):
     *_, (status, html, meter, following) = act.write(session, "The king ", 0.8, 3, 50, *mix(1.0))
     base = Llama.from_pretrained(BASE)
@@ -55,6 +48,8 @@ def test_sliders_are_the_voices_in_their_order(act, session, model):
 
 def test_a_voice_that_is_there_no_more_is_not_written_without(act, session):
     """A slider of a page that was open when the app was started anew."""
+    with pytest.raises(ValueError, match="no voice called gone here any more"):
+        actions.parameters(session, "gone")
     with pytest.raises(ValueError, match="A voice that was taught here is gone"):
         next(act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 6, 1.0, 0.0))
     *_, (_, html, _, _) = act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 8)
@@ -70,7 +65,7 @@ def test_a_stop_is_for_the_text_that_is_being_written(act, session):
     assert int(status.split()[0]) < 200
 
 
-def test_two_browsers_write_at_once_and_read_the_same_as_alone(act, model, tmp_path, monkeypatch):
+def test_two_browsers_write_at_once_and_read_the_same_as_alone(act, model, teach, tmp_path, monkeypatch):
     monkeypatch.setattr("minilora.app.writing.PAUSE", -1)
     one, other = Session(tmp_path), Session(tmp_path)
     teach(other, "mine", like="recipe")
@@ -98,13 +93,13 @@ def test_a_voice_is_learned_into_its_own_session(act, session, model, tmp_path, 
     assert "bit for bit" in actions.merging(session, "cook")
 
 
-def test_what_is_wrong_is_said_before_the_turn_and_at_it(act, session, recipes):
+def test_what_is_wrong_is_said_before_the_turn_and_at_it(act, session, teach, recipes):
     for handler in (act.check, act.learn):
         with pytest.raises(ValueError, match="already a voice called shakespeare"):
             next(handler(session, "shakespeare", recipes, None))
     assert "one voice learns at a time" in next(act.check(session, "cook", recipes, None))
     for name in "abc":
-        teach(session, name, like="recipe")
+        teach(session, name)
     for handler in (act.check, act.learn):
         with pytest.raises(ValueError, match="room for 3"):
             next(handler(session, "cook", recipes, None))
@@ -131,12 +126,3 @@ def test_a_stop_is_for_the_lesson_that_waits_too_and_not_for_the_next(act, sessi
                 list(act.learn(session, "cook", recipes, None))
         else:
             assert len(list(act.learn(session, "cook", recipes, None))) == 1
-
-
-def test_a_voice_that_is_gone_is_said(session):
-    with pytest.raises(ValueError, match="no voice called gone here any more"):
-        actions.parameters(session, "gone")
-
-
-def test_a_minute_is_the_default():
-    assert actions.Actions.__dataclass_fields__["seconds"].default == learning.MINUTE == 60

@@ -23,17 +23,13 @@ def lesson(name="diary", pasted=LONG, upload=None, taken=("python", "Mine")):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": ""}, "at most 20 letters"),
         ({"name": None}, "at most 20 letters"),
-        ({"name": "a b"}, "at most 20 letters"),
         ({"name": "../up"}, "at most 20 letters"),
         ({"name": "1st"}, "with a letter first"),
         ({"name": "x" * 21}, "at most 20 letters"),
-        ({"name": "python"}, "already a voice called python"),
         ({"name": "MINE"}, "already a voice called MINE"),
         ({"name": "base"}, "already a voice called base"),
-        ({"pasted": ""}, "at least 1,000 characters to learn from; this text has 0"),
-        ({"pasted": None}, "this text has 0"),
+        ({"pasted": None}, "at least 1,000 characters to learn from; this text has 0"),
         ({"pasted": " x" + " " * 2000}, "this text has 1"),
         ({"pasted": "é" * 999}, "this text has 999"),
         ({"pasted": "大" * 3000}, "letters that the base has never seen"),
@@ -50,7 +46,6 @@ def test_what_cannot_be_learned_is_said(changes, message):
     ("content", "message"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0\0" + bytes(5000), "The file holds no text"),
-        (b"", "The file holds no text"),
         ("все счастливые семьи похожи\n".encode() * 99, "letters that the base has never seen"),
         (b"too short", "this text has 9"),
         (b"a" * 2_097_153, "2,097,153 bytes, and may have at most 2,097,152"),
@@ -62,12 +57,8 @@ def test_a_file_that_holds_no_text_to_learn_from(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as raised:
         lesson(pasted=" ", upload=str(file))
     assert "secret" not in str(raised.value)
-
-
-def test_a_pasted_text_and_a_file_are_one_too_many(tmp_path):
-    (tmp_path / "a.txt").write_text(LONG)
     with pytest.raises(ValueError, match="Clear one of them"):
-        lesson(upload=str(tmp_path / "a.txt"))
+        lesson(upload=str(file))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
@@ -80,13 +71,8 @@ def test_a_file_is_read_as_its_pasted_text(tmp_path, encoding):
     assert len(found.train_ids) == int(0.9 * len(expected))
 
 
-def test_short_texts_get_a_shorter_context():
-    assert lesson(pasted="x" * 1000).context == 99
-    assert lesson(pasted="x" * 1290).context == 128
-    assert lesson(pasted="x" * 9000).context == 128
-
-
-def test_the_settings_are_the_demos():
+def test_the_settings_are_the_demos_and_short_texts_get_a_shorter_context():
+    assert [lesson(pasted="x" * n).context for n in (1000, 1290, 9000)] == [99, 128, 128]
     found = learning.settings(lesson(pasted="x" * 9000), 200)
     demo = {"batch": 16, "context": 128, "lr": 5e-3, "min_lr": 5e-4, "warmup": 20, "weight_decay": 0.0}
     assert {name: getattr(found, name) for name in demo} == demo
@@ -178,9 +164,8 @@ def test_timing_leaves_no_trace():
     model, base = Llama.from_pretrained(BASE), Llama.from_pretrained(BASE)
     learning._steps_in(model, lesson(), 1)
     assert lora.adapters(model) == []
-    assert {k: v.tobytes() for k, v in model.state_dict().items()} == {
-        k: v.tobytes() for k, v in base.state_dict().items()
-    }
+    for name, array in base.state_dict().items():
+        assert np.array_equal(model.state_dict()[name], array)
 
 
 def test_the_archive_holds_the_folder(tmp_path):

@@ -26,7 +26,7 @@ def test_by_default_it_listens_on_this_machine_alone():
     assert server.HOST == "127.0.0.1"
 
 
-@pytest.mark.parametrize("flag", ["--port 0", "--port 65536", "--port x", "--seconds 0", "--seconds nan"])
+@pytest.mark.parametrize("flag", ["--port 0", "--port 65536", "--port x", "--seconds nan"])
 def test_wrong_flags_are_refused(flag, capsys):
     with pytest.raises(SystemExit):
         parse(*flag.split())
@@ -47,50 +47,48 @@ def test_nothing_of_the_app_loads_gradio():
 
 
 @pytest.fixture(scope="module")
-def config(model, tmp_path_factory):
+def gradio():
+    return pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
+
+
+@pytest.fixture(scope="module")
+def config(gradio, model, tmp_path_factory):
     """What the page tells the browser about itself."""
-    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
     from minilora.app.page import page
 
     return page(Actions(model, 60), tmp_path_factory.mktemp("voices")).get_config_file()
 
 
-def test_the_page_offers_no_api_and_sends_no_analytics(config):
+def test_the_page_offers_no_api_sends_no_analytics_and_labels_every_field(config):
     assert {dependency["api_visibility"] for dependency in config["dependencies"]} == {"private"}
     assert config["analytics_enabled"] is False
-
-
-def test_the_theme_fetches_no_fonts():
-    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
-    theme = server._theme()
-    assert theme._stylesheets == []
-    assert "@import" not in theme._get_theme_css()
-
-
-def test_every_field_has_a_label(config):
     fields = ("textbox", "slider", "number", "dropdown", "file")
     labels = [part["props"].get("label") for part in config["components"] if part["type"] in fields]
     assert len(labels) == len(set(labels) - {None, "a new voice"}) + 3
 
 
-def test_a_taken_port_is_said():
-    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
+@pytest.mark.usefixtures("gradio")
+def test_the_theme_fetches_no_fonts():
+    theme = server._theme()
+    assert theme._stylesheets == []
+    assert "@import" not in theme._get_theme_css()
+
+
+@pytest.mark.usefixtures("gradio")
+def test_a_taken_port_and_a_host_that_is_not_this_machine_are_said():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ValueError, match=f"port {port} is taken"), server.running(port=port):
             pass
-
-
-def test_a_host_that_is_not_this_machine_is_said():
     for host in ("203.0.113.7", "nowhere.invalid"):
         with pytest.raises(ValueError, match=f"{host} is not an address of this machine"), server.running(host):
             pass
 
 
+@pytest.mark.usefixtures("gradio")
 def test_sigterm_ends_it_as_ctrl_c_does(tmp_path):
-    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
     command = [sys.executable, "-m", "minilora", "app"]
     surroundings = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, env=surroundings, stdout=subprocess.PIPE, text=True) as app:
@@ -101,8 +99,8 @@ def test_sigterm_ends_it_as_ctrl_c_does(tmp_path):
     assert not list(tmp_path.glob("minilora-app-*"))
 
 
+@pytest.mark.usefixtures("gradio")
 def test_what_it_kept_is_gone_afterwards():
-    pytest.importorskip("gradio", reason="Gradio is not installed (extra `app`)")
     with server.running() as address:
         root = os.environ["GRADIO_TEMP_DIR"]
         assert os.path.isdir(root)

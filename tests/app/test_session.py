@@ -1,18 +1,10 @@
 """A browser's own voices are its own: nothing that another one uses is changed by them."""
 
-import shutil
-
 import pytest
 
 from minilora import lora
 from minilora.app.session import MOST, Session
-from minilora.voices import stream, voice_folder
-
-
-def teach(session, name, like="python"):
-    """Give the session a voice without waiting for one to learn."""
-    shutil.copytree(voice_folder(like), session.folder(name))
-    session.add(name)
+from minilora.voices import stream
 
 
 def written(model, choice):
@@ -23,23 +15,17 @@ def contents(model):
     return {name: array.tobytes() for name, array in model.state_dict().items()}
 
 
-def test_a_voice_of_its_own_speaks(session, model):
-    teach(session, "mine")
-    assert written(session.model, "mine") == written(model, "python") != written(model, None)
-    assert lora.active(session.model) == {}
-
-
-def test_the_shared_model_stays_as_it_was(session, model):
+def test_a_voice_of_its_own_speaks_and_the_shared_model_stays_as_it_was(session, model, teach):
     before, names = contents(model), lora.adapters(model)
     teach(session, "mine")
-    assert contents(model) == before
-    assert lora.adapters(model) == names
-    assert lora.active(model) == {}
+    assert written(session.model, "mine") == written(model, "python") != written(model, None)
+    assert lora.active(session.model) == lora.active(model) == {}
+    assert (contents(model), lora.adapters(model)) == (before, names)
     arrays = {id(array) for array in model.state_dict().values()}
     assert not arrays & {id(array) for array in session.model.state_dict().values()}
 
 
-def test_a_text_that_is_being_written_keeps_its_model(session):
+def test_a_text_that_is_being_written_keeps_its_model(session, teach):
     teach(session, "first")
     before, names = session.model, lora.adapters(session.model)
     teach(session, "second", like="recipe")
@@ -49,7 +35,7 @@ def test_a_text_that_is_being_written_keeps_its_model(session):
     assert written(session.model, "first") == written(before, "first")
 
 
-def test_there_is_room_for_three(session):
+def test_there_is_room_for_three(session, teach):
     for name in ("a", "b", "c"):
         teach(session, name)
     assert len(session.voices) == MOST == 3
@@ -58,7 +44,7 @@ def test_there_is_room_for_three(session):
     assert list(session.voices) == ["a", "b", "c"]
 
 
-def test_a_failed_voice_leaves_the_others(session):
+def test_a_failed_voice_leaves_the_others(session, teach):
     teach(session, "good")
     before = session.model
     with pytest.raises(lora.AdapterError):
@@ -66,18 +52,14 @@ def test_a_failed_voice_leaves_the_others(session):
     assert (session.model, list(session.voices)) == (before, ["good"])
 
 
-def test_closing_removes_its_files_and_no_others(tmp_path):
+def test_closing_removes_its_files_and_no_others(tmp_path, teach):
     one, other = Session(tmp_path), Session(tmp_path)
     teach(one, "mine")
     teach(other, "mine")
     kept = other.folder("mine")
     assert one.folder("mine") != kept
     one.close()
+    Session(tmp_path).close()  # without voices it has no files
     assert list(tmp_path.iterdir()) == [kept.parent]
     assert (one.voices, one.model) == ({}, None)
     assert one.stopped == {"writing", "learning"}
-
-
-def test_a_session_without_voices_has_no_files(tmp_path):
-    Session(tmp_path).close()
-    assert list(tmp_path.iterdir()) == []

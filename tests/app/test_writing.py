@@ -25,6 +25,7 @@ def wish(**changes):
 
 
 def test_without_any_strength_both_texts_are_the_bases(model):
+    assert wish(strengths={"python": 0, "recipe": -0.5, "scripture": 0.0}).strengths == {"recipe": -0.5}
     base, voices = last(model, wish(strengths={"shakespeare": 0, "python": 0.0}))
     assert base.text == voices.text == write(Llama.from_pretrained(BASE), "The king ", 60, Sampler(0.8), 0)
     assert {letter.ratio for letter in voices.letters} == {0.0}
@@ -55,29 +56,21 @@ def test_stop_ends_it(model):
     assert len(base.letters) == len(voices.letters) == 1
 
 
-def test_a_strength_of_zero_plays_no_part():
-    assert wish(strengths={"python": 0, "recipe": -0.5, "scripture": 0.0}).strengths == {"recipe": -0.5}
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prompt": ""}, "The prompt is empty"),
         ({"prompt": None}, "The prompt is empty"),
         ({"prompt": "é" * 101}, "at most 200 bytes, and this one has 202"),
         ({"prompt": "a\ud800"}, "lone surrogate"),
         ({"seed": None}, "whole number"),
+        ({"seed": math.nan}, "whole number"),
         ({"seed": 1.5}, "whole number"),
         ({"seed": -1}, "whole number"),
         ({"seed": 2**32}, "whole number"),
-        ({"seed": math.nan}, "whole number"),
-        ({"seed": math.inf}, "whole number"),
         ({"tokens": 401}, "length should be a number from 1 to 400"),
-        ({"tokens": 0}, "length should be"),
-        ({"temperature": -0.1}, "temperature should be a number from 0 to 1.5"),
         ({"temperature": None}, "temperature should be"),
+        ({"temperature": -0.1}, "temperature should be a number from 0 to 1.5"),
         ({"strengths": {"python": 2.5}}, "strength of python should be a number from -1 to 2"),
-        ({"strengths": {"python": math.nan}}, "strength of python should be"),
     ],
 )
 def test_what_cannot_be_written_is_said(changes, message):

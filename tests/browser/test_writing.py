@@ -2,11 +2,10 @@
 
 import pytest
 
-from minilora import lora
 from minilora.assets import BASE
 from minilora.generation import Sampler, write
 from minilora.nn import Llama
-from minilora.voices import attach, voice_folder
+from minilora.voices import attach
 
 pytestmark = pytest.mark.browser
 
@@ -24,15 +23,6 @@ def test_strength_zero_is_the_base(visit):
     base, voices = visitor.write()
     assert base == voices == write(Llama.from_pretrained(BASE), "The king ", 200, Sampler(0.8), 0)
     assert visitor.page.locator(".written span").count() == 0  # no colour anywhere
-
-
-def test_strength_one_is_the_merged_model(visit):
-    merged = Llama.from_pretrained(BASE)
-    lora.load_adapter(merged, voice_folder("shakespeare"))
-    lora.merge_and_unload(merged)
-    base, voices = visit().write()
-    assert voices == write(merged, "The king ", 200, Sampler(0.8), 0)
-    assert voices != base
 
 
 def test_a_slider_changes_the_text_and_the_same_seed_repeats_it(visit, expected):
@@ -93,13 +83,8 @@ def rests(visitor):
 def test_stop(visit):
     visitor = visit()
     visitor.say("number input for Length", 400)
-    for name in (
-        "scripture",
-        "fairytale",
-        "python",
-        "recipe",
-    ):  # each is one more text to read along, so it takes longer
-        visitor.strength(name).fill("0.1")
+    for name in ("scripture", "fairytale", "python", "recipe"):
+        visitor.strength(name).fill("0.1")  # each is one more text to read along, so it takes longer
     visitor.write(400)
     assert rests(visitor) == 400
     visitor.begin()
@@ -109,7 +94,7 @@ def test_stop(visit):
     visitor.write(400)  # and it can be written again, to the end
 
 
-@pytest.mark.parametrize("field", ["recipe", "Temperature", "Length"])
+@pytest.mark.parametrize("field", ["recipe", "Length"])
 def test_an_emptied_field_is_said(visit, field):
     visitor = visit()
     visitor.page.get_by_label(f"number input for {field}", exact=True).fill("")
@@ -121,10 +106,8 @@ def test_an_emptied_field_is_said(visit, field):
 @pytest.mark.parametrize(
     ("label", "value", "message"),
     [
-        ("Prompt", "", "The prompt is empty"),
         ("Prompt", "é" * 101, "at most 200 bytes, and this one has 202"),
         ("Seed of the dice", "1.5", "whole number"),
-        ("Seed of the dice", "-1", "whole number"),
     ],
 )
 def test_limits_are_said_in_the_page(visit, label, value, message):

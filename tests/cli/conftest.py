@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from minilora import lora
 from minilora.cli import main
 from minilora.data import pastiche, sources
+from minilora.nn import Llama
 
 SHORT = ["--context", 16, "--batch", 4, "--iters", 5]
 TINY = ["--layers", 1, "--hidden", 16, "--intermediate", 32, "--heads", 2, "--dtype", "float32", *SHORT]
@@ -62,6 +64,22 @@ def here(original, tmp_path):
 
 
 @pytest.fixture
+def model(here):
+    """The tiny model with bard at 0.75 and log at -0.5, attached by hand."""
+    model = Llama.from_pretrained(here.tiny)
+    for name in ("bard", "log"):
+        lora.load_adapter(model, getattr(here, name), name)
+    lora.set_active(model, {"bard": 0.75, "log": -0.5})
+    return model
+
+
+@pytest.fixture
+def both(here):
+    """The flags that mean the same."""
+    return ["--model", here.tiny, "--adapter", f"{here.bard}:0.75", "--adapter", f"{here.log}:-0.5"]
+
+
+@pytest.fixture
 def minilora(capsys):
     """minilora(*arguments): what a command that goes well prints."""
 
@@ -98,6 +116,19 @@ def contents():
     return lambda folder: {
         str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()
     }
+
+
+@pytest.fixture
+def written(here, minilora, contents):
+    """written(command, *flags): what a command prints, but for its speed, and the files that it leaves in {out}."""
+
+    def run(command, *flags):
+        out = here.root / "-".join(flags)
+        printed = minilora(*command.format(out=out, **vars(here)).split(), *flags)
+        lines = [line.replace(str(out), "OUT") for line in printed.splitlines() if "tok/s" not in line]
+        return lines, contents(out) if out.exists() else {}
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -79,53 +79,40 @@ def test_colour_marks_what_the_voice_expected_more_or_less(minilora, terminal):
 
 @pytest.mark.parametrize(
     ("mark", "shade"),
-    [(0.4, None), (0.6, 223), (2, 216), (3, 208), (99, 208), (-0.4, None), (-0.6, 195), (-2, 153), (-4, 75)],
+    [(0.4, None), (0.6, 223), (2, 216), (99, 208), (-0.4, None), (-0.6, 195), (-2, 153), (-4, 75)],
 )
 def test_stronger_marks_have_stronger_shades(mark, shade):
     painted = side_by_side([Column("t", [("x", mark)])], colour=True).splitlines()[-1]
     assert painted == ("x" if shade is None else f"\x1b[30;48;5;{shade}mx\x1b[0m")
 
 
-def test_only_a_terminal_is_coloured_unless_asked_for(monkeypatch):
-    monkeypatch.setattr(columns.sys.stdout, "isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert columns.wants_colour("auto")
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert not columns.wants_colour("auto")
+@pytest.mark.parametrize(
+    ("tty", "term", "no_color", "coloured"),
+    [(True, "xterm", "", True), (True, "xterm", "1", False), (True, "dumb", "", False), (False, "xterm", "", False)],
+)
+def test_only_a_terminal_is_coloured_unless_asked_for(tty, term, no_color, coloured, monkeypatch):
+    monkeypatch.setattr(columns.sys.stdout, "isatty", lambda: tty, raising=False)
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    assert columns.wants_colour("auto") is coloured
     assert columns.wants_colour("always")
-    monkeypatch.delenv("NO_COLOR")
-    monkeypatch.setenv("TERM", "dumb")
-    assert not columns.wants_colour("auto")
-    monkeypatch.setattr(columns.sys.stdout, "isatty", lambda: False)
-    monkeypatch.setenv("TERM", "xterm")
-    assert not columns.wants_colour("auto")
     assert not columns.wants_colour("never")
-
-
-def test_lines_break_at_spaces_and_keep_their_indentation(terminal):
-    terminal(20)
-    text = "def f():\n    return aaaaaaaa + bbbbbbbb\n\n" + "x" * 45
-    assert side_by_side([Column("t", [(text, 0.0)])]).splitlines() == [
-        "t",
-        "-" * 20,
-        "def f():",
-        "    return aaaaaaaa",
-        "+ bbbbbbbb",
-        "",
-        "x" * 20,
-        "x" * 20,
-        "x" * 5,
-    ]
 
 
 @pytest.mark.parametrize(
     ("text", "lines"),
-    [("a" * 20 + " bbb", ["a" * 20, "bbb"]), ("    " + "x" * 30, ["    " + "x" * 16, "x" * 14]), ("", [""])],
+    [
+        ("def f():\n    return aaaaaaaa + bbbbbbbb", ["def f():", "    return aaaaaaaa", "+ bbbbbbbb"]),
+        ("a\n\n" + "x" * 45, ["a", "", "x" * 20, "x" * 20, "x" * 5]),
+        ("a" * 20 + " bbb", ["a" * 20, "bbb"]),
+        ("    " + "x" * 30, ["    " + "x" * 16, "x" * 14]),
+        ("", [""]),
+    ],
 )
-def test_corners_of_wrapping(text, lines, terminal):
+def test_lines_break_at_spaces_and_keep_their_indentation(text, lines, terminal):
     terminal(20)
-    assert side_by_side([Column("t", [(text, 0.0)])]).split("\n")[2:] == lines
+    assert side_by_side([Column("t", [(text, 0.0)])]).split("\n") == ["t", "-" * 20, *lines]
+    assert "\x1b" not in side_by_side([Column("t", [("a\x1b[2Jb\tc", 3.0)])])
 
 
 def test_texts_begin_on_one_line_whatever_the_titles(terminal):
@@ -148,13 +135,7 @@ def test_what_does_not_fit_beside_follows_below(terminal):
         out = side_by_side(texts)
         assert len(out.splitlines()[0].split(" | ")) == beside, width
         assert max(map(len, out.splitlines())) <= width
-        assert re.findall("[abcde]", "\n".join(line for line in out.splitlines())) == [
-            c for i in range(0, 5, beside) for c in 2 * "abcde"[i : i + beside]
-        ]
-
-
-def test_control_characters_do_not_reach_the_terminal():
-    assert "\x1b" not in side_by_side([Column("t", [("a\x1b[2Jb\tc", 3.0)])])
+        assert re.findall("[abcde]", out) == [c for i in range(0, 5, beside) for c in 2 * "abcde"[i : i + beside]]
 
 
 def test_voices_lists_them_with_their_losses(minilora):
@@ -175,18 +156,11 @@ def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
     [
         (["compare", "--voices", "base,nobody"], "'nobody' is neither base nor a voice (shakespeare, scripture, "),
         (["compare", "--voices", "python:loud"], "expected an adapter as FOLDER or FOLDER:STRENGTH"),
-        (["compare", "--voices", "base,"], "'' is neither base nor"),
         (["compare", "--voices", "base:0.5"], "base is the model without a voice: it takes no strength"),
-        (["compare", "--voices", "python+base"], "base is the model without a voice"),
-        (["compare", "--prompt", ""], "a prompt should have 1 to 256 tokens"),
         (["compare", "--voices", "python:1e308", "--tokens", 3], "adapters should have smaller strengths"),
         (["generate", "--seed", "-1"], "argument --seed: expected a whole number of 0 or more"),
-        (["compare", "--tokens", "0"], "at least one token to write"),
         (["generate", "--voice", "bard"], "there is no voice 'bard'; there are shakespeare, scripture"),
-        (
-            ["generate", "--voice", "python:loud"],
-            "expected a voice as NAME or NAME:STRENGTH, such as python:0.5, got 'python:loud'",
-        ),
+        (["generate", "--voice", "python:loud"], "expected a voice as NAME or NAME:STRENGTH, such as python:0.5, got "),
     ],
 )
 def test_mistakes(flags, says, fails):

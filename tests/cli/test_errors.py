@@ -9,43 +9,33 @@ from minilora.cli.settings import presets
 from minilora.data import sources
 
 TUNE = "finetune --model {tiny} --corpus {verse} --context 16 --iters 2 --batch 2 --out out"
+LINEAR = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
 WRITE = "generate --model {tiny} --tokens 5"
 
 CASES = {
-    "unknown preset": (f"{TUNE} --preset nothing", "there is no preset 'nothing': expected one of "),
+    "unknown preset": (f"{TUNE} --preset nothing", f"no preset 'nothing': expected one of {', '.join(presets())}"),
     "unknown corpus": ("eval --model {tiny} --corpus hamlet", "there is no corpus 'hamlet': expected one of tinysh"),
     "no corpus": ("finetune --model {tiny} --preset {root}/empty.toml --out out", "expected a corpus to learn from"),
     "missing model": ("generate --model nowhere", "nowhere is no model folder: expected config.json"),
     "missing adapter": (f"{WRITE} --adapter nowhere", "nowhere is no adapter folder: expected adapter_config.json"),
-    "info on nothing": ("info nowhere", "nowhere is no model folder"),
-    "unknown target": (f"{TUNE} --targets q_proj,w_proj", "target 'w_proj' matches no linear module; .* named "),
-    "unknown target expression": (f"{TUNE} --targets .*w_proj", "matches no linear module"),
+    "unknown target": (f"{TUNE} --targets q_proj,w_proj", f"'w_proj' matches no linear module; .* named {LINEAR}"),
     "broken target expression": (f"{TUNE} --targets (w", "is not a valid regular expression"),
     "rank 0": (f"{TUNE} --rank 0", "rank r should be a .*whole number.*, got 0"),
-    "dropout 1": (f"{TUNE} --dropout 1", "lora_dropout should be at least 0 and below 1, got 1"),
     "learning rate 0": (f"{TUNE} --lr 0", "lr should be positive"),
-    "no steps": (f"{TUNE} --iters 0", "iters should be a whole number of at least 1, got 0"),
     "context too long": (TUNE.replace("16", "17"), "a context of 17 tokens is more than the model's, which is 16"),
     "text too short": (TUNE.replace("{verse}", "{root}/short"), "tokens, but one window needs 17"),
-    "heads that do not divide": ("pretrain --corpus {text} --hidden 10 --heads 4 --out out", "should be a multiple of"),
     "enormous learning rate": (f"{TUNE} --lr 1e39", "is not finite|the loss is nan"),
     "out below a file": (TUNE.replace("--out out", "--out {verse}/out"), "verse"),
-    "merge below a file": ("merge --model {tiny} --adapter {bard} --out {verse}/out", "verse"),
     "demo below a file": ("demo --quick --out {verse}/out", "verse"),
     "json below a file": ("eval --model {tiny} --corpus {verse} --windows 2 --json {verse}/x.json", "verse"),
     "long prompt": (f"{WRITE} --prompt 12345678901234567", "should have 1 to 16 tokens.* this one has 17"),
-    "empty prompt": (f"{WRITE} --prompt=", "should have 1 to 16 tokens.* this one has 0"),
     "no tokens": ("generate --model {tiny} --tokens 0", "at least one token to write"),
     "negative temperature": (f"{WRITE} --temperature -1", "temperature should be 0 or more, got -1"),
     "top-k 0": (f"{WRITE} --top-k 0", "top_k should be at least 1, got 0"),
     "top-p 2": (f"{WRITE} --top-p 2", "top_p should be above 0 and at most 1, got 2"),
+    "unknown method": (f"{TUNE} --method lorra", "argument --method: invalid choice: 'lorra'"),
     "strength is a word": (f"{WRITE} --adapter {{bard}}:much", "expected an adapter as FOLDER or FOLDER:STRENGTH"),
-    "strength is empty": (f"{WRITE} --adapter {{bard}}:", "expected an adapter as FOLDER or FOLDER:STRENGTH"),
     "strength is nan": (f"{WRITE} --adapter {{bard}}:nan", "expected an adapter as FOLDER or FOLDER:STRENGTH"),
-    "strength is infinite": (f"{WRITE} --adapter {{bard}}:inf", "expected an adapter as FOLDER or FOLDER:STRENGTH"),
-    "no windows": ("eval --model {tiny} --corpus {verse} --windows 0", "at least one window to look at, got 0"),
-    "negative context": ("eval --model {tiny} --corpus {verse} --context -3", "should be at least 1 token, got -3"),
-    "eval beyond the context": ("eval --model {tiny} --corpus {verse} --context 17", "17 tokens are more than"),
     "merge nothing": ("merge --model {tiny} --out out", "expected at least one --adapter"),
     "resume nothing": ("finetune --resume --out nowhere", "there is no run to resume in nowhere"),
     "unknown command": ("finetun", "invalid choice: 'finetun'.*; see minilora --help"),
@@ -53,8 +43,6 @@ CASES = {
     "unknown flag": ("generate --temprature 1", "unrecognized arguments: --temprature 1; see minilora generate --help"),
     "missing flag": ("merge --model {tiny}", "required: --out; see minilora merge --help"),
     "rank is a word": (f"{TUNE} --rank many", "--rank: invalid int value: 'many'; see minilora finetune --help"),
-    "unknown method": (f"{TUNE} --method lorra", "argument --method: invalid choice: 'lorra'"),
-    "fetch of the unknown": ("data fetch hamlet", "invalid choice: 'hamlet'.*; see minilora data fetch --help"),
     "a name with a line break": ("info two\nlines", "two lines is no model folder"),
 }
 
@@ -69,13 +57,6 @@ def test_one_line(case, here, fails, contents):
     assert re.search(words, fails(*arguments))
     after = contents(here.root)
     assert {name: after.get(name) for name in before} == before  # nothing that was there has changed
-
-
-def test_the_existing_presets_and_targets_are_listed(here, fails):
-    line = fails("pretrain", "--preset", "nothing", "--out", "out")
-    assert all(name in line for name in presets())
-    line = fails(*[word.format(**vars(here)) for word in CASES["unknown target"][0].split()])
-    assert "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj" in line
 
 
 def test_a_missing_corpus_without_a_network(here, capsys):

@@ -16,25 +16,7 @@ import pytest
 from minilora.files import read_tensors
 
 ITERS = 8
-PRESET = """
-corpus = ["{root}/verse"]
-base = "{root}/tiny"
-[lora]
-r = 2
-lora_alpha = 4
-lora_dropout = 0.25
-target_modules = "all-linear"
-[training]
-iters = {iters}
-batch = 2
-context = 16
-accumulate = 2
-lr = 0.05
-warmup = 2
-eval_every = 3
-eval_windows = 4
-checkpoint_every = {checkpoint_every}
-"""
+TRAINING = dict(iters=ITERS, batch=2, context=16, accumulate=2, lr=0.05, warmup=2, eval_every=3, eval_windows=4)
 
 # `python -m minilora ...`, which kills itself at the `moment`th call of a function after everything is loaded, when
 # the run begins to write; without a moment, it counts the calls.
@@ -101,7 +83,10 @@ def preset(original, tmp_path_factory):
 
     def write(checkpoint_every):
         path = tmp_path_factory.mktemp("preset") / "run.toml"
-        path.write_text(PRESET.format(root=original, iters=ITERS, checkpoint_every=checkpoint_every))
+        lora = '{ r = 2, lora_alpha = 4, lora_dropout = 0.25, target_modules = "all-linear" }'
+        lines = [f'corpus = ["{original}/verse"]', f'base = "{original}/tiny"', f"lora = {lora}", "[training]"]
+        training = {**TRAINING, "checkpoint_every": checkpoint_every}
+        path.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in training.items())]))
         return path
 
     return write
@@ -118,11 +103,7 @@ def whole(preset, contents, tmp_path_factory):
 
 
 CHAINS = [
-    [0.0],
-    [0.25],
-    [0.5],
-    [0.75],
-    [0.995],
+    *([part] for part in (0.0, 0.25, 0.5, 0.75, 0.995)),
     *([random.Random(i).random() / 2.5 for i in range(n, n + 3)] for n in (0, 9)),
 ]
 
@@ -142,36 +123,35 @@ def test_kill_at_any_moment(parts, here, whole, minilora, contents):
     assert steps == sorted(steps)  # no progress is lost
     go_on = ["--resume"] if (folder / "run.toml").exists() else ["--preset", preset]
     minilora("finetune", *go_on, "--out", folder)
-    found = contents(folder)
-    assert found == expected  # and nothing else lies there
+    assert contents(folder) == expected  # and nothing else lies there
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-def test_ctrl_c_saves_and_says_how_to_go_on(method, here, preset, minilora, contents):
-    preset = preset(100)
-    run = start(WAITING, "finetune", "--preset", preset, "--method", method, "--out", "stopped")
+def interrupted(*command):
+    """What a run says that gets a Ctrl-C in its third step."""
+    run = start(WAITING, *command)
     while "third step" not in run.stdout.readline():
         assert run.poll() is None
     run.send_signal(signal.SIGINT)
     _, err = run.communicate()
     assert run.returncode == 130
-    assert err == f"minilora: stopped after step 3 of {ITERS}; go on with: minilora finetune --resume --out stopped\n"
+    return err
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_ctrl_c_saves_and_says_how_to_go_on(method, here, preset, minilora, contents):
+    flags = ["finetune", "--preset", preset(100), "--method", method]
+    said = interrupted(*flags, "--out", "stopped")
+    assert said == f"minilora: stopped after step 3 of {ITERS}; go on with: minilora finetune --resume --out stopped\n"
     assert len(read_tensors("stopped/checkpoint.safetensors")["losses"]) == 3
-    minilora(*err.rpartition(": minilora ")[2].split())  # exactly what it said
-    minilora("finetune", "--preset", preset, "--method", method, "--out", "whole")
+    minilora(*said.rpartition(": minilora ")[2].split())  # exactly what it said
+    minilora(*flags, "--out", "whole")
     assert contents(here.work / "stopped") == contents(here.work / "whole")
     assert ("adapter_model.safetensors" in contents(here.work / "whole")) == (method == "lora")
 
 
 def test_ctrl_c_in_a_pretraining_run(here, minilora, contents):
-    flags = ["pretrain", "--preset", here.tiny / "run.toml"]
-    run = start(WAITING, *flags, "--out", "stopped")
-    while "third step" not in run.stdout.readline():
-        assert run.poll() is None
-    run.send_signal(signal.SIGINT)
-    _, err = run.communicate()
-    assert run.returncode == 130
-    assert err == "minilora: stopped after step 3 of 5; go on with: minilora pretrain --resume --out stopped\n"
+    said = interrupted("pretrain", "--preset", here.tiny / "run.toml", "--out", "stopped")
+    assert said == "minilora: stopped after step 3 of 5; go on with: minilora pretrain --resume --out stopped\n"
     minilora("pretrain", "--resume", "--out", "stopped")
     assert contents(here.work / "stopped") == contents(here.tiny)
 

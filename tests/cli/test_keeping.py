@@ -16,7 +16,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(command, holder, here, fa
     assert contents(here.root) == before
 
 
-@pytest.mark.parametrize("out", ["tiny", "bard", "log"])
+@pytest.mark.parametrize("out", ["tiny", "log"])
 def test_merge_does_not_write_over_a_model_or_an_adapter(out, here, fails, contents):
     before = contents(here.root)
     line = fails("merge", "--model", here.tiny, "--adapter", here.bard, "--out", getattr(here, out))
@@ -27,11 +27,8 @@ def test_merge_does_not_write_over_a_model_or_an_adapter(out, here, fails, conte
 @pytest.mark.parametrize(
     ("command", "given"),
     [
-        ("finetune --resume --out {bard} --lr 1", "--lr"),
         ("finetune --resume --out {bard} --method full --rank 2", "--method, --rank"),
-        ("finetune --resume --out {bard} --preset demo", "--preset"),
         ("finetune --resume --out {bard} --model {tiny} --corpus x", "--corpus, --model"),
-        ("pretrain --resume --out {tiny} --kv-heads 1", "--kv-heads"),
         ("pretrain --resume --out {tiny} --seed 0", "--seed"),
     ],
 )
@@ -46,10 +43,8 @@ def test_resuming_with_other_flags(command, given, here, fails, contents):
     ("old", "new", "words"),
     [
         ("lr = 0.05", "lr = 0.04", "was made with lr = 0.05, this run has 0.04"),
-        ("seed = 2", "seed = 3", "was made with seed = 2, this run has 3"),
         ("\nr = 2", "\nr = 3", "trains other parameters than this run"),
         ("lora_alpha = 4", "lora_alpha = 8", "was made with default.lora_alpha = 4, this run has 8"),
-        ("lora_dropout = 0.0", "lora_dropout = 0.1", "was made with default.lora_dropout = 0.0, this run has 0.1"),
         ("{original}/verse", "{root}/text", "was made with data = "),
         ("{original}/tiny", "{root}/other", "was made with frozen parameters = "),
         ('method = "lora"', 'method = "full"', "trains other parameters than this run"),
@@ -69,7 +64,7 @@ def test_resuming_another_run(old, new, words, here, original, minilora, fails, 
     assert contents(here.root) == before
 
 
-@pytest.mark.parametrize("part", [0, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("part", [0, 0.3, 0.999])
 def test_resuming_from_a_truncated_checkpoint(part, here, fails, contents):
     path = here.bard / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
@@ -82,5 +77,6 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(here, min
     before = contents(here.bard)
     for name in before.keys() - {"run.toml"}:
         (here.bard / name).unlink()
+    (here.bard / ".checkpoint.safetensors.7-0123abcd.tmp").write_bytes(b"half of one")
     minilora("finetune", "--resume", "--out", here.bard)
     assert contents(here.bard) == before

@@ -1,5 +1,6 @@
 """`minilora generate`, `merge`, `eval`, `info` and `data` on folders that there are."""
 
+import hashlib
 import json
 import re
 
@@ -15,22 +16,6 @@ from minilora.generation import Sampler, write
 from minilora.messages import visible
 from minilora.nn import Llama
 from minilora.training import evaluate
-
-
-@pytest.fixture
-def model(here):
-    """The tiny model with bard at 0.75 and log at -0.5, attached by hand."""
-    model = Llama.from_pretrained(here.tiny)
-    for name in ("bard", "log"):
-        lora.load_adapter(model, getattr(here, name), name)
-    lora.set_active(model, {"bard": 0.75, "log": -0.5})
-    return model
-
-
-@pytest.fixture
-def both(here):
-    """The flags that mean the same."""
-    return ["--model", here.tiny, "--adapter", f"{here.bard}:0.75", "--adapter", f"{here.log}:-0.5"]
 
 
 def test_generate_writes_what_the_library_writes(both, model, minilora):
@@ -70,7 +55,8 @@ def test_merge_says_how_exact_it_is_and_saves_what_was_attached(here, both, mode
     assert np.abs(merged - attached).max() < 1e-5 * np.abs(attached).max()
     assert np.abs(base - attached).max() > 1e-2 * np.abs(attached).max()
     assert read_tensors("merged/model.safetensors").keys() == read_tensors(here.tiny / "model.safetensors").keys()
-    assert minilora("generate", "--model", "merged", "--tokens", 5)
+    minilora("merge", *both, "--dtype", "float16", "--out", "half")
+    assert {a.dtype for a in read_tensors("half/model.safetensors").values()} == {np.dtype(np.float16)}
 
 
 def test_merge_says_when_the_head_is_the_embedding_no_more(minilora):
@@ -82,11 +68,6 @@ def test_merge_says_when_the_head_is_the_embedding_no_more(minilora):
         assert found - base == ({"lm_head.weight"} if head else set())
 
 
-def test_merge_in_half_precision(both, minilora):
-    minilora("merge", *both, "--dtype", "float16", "--out", "merged")
-    assert {a.dtype for a in read_tensors("merged/model.safetensors").values()} == {np.dtype(np.float16)}
-
-
 def test_eval_says_what_the_library_measures(here, both, model, minilora):
     flags = ["--corpus", here.verse, "--windows", 20, "--context", 12, "--json", "figures.json"]
     out = minilora("eval", *both, *flags)
@@ -96,18 +77,17 @@ def test_eval_says_what_the_library_measures(here, both, model, minilora):
     assert figures["loss"] == pytest.approx(loss, rel=1e-6)
     assert (figures["corpus"], figures["windows"], figures["context"]) == ([str(here.verse)], 20, 12)
     assert f"{loss:.4f} nats per character ({loss / np.log(2):.4f} bits), 20 windows of 12" in out
+    assert "16 windows of 16" in minilora("eval", *both, "--corpus", here.verse, "--windows", 16)  # the model's context
 
 
-def test_eval_without_a_context_takes_the_models(here, minilora):
-    assert "16 windows of 16" in minilora("eval", "--model", here.tiny, "--corpus", here.verse, "--windows", 16)
-
-
-def test_info_on_a_model(here, minilora):
+def test_info_on_a_model(here, minilora, monkeypatch):
     out = minilora("info", here.tiny)
     assert "1 layers, width 16, 2 heads (2 for keys), MLP 32, context 16, vocabulary 256" in out
     total = sum(array.size for array in read_tensors(here.tiny / "model.safetensors").values())
     assert re.search(rf"^all .* {total:,} ", out, re.M)
     assert f"{(here.tiny / 'model.safetensors').stat().st_size:,} bytes on disk" in out
+    monkeypatch.setattr("minilora.cli.info.BASE", here.tiny)
+    assert minilora("info") == out
 
 
 def test_info_on_an_adapter(here, minilora):
@@ -126,11 +106,8 @@ def test_info_on_an_adapter(here, minilora):
     rank = np.exp(-np.sum(shares * np.log(shares)))
     assert line.split()[1:] == ["2×16", "32×2", "96", f"{norm:.3f}", f"{norm / base:.4f}", f"{rank:.2f}"]
     assert norm > 0.01
-    assert out.splitlines()[-3:] == [
-        "PEFT       yes",
-        "vLLM       yes",
-        "llama.cpp  yes, after convert_lora_to_gguf.py",
-    ]
+    loaders = "PEFT       yes", "vLLM       yes", "llama.cpp  yes, after convert_lora_to_gguf.py"
+    assert out.splitlines()[-3:] == list(loaders)
     figures = json.loads((here.work / "figures.json").read_text())
     (module,) = [module for module in figures["modules"] if module["path"] == "model.layers.0.mlp.up_proj"]
     assert module["norm"] == pytest.approx(norm)
@@ -166,25 +143,14 @@ def test_flags_that_are_for_adapters(here, fails):
         assert "--model and --json go with an adapter folder" in fails("info", here.tiny, flag, here.tiny)
 
 
-def test_info_without_a_folder_shows_the_packaged_base(here, minilora, monkeypatch):
-    from minilora.cli import info
-
-    monkeypatch.setattr(info, "BASE", here.tiny)
-    assert minilora("info") == minilora("info", here.tiny)
-
-
 def test_data_list_names_every_corpus(minilora):
     out = minilora("data", "list")
     for source in sources.SOURCES.values():
-        assert source.name in out
-        assert source.url in out
-        assert f"{source.bytes:,} bytes" in out
+        assert all(text in out for text in (source.name, source.url, f"{source.bytes:,} bytes"))
     assert "pastiche" in out
 
 
 def test_data_verify_and_fetch(here, minilora, monkeypatch):
-    import hashlib
-
     content = here.verse.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     play = Source("play", "play.txt", len(content), digest, "https://example.invalid/play", "free", "a play")

@@ -9,20 +9,9 @@ import pytest
 from minilora.cli.settings import FLAGS, presets, settings, write
 from minilora.data import corpora
 
-VALUES = {
-    "corpus": ["a.txt", 'a "quoted" C:\\path', "Ä 🦙\t日本"],
-    "model": "runs/base 🦙",
-    "method": "full",
-    "dtype": "float16",
-    "targets": ["k_proj", "up_proj"],
-    "alpha": 7.5,
-    "dropout": 0.125,
-    "lr": 3e-05,
-    "layers": 3,
-    "heads": 8,
-    "kv_heads": 2,
-    "hidden": 64,
-}
+VALUES = {"corpus": ["a.txt", 'a "quoted" C:\\path', "Ä 🦙\t日本"], "model": "runs/base 🦙", "method": "full"}
+VALUES |= {"dtype": "float16", "targets": ["k_proj", "up_proj"], "alpha": 7.5, "dropout": 0.125, "lr": 3e-05}
+VALUES |= {"layers": 3, "heads": 8, "kv_heads": 2, "hidden": 64}
 
 
 def value_of(flag):
@@ -34,10 +23,6 @@ def entry(chosen, flag):
     return getattr(getattr(chosen, section) if section else chosen, name, None)  # in full there is no adapter
 
 
-def test_there_are_presets():
-    assert set(presets()) >= {"base", "demo", "nanogpt-cpu"}
-
-
 @pytest.mark.parametrize("name", presets())
 def test_every_preset_loads_and_makes_sense(name):
     chosen = settings(name)
@@ -45,6 +30,7 @@ def test_every_preset_loads_and_makes_sense(name):
     assert chosen.training.context <= chosen.model.max_position_embeddings
     assert chosen.training.warmup < chosen.training.iters
     assert chosen.training.min_lr < chosen.training.lr
+    assert set(presets()) >= {"base", "demo", "nanogpt-cpu"}
 
 
 @pytest.mark.parametrize("flag", FLAGS)
@@ -62,10 +48,7 @@ def test_a_flag_overrides_its_entry_and_no_other(flag, tmp_path):
 @pytest.mark.parametrize(("flags", "alpha"), [({}, 16), ({"rank": 3}, 6), ({"rank": 3, "alpha": 1.5}, 1.5)])
 def test_another_rank_keeps_the_scale(flags, alpha):
     assert settings("demo", Namespace(**flags)).adapter.lora_alpha == alpha
-
-
-def test_the_context_is_the_new_models_too():
-    assert settings("base", Namespace(context=48)).model.max_position_embeddings == 48
+    assert settings("base", Namespace(context=48)).model.max_position_embeddings == 48  # the new model's, too
 
 
 @pytest.mark.parametrize("name", presets())
@@ -104,9 +87,7 @@ def test_run_toml_keeps_patterns_and_lists(tmp_path):
         ("training = 3", "training should be a table, got 3"),
         ("[training]\niters = 'ten'", "iters should be a whole number of at least 1, got 'ten'"),
         ("[training]\nlr = 'fast'", "lr|training"),
-        ("[model]\nhidden_size = 'wide'", "hidden_size"),
         ("method = 'lorra'", "method should be one of lora, .*full, got 'lorra'"),
-        ("dtype = 'int8'", "dtype should be one of float32, float16, got 'int8'"),
         ("corpus = 'tinyshakespeare'", "corpus should be a list of names"),
     ],
 )
@@ -115,12 +96,6 @@ def test_a_preset_that_means_nothing(text, words, tmp_path):
     with pytest.raises(ValueError, match=words) as caught:
         settings(str(tmp_path / "mine.toml"))
     assert "\n" not in str(caught.value)
-
-
-def test_an_unknown_preset_lists_those_there_are():
-    with pytest.raises(ValueError, match="there is no preset 'nanogtp'") as caught:
-        settings("nanogtp")
-    assert all(name in str(caught.value) for name in presets())
 
 
 def test_every_setting_is_written(tmp_path):

@@ -32,13 +32,8 @@ def wider(path):
     write_tensors(path, {name: np.concatenate([a, a], axis=-1) for name, a in read_tensors(path).items()})
 
 
-def not_numbers(path):
-    write_tensors(path, {name: a * np.float32(np.nan) for name, a in read_tensors(path).items()})
-
-
 SPOILED = {
     "empty": (cut(0), "is not a whole safetensors file", "is not a whole safetensors file"),
-    "header cut": (cut(0.01), "is not a whole safetensors file", "is not a whole safetensors file"),
     "data cut": (cut(0.99), "is not a whole safetensors file", "is not a whole safetensors file"),
     "missing tensor": (without_the_first, "missing model", "lacks .*lora_A.weight, which its config asks for"),
     "extra tensor": (one_more, "unknown model.surprise.weight", "holds model.surprise.weight, which its config does"),
@@ -47,46 +42,34 @@ SPOILED = {
 }
 
 
+@pytest.mark.parametrize("part", ["model", "adapter"])
 @pytest.mark.parametrize("case", SPOILED)
-def test_a_spoiled_model(case, here, fails):
-    spoil, words, _ = SPOILED[case]
-    spoil(here.root / MODEL)
-    for command in ("generate --tokens 3", "merge --adapter {bard} --out out", "eval --corpus {verse}"):
-        line = fails(*command.format(**vars(here)).split(), "--model", here.tiny)
-        assert re.search(words, line)
-        assert str(here.tiny) in line
-    assert re.search(words, fails("info", here.tiny))
-    assert not list(here.work.iterdir())
-
-
-@pytest.mark.parametrize("case", [*SPOILED, "not finite"])
-def test_a_spoiled_adapter(case, here, fails):
-    spoil, _, words = {**SPOILED, "not finite": (not_numbers, "", "not finite")}[case]
-    spoil(here.root / ADAPTER)
-    flags = ["--model", here.tiny, "--adapter", here.bard]
+def test_a_spoiled_folder(case, part, here, fails):
+    spoil, *words = SPOILED[case]
+    file, folder, words = (MODEL, here.tiny, words[0]) if part == "model" else (ADAPTER, here.bard, words[1])
+    spoil(here.root / file)
     for command in ("generate --tokens 3", "merge --out out", "eval --corpus {verse}"):
-        line = fails(*command.format(**vars(here)).split(), *flags)
+        line = fails(*command.format(**vars(here)).split(), "--model", here.tiny, "--adapter", here.bard)
         assert re.search(words, line)
-        assert str(here.bard) in line
+        assert str(folder) in line
+    assert re.search(words, fails("info", folder))
     assert not list(here.work.iterdir())
 
 
-def test_info_on_an_adapter_without_its_b(here, fails):
-    tensors = {n: a for n, a in read_tensors(here.root / ADAPTER).items() if "up_proj.lora_B" not in n}
-    write_tensors(here.root / ADAPTER, tensors)
-    assert "up_proj.lora_B.weight, which its config asks for" in fails("info", here.bard)
+def test_an_adapter_that_is_not_finite(here, fails):
+    tensors = read_tensors(here.root / ADAPTER)
+    write_tensors(here.root / ADAPTER, {name: a * np.float32(np.nan) for name, a in tensors.items()})
+    assert "not finite" in fails("generate", "--model", here.tiny, "--adapter", here.bard)
 
 
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
         ("tiny/config.json", "{", "is not valid JSON"),
-        ("tiny/config.json", "[]", "should hold a JSON object"),
         ("tiny/config.json", '{"hidden_size": 16}', "lacks vocab_size"),
         ("tiny/tokenizer.json", '{"model": {"type": "Unigram"}}', "is another tokenizer"),
         ("bard/adapter_config.json", "{", "is not valid JSON"),
         ("bard/adapter_config.json", '{"peft_type": "LORA"}', "lacks r, lora_alpha"),
-        ("bard/adapter_config.json", '{"peft_type": "IA3"}', "expected an adapter of peft_type 'LORA'"),
     ],
 )
 def test_a_spoiled_config(file, content, words, here, fails):
@@ -105,4 +88,4 @@ def test_numbers_in_a_config_that_are_none(name, value, here, fails):
 def test_an_adapter_of_another_model(here, minilora, fails):
     minilora("pretrain", "--preset", here.tiny / "run.toml", "--hidden", 12, "--out", "other")
     line = fails("generate", "--model", "other", "--adapter", here.bard, "--tokens", 3)
-    assert re.search(r"should have shape \(.*\) on this model, found", line)
+    assert re.search(r"should have shape \(.*\), found .*; the adapter was made for a base of other dimensions", line)

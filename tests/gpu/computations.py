@@ -15,18 +15,11 @@ from minilora.generation import Sampler, generate
 from minilora.lora.facts import effective_rank, module_facts
 from minilora.lora.spectrum import singular_values
 from minilora.nn import Llama
-from minilora.training import AdamW, TrainingConfig, evaluate, train
+from minilora.training import AdamW, TrainingConfig, train
 from tests.unit_scale import unit_scale_llama
 
-SHAPE = {
-    "vocab_size": 17,
-    "hidden_size": 16,
-    "intermediate_size": 20,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 16,
-}
+SHAPE = dict(vocab_size=17, hidden_size=16, intermediate_size=20, num_hidden_layers=2, max_position_embeddings=16)
+SHAPE |= dict(num_attention_heads=4, num_key_value_heads=2)
 IDS = np.cumsum(np.random.default_rng(2).integers(0, 3, 400)) % SHAPE["vocab_size"]
 BATCH, TARGETS = IDS[:45].reshape(3, 15), IDS[1:46].reshape(3, 15)
 RUN = TrainingConfig(
@@ -70,13 +63,9 @@ def a_step_of_everything(device, folder):
 
 
 @computation
-def a_step_of_an_adapter(device, folder):
-    return step(llama(device, "a"))
-
-
-@computation
-def a_step_with_dropout(device, folder):
-    return step(llama(device, "a", dropout=0.4)), step(llama(device, "a", "b", "c", dropout=0.4))
+def a_step_of_adapters(device, folder):
+    with_dropout = step(llama(device, "a", dropout=0.4)), step(llama(device, "a", "b", "c", dropout=0.4))
+    return step(llama(device, "a")), with_dropout
 
 
 @computation
@@ -90,11 +79,6 @@ def a_step_by_backward(device, folder):
 def trained(model, path, config=RUN, **options):
     history = train(model, IDS[:300], IDS[300:], config, checkpoint_path=path, quiet=True, **options)
     return model.state_dict(), history.losses, history.evaluations, read_tensors(path)
-
-
-@computation
-def a_run_of_everything(device, folder):
-    return trained(llama(device), folder / "checkpoint")
 
 
 @computation
@@ -134,11 +118,6 @@ def a_run_that_goes_on(device, folder):
 def a_run_that_goes_on_at_home(device, folder):
     crashed(llama(device), folder / "checkpoint", losses=7)
     return trained(llama("cpu"), folder / "checkpoint", resume=True)
-
-
-@computation
-def an_evaluation(device, folder):
-    return evaluate(llama(device, "a"), IDS, 12, 7, batch=3)
 
 
 @computation
@@ -216,11 +195,8 @@ def facts(device, folder):
     weights = {path: module.weight.data for path, module in hosts(model).items()}
     found = module_facts(config, tensors, weights)
     assert all(math.isfinite(module.relative) for module in found)
-    own = [
-        effective_rank(singular_values(module.lora_A["a"].data, module.lora_B["a"].data))
-        for module in hosts(model).values()
-    ]
-    return own, [[module.norm, module.relative, module.effective_rank] for module in found]
+    ranks = [effective_rank(singular_values(m.lora_A["a"].data, m.lora_B["a"].data)) for m in hosts(model).values()]
+    return ranks, [[module.norm, module.relative, module.effective_rank] for module in found]
 
 
 @computation

@@ -83,11 +83,6 @@ class DeviceArray(NDArrayOperatorsMixin):
         if made is not None:
             made.append((self._host.dtype, culprit()))
 
-    shape = property(lambda self: self._host.shape)
-    dtype = property(lambda self: self._host.dtype)
-    ndim = property(lambda self: self._host.ndim)
-    size = property(lambda self: self._host.size)
-    nbytes = property(lambda self: self._host.nbytes)
     T = property(lambda self: DeviceArray(self._host.T))
 
     def __array__(self, dtype=None, copy=None):
@@ -124,15 +119,6 @@ class DeviceArray(NDArrayOperatorsMixin):
     def get(self):
         return self._host.copy()
 
-    def item(self):
-        return self._host.item()
-
-    def tolist(self):
-        return self._host.tolist()
-
-    def tobytes(self):
-        return self._host.tobytes()
-
     def astype(self, dtype, order="K", casting=None, subok=None, copy=True):
         return self if not copy and self.dtype == dtype else DeviceArray(self._host.astype(dtype))
 
@@ -154,29 +140,11 @@ class DeviceArray(NDArrayOperatorsMixin):
     def swapaxes(self, axis1, axis2):
         return DeviceArray(self._host.swapaxes(axis1, axis2))
 
-    def max(self, axis=None, keepdims=False):
-        return DeviceArray(self._host.max(axis=axis, keepdims=keepdims))
-
-    def min(self, axis=None, keepdims=False):
-        return DeviceArray(self._host.min(axis=axis, keepdims=keepdims))
-
     def dot(self, b):
         return DeviceArray(self._host.dot(unwrap(b)))
 
     def argmax(self, axis=None):
         return DeviceArray(self._host.argmax(axis))
-
-    def sum(self, axis=None, keepdims=False):
-        return DeviceArray(self._host.sum(axis=axis, keepdims=keepdims))
-
-    def mean(self, axis=None, keepdims=False):
-        return DeviceArray(self._host.mean(axis=axis, keepdims=keepdims))
-
-    def all(self, axis=None, keepdims=False):
-        return DeviceArray(self._host.all(axis=axis, keepdims=keepdims))
-
-    def any(self, axis=None, keepdims=False):
-        return DeviceArray(self._host.any(axis=axis, keepdims=keepdims))
 
     def __getitem__(self, key):
         return DeviceArray(self._host[place(key)])
@@ -184,26 +152,25 @@ class DeviceArray(NDArrayOperatorsMixin):
     def __setitem__(self, key, value):
         self._host[place(key)] = unwrap(value)
 
-    def __len__(self):
-        return len(self._host)
-
     def __iter__(self):
         return map(DeviceArray, self._host)
 
-    def __bool__(self):
-        return bool(self._host)
-
-    def __int__(self):
-        return int(self._host)
-
-    def __float__(self):
-        return float(self._host)
-
-    def __repr__(self):
-        return repr(self._host)
-
     def __format__(self, spec):
         return format(self._host, spec)
+
+
+for name in ("shape", "dtype", "ndim", "size", "nbytes"):
+    setattr(DeviceArray, name, property(lambda self, name=name: getattr(self._host, name)))
+for name in ("item", "tolist", "tobytes", "__len__", "__bool__", "__int__", "__float__", "__repr__"):
+    setattr(DeviceArray, name, lambda self, name=name: getattr(self._host, name)())
+
+
+def reduction(name):
+    return lambda self, axis=None, keepdims=False: DeviceArray(getattr(self._host, name)(axis=axis, keepdims=keepdims))
+
+
+for name in ("max", "min", "sum", "mean", "all", "any"):
+    setattr(DeviceArray, name, reduction(name))
 
 
 def unwrap(x):

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from minilora.autograd import OPS, Tensor, gradients, ops
-from minilora.autograd.ops import fused
+from minilora.autograd import OPS, Tensor, gradients
 from minilora.backend import array_module, device_of
 from tests.gpu.standin import DeviceArray
 
@@ -26,13 +25,11 @@ REFUSED = {
     "a host array as an index": lambda x: x[np.array([0, 1])],
     "a list as an index": lambda x: x[[0, 1]],
     "assignment of a host array": lambda x: x.__setitem__(0, HOST[0]),
-    "assignment to the host": lambda x: HOST.copy().__setitem__(..., x),
     "einsum with out": lambda x: np.einsum("ij->i", x, out=x[:, 0]),
     "max with initial": lambda x: np.max(x, initial=0),
     "the method max with initial": lambda x: x.max(initial=0),
     "a key of several parts in add.at": lambda x: np.add.at(x, (0, 0), x[0, 0]),
     "a reduction by its ufunc": lambda x: np.maximum.reduce(x),
-    "differences of a running sum": lambda x: np.add.reduceat(x, np.array([0, 1])),
     "a function that CuPy lacks": lambda x: np.block([x, x]),
     "an empty shape": lambda x: np.zeros_like(x, shape=()),
     "NumPy's functions without a protocol": lambda x: np.ascontiguousarray(x),
@@ -54,18 +51,15 @@ def test_it_computes_what_numpy_computes(card):
     assert (device_of(card), device_of(HOST)) == ("cuda", "cpu")
 
 
-def test_views_share_their_memory_and_copies_to_the_card_do_not(cupy):
-    host = HOST.copy()
-    card = cupy.asarray(host)
+def test_views_share_their_memory_and_copies_to_the_card_do_not(card):
     card[0][...] = 7
     assert (card.get()[0] == 7).all()
-    assert (host == HOST).all()
+    assert (HOST[0] == [0, 1, 2]).all()
 
 
 FALLBACKS = {
     "in the value": (lambda x: np.exp(np.asarray(x)), lambda g: g),
     "in the gradient": (lambda x: x * 2, lambda g: np.asarray(g) * 2),
-    "a mask of the host's": (lambda x: x * np.ones(x.shape, dtype=np.float32), lambda g: g),
     "an answer of the host's": (lambda x: x * 2, lambda g: g * np.full(g.shape, 2, dtype=np.float32)),
 }
 
@@ -87,10 +81,3 @@ def test_a_fallback_in_an_op_is_found(card, monkeypatch, value, pull):
     run(HOST)
     with pytest.raises(TypeError):
         run(card)
-
-
-def test_a_fallback_in_a_real_op_is_found(card, monkeypatch):
-    """Dropout as it was before it brought its mask along."""
-    monkeypatch.setattr(fused, "like", lambda array, other: array)
-    with pytest.raises(TypeError, match=r"numpy\.ndarray"):
-        ops.dropout(Tensor(card), 0.5, np.random.default_rng(0))

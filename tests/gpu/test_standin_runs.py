@@ -25,9 +25,13 @@ def test_the_same_bits_as_on_numpy(compute, tmp_path):
 
 def test_everything_of_a_model_lies_on_the_card():
     model = llama("cpu", "a", "b")
+    model.loss(BATCH, TARGETS).backward()
+    trainable = [p.requires_grad for p in model.parameters()]
     assert model.device == "cpu"
     assert model.to("cuda") is model
     assert model.device == "cuda"
+    assert [p.requires_grad for p in model.parameters()] == trainable
+    assert all(p.grad is None for p in model.parameters())
     assert all(isinstance(p.data, DeviceArray) for p in model.parameters())
     assert model.lm_head.weight is model.model.embed_tokens.weight
     lora.inject(model, lora.LoraConfig(), "late", rng=np.random.default_rng(0))
@@ -36,23 +40,6 @@ def test_everything_of_a_model_lies_on_the_card():
     buffers = [optimizer.data, optimizer.grad, optimizer.m, optimizer.v, cache.layers[0].keys, cache.layers[1].values]
     assert all(isinstance(x, DeviceArray) for x in [*buffers, *(p.data for p in model.parameters())])
     assert not any(isinstance(p.data, DeviceArray) for p in model.to("cpu").parameters())
-
-
-def test_moving_forgets_gradients_and_keeps_what_is_frozen():
-    model = llama("cpu", "a")
-    model.loss(BATCH, TARGETS).backward()
-    trainable = [p.requires_grad for p in model.parameters()]
-    model.to("cuda")
-    assert [p.requires_grad for p in model.parameters()] == trainable
-    assert all(p.grad is None for p in model.parameters())
-
-
-def test_a_merged_model_stays_where_it_is():
-    model = llama("cpu", "a")
-    lora.merge(model)
-    with pytest.raises(ValueError, match="adapters are merged"):
-        model.to("cuda")
-    assert model.device == "cpu"
 
 
 def test_ids_may_lie_on_the_host_or_on_the_card():
@@ -64,9 +51,14 @@ def test_ids_may_lie_on_the_host_or_on_the_card():
         model(np.array([[0, 17]]))
 
 
-def test_an_optimizer_notices_that_its_model_has_moved():
-    model = llama("cpu")
-    optimizer = AdamW(model.named_parameters())
+def test_what_may_not_move():
+    model = llama("cpu", "a")
+    optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad])
+    lora.merge(model)
+    with pytest.raises(ValueError, match="adapters are merged"):
+        model.to("cuda")
+    assert model.device == "cpu"
+    lora.unmerge(model)
     model.to("cuda")
     with pytest.raises(RuntimeError, match="make a new optimizer"):
         optimizer.step(0.1)

@@ -21,6 +21,8 @@ from minilora.training import AdamW
 
 attention = importlib.import_module("minilora.autograd.ops.attention")
 llama = importlib.import_module("minilora.nn.llama")
+adapter_files = importlib.import_module("minilora.adapters.files")
+pretrained = importlib.import_module("minilora.nn.pretrained")
 sampling = importlib.import_module("minilora.generation.sampling")
 step = importlib.import_module("minilora.training.step")
 token_step = importlib.import_module("minilora.generation.token_step")
@@ -46,33 +48,30 @@ def test_the_law_holds(law, dtype, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# --- mistakes: what is wrong, and what the counterexample names ---------------------------------------------------
-
-MISTAKES = []
+# --- mistakes: each spoils the package by a monkeypatch ----------------------------------------------------------
 
 
-def mistake(law, names):
-    """Enter a function, which spoils the package by a monkeypatch, as a mistake that `law` catches."""
+def patched(target, name, change):
+    """From now on target.name(...) is change(right, ...), where `right` is the one that was there."""
 
-    def enter(spoil):
-        MISTAKES.append(pytest.param(law, names, spoil, id=f"{law}: {spoil.__name__}"))
-        return spoil
+    def spoil(patch):
+        right = getattr(target, name)
+        patch.setattr(target, name, lambda *given, **options: change(right, *given, **options))
 
-    return enter
+    return spoil
 
 
-def replace_op(patch, name, function):
+def replaced(name, function):
     """From now on the op is `function`, given the right one and what that was given."""
-    right = OPS[name]
 
-    def wrong(*inputs, **options):
-        return function(right, *inputs, **options)
+    def spoil(patch):
+        patched(ops, name, function)(patch)
+        patch.setitem(OPS, name, getattr(ops, name))
 
-    patch.setattr(ops, name, wrong)
-    patch.setitem(OPS, name, wrong)
+    return spoil
 
 
-def change_value(patch, name, change):
+def value(name, change):
     """From now on the op's output is change(output, *inputs), all arrays."""
 
     def wrong(right, *inputs, **options):
@@ -80,10 +79,10 @@ def change_value(patch, name, change):
         out.data = change(out.data, *arrays(inputs)).astype(out.dtype)
         return out
 
-    replace_op(patch, name, wrong)
+    return replaced(name, wrong)
 
 
-def change_rules(patch, name, change):
+def rules(name, change):
     """From now on the op's rules are change(rules, *inputs)."""
 
     def wrong(right, *inputs, **options):
@@ -92,7 +91,11 @@ def change_rules(patch, name, change):
             out.node.rules = change(out.rules, *arrays(inputs))
         return out
 
-    replace_op(patch, name, wrong)
+    return replaced(name, wrong)
+
+
+def arrays(inputs):
+    return [x.data if isinstance(x, Tensor) else x for x in inputs]
 
 
 def doubled(rules, *_):
@@ -101,490 +104,236 @@ def doubled(rules, *_):
     return tuple(lambda g, rule=rule: 2 * rule(g) for rule in rules)
 
 
-def arrays(inputs):
-    return [x.data if isinstance(x, Tensor) else x for x in inputs]
+def as_they_are_found(right, output):
+    """Tensors not by age: one is visited before all that arrives at it has arrived."""
+    found = [output.place]
+    for place in found:
+        found += {id(x): x for _, x in place.edges if all(x is not known for known in found)}.values()
+    return found[::-1]
 
 
-@mistake("the-pull-back-is-linear-in-the-cotangent", "op = cross_entropy")
-def what_arrives_at_the_loss_is_ignored(patch):
-    change_rules(patch, "cross_entropy", lambda rules, *_: (lambda g: rules[0](np.ones_like(g)),))
+def of_the_mean(which):
+    """What was broadcast gets the mean where it should get the sum, if which(g, its place)."""
+
+    def unbroadcast(right, g, place):
+        found = right(g, place)
+        return found * found.dtype.type(found.size / g.size) if which(g, place) else found
+
+    return patched(engine, "_unbroadcast", unbroadcast)
 
 
-@mistake("the-gradient-is-the-slope-in-every-direction", "op = causal_attention")
-def the_gradient_of_the_keys_is_transposed_and_reshaped(patch):
-    def joint(rules, *_):
-        def pull(g):
-            dq, dk, dv = rules(g)
-            return dq, dk.swapaxes(-1, -2).reshape(dk.shape), dv
+def rows_assigned(rules, x, ids):
+    """Where a row is taken twice, the last gradient counts."""
 
-        return pull
-
-    change_rules(patch, "causal_attention", joint)
-
-
-@mistake("the-gradient-of-a-sum-is-the-sum-of-the-gradients", "the gradient should be")
-def the_second_summand_is_subtracted(patch):
-    change_rules(patch, "add", lambda rules, *_: (rules[0], lambda g: -g))
-
-
-@mistake("a-product-is-differentiated-one-factor-at-a-time", "the gradient should be")
-def each_factor_gets_itself(patch):
-    change_rules(patch, "mul", lambda rules, *_: rules[::-1])
-
-
-@mistake("a-composition-is-pulled-back-from-the-outside-in", "f = x tanh(x)")
-def tensors_are_visited_as_they_are_found(patch):
-    """Rather than by age: one is visited before all that arrives at it has arrived."""
-    right = engine._ancestors
-
-    def found(output):
-        order = {id(output.place): output.place}
-        for place in (todo := [output.place]):
-            for _, x in place.edges:
-                if id(x) not in order:
-                    order[id(x)] = x
-                    todo.append(x)
-        assert len(order) == len(right(output))
-        return list(order.values())[::-1]
-
-    patch.setattr(engine, "_ancestors", found)
-
-
-@mistake("linear-ops-are-adjoint-to-their-pull-backs", "op = rotary")
-def the_gradient_is_turned_forward(patch):
-    right = OPS["rotary"]
-    change_rules(patch, "rotary", lambda rules, x, cos, sin: (lambda g: right(g, cos, sin).data,))
-
-
-@mistake("the-adjoint-of-broadcasting-is-summation", "the gradient of x should be")
-def broadcasting_takes_the_mean(patch):
-    right = engine._unbroadcast
-    patch.setattr(engine, "_unbroadcast", lambda g, like: right(g, like) * like.dtype.type(like.size / g.size))
-
-
-def some_axes_take_the_mean(patch, which):
-    right = engine._unbroadcast
-
-    def unbroadcast(g, like):
-        found = right(g, like)
-        return found * like.dtype.type(like.size / g.size) if which(g, like) else found
-
-    patch.setattr(engine, "_unbroadcast", unbroadcast)
-
-
-@mistake("the-adjoint-of-broadcasting-is-summation", "the gradient of x should be")
-def axes_of_length_one_take_the_mean(patch):
-    some_axes_take_the_mean(patch, lambda g, like: g.ndim == like.ndim)
-
-
-@mistake("the-adjoint-of-broadcasting-is-summation", "the gradient of x should be")
-def missing_axes_take_the_mean(patch):
-    some_axes_take_the_mean(patch, lambda g, like: g.ndim > like.ndim > 0)
-
-
-def rows_are_assigned(rules, weight, ids):
     def pull(g):
-        gw = np.zeros_like(weight)
-        gw[ids] = g
-        return gw
+        gx = np.zeros_like(x)
+        gx[ids] = g
+        return gx
 
     return (pull,)
 
 
-@mistake("the-gradient-is-the-slope-in-every-direction", "op = embedding")
-def repeated_ids_count_once(patch):
-    change_rules(patch, "embedding", rows_are_assigned)
+def all_rules_are_called(right, place, g):
+    pulled = place.rules(g) if callable(place.rules) else [rule(g) for rule in place.rules]
+    return [(x, pulled[i]) for i, x in place.edges]
 
 
-@mistake("the-adjoint-of-a-gather-is-scatter-add", "op = embedding")
-def the_last_of_repeated_ids_wins(patch):
-    change_rules(patch, "embedding", rows_are_assigned)
+def gradients_are_kept(right, output, wrt, g, kept={}):  # noqa: B006 (on purpose)
+    return kept.setdefault(id(output), (right(output, wrt, g), output))[0]
 
 
-@mistake("the-adjoint-of-a-gather-is-scatter-add", "op = index")
-def the_last_of_repeated_rows_wins(patch):
-    change_rules(patch, "index", rows_are_assigned)
+def backward_begins_anew(right, output, cotangent=None):
+    for x in engine._ancestors(output):
+        if isinstance(x, Tensor):
+            x.grad = None
+    right(output, cotangent)
 
 
-@mistake("what-is-used-twice-gets-both-gradients", "the gradient of x should be")
-def the_second_use_replaces_the_first(patch):
-    right = engine._pull_back
-    patch.setattr(engine, "_pull_back", lambda place, g: list({id(x): (x, gx) for x, gx in right(place, g)}.values()))
-
-
-@mistake("a-frozen-input-costs-no-gradient", "which is frozen, was called")
-def all_rules_are_called(patch):
-    def pull_back(place, g):
-        pulled = place.rules(g) if callable(place.rules) else [rule(g) for rule in place.rules]
-        return [(x, pulled[i]) for i, x in place.edges]
-
-    patch.setattr(engine, "_pull_back", pull_back)
-
-
-def softmax_over_the_first_axis(patch):
-    change_value(patch, "softmax", lambda p, x: np.exp(x) / np.exp(x).sum(axis=0))
-
-
-@mistake("fused-ops-equal-their-compositions", "op = softmax")
-def softmax_is_taken_over_the_wrong_axis(patch):
-    softmax_over_the_first_axis(patch)
-
-
-@mistake("fused-ops-equal-their-compositions", "the gradient of input 0 should be")
-def a_fused_gradient_is_doubled(patch):
-    change_rules(patch, "silu", doubled)
-
-
-@mistake("causal-attention-equals-its-composition", "the gradient of input 1 should be")
-def the_keys_are_transposed_on_the_way_back(patch):
-    the_gradient_of_the_keys_is_transposed_and_reshaped(patch)
-
-
-@mistake("causal-attention-equals-its-composition", "the value should be")
-def the_heads_of_a_group_alternate(patch):
+def heads_of_a_group_alternate(right, q, k, v):
     """Query head i uses key head i mod G, not i // (H/G)."""
+    return right(q, *(ops.concatenate(*[x] * (q.shape[1] // k.shape[1]), axis=1) for x in (k, v)))
 
-    def tiled(right, q, k, v):
-        copies = q.shape[1] // k.shape[1]
-        return right(q, *(ops.concatenate(*[x] * copies, axis=1) for x in (k, v)))
 
-    replace_op(patch, "causal_attention", tiled)
+def naive_softmax(p, x):
+    with np.errstate(all="ignore"):
+        return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
 
 
-@mistake("taking-gradients-changes-nothing", "op = tanh")
-def a_rule_works_in_place(patch):
-    change_rules(patch, "tanh", lambda rules, x: (lambda g: np.multiply(g, 1 - np.tanh(x) ** 2, out=g),))
+def detached_head(right, self, ids, cache=None, adapters=None):
+    weight = self.lm_head.weight
+    return ops.linear(self.model(ids, cache), weight.detach() if weight is self.model.embed_tokens.weight else weight)
 
 
-@mistake("taking-gradients-changes-nothing", "the gradient of input 0 should be")
-def a_rule_adds_to_what_it_gave_before(patch):
-    def adding(rules, x):
-        total = np.zeros_like(x)
+def rounded(right, path, tensors, *rest):
+    right(path, {name: array.astype(np.float16).astype(array.dtype) for name, array in tensors.items()}, *rest)
 
-        def rule(g):
-            total[...] += rules[0](g)
-            return total.copy()
 
-        return (rule,)
+def and_adapts_every_layer(right, model, folder, name):
+    right(model, folder, name)
+    lora.inject(model, lora.LoraConfig(1, 1), "another", rng=np.random.default_rng(0))
+    lora.set_active(model, name)
 
-    change_rules(patch, "silu", adding)
 
+def every_piece_alone(right, self, errors="replace"):
+    return SimpleNamespace(decode=lambda data, final=False: data.decode("utf-8", "replace"))
 
-@mistake("taking-gradients-changes-nothing", "the gradient of input 0 should be")
-def gradients_are_kept(patch):
-    right, kept = autograd_laws.gradients, {}
 
-    def gradients(output, wrt, g):
-        return kept.setdefault(id(output), (right(output, wrt, g), output))[0]
+def the_last_piece(change):
+    """A text that is decoded piece by piece ends with change(its last piece)."""
 
-    patch.setattr(autograd_laws, "gradients", gradients)
-
-
-@mistake("backward-adds-to-the-gradient-that-is-there", "x.grad should be")
-def backward_begins_anew(patch):
-    right = engine.backward
-
-    def backward(output, cotangent=None):
-        for x in engine._ancestors(output):
-            if isinstance(x, Tensor):
-                x.grad = None
-        right(output, cotangent)
-
-    patch.setattr(engine, "backward", backward)
-
-
-@mistake("what-comes-later-changes-nothing-before", "logits of the first")
-def the_mask_is_finite(patch):
-    patch.setattr(attention, "_future", lambda n, like: np.triu(np.full_like(like, -5, shape=(n, n)), k=1))
-
-
-def positions_begin_at_zero(patch):
-    right = llama.rotary_turns
-    patch.setattr(llama, "rotary_turns", lambda config, start, stop, like: right(config, 0, stop - start, like))
-
-
-@mistake("a-cache-replaces-the-past", "logits should be")
-def positions_begin_at_zero_after_the_cache(patch):
-    positions_begin_at_zero(patch)
-
-
-@mistake("rotary-scores-depend-on-the-distance-alone", "the score should be")
-def angles_grow_with_the_square_of_the_position(patch):
-    right = model_laws.rotary_turns
-    patch.setattr(model_laws, "rotary_turns", lambda config, m, _, like: right(config, m * m, m * m + 1, like))
-
-
-@mistake("rotary-keeps-lengths", "|R(m) x|² should be")
-def positions_are_added(patch):
-    change_value(patch, "rotary", lambda y, x, cos, sin: x + np.concatenate([cos, sin], axis=-1))
-
-
-@mistake("rms-norm-forgets-the-scale", "norm(c x) should be")
-def the_root_is_forgotten(patch):
-    change_value(patch, "rms_norm", lambda y, x, w: w * x / np.mean(x * x, axis=-1, keepdims=True))
-
-
-@mistake("rms-norm-gives-a-root-mean-square-of-one", "rms of the output should be")
-def the_sum_stands_for_the_mean(patch):
-    change_value(patch, "rms_norm", lambda y, x, w: y / x.shape[-1] ** 0.5)
-
-
-@mistake("softmax-lies-on-the-simplex", "the sum of probabilities should be")
-def softmax_is_taken_over_the_rows(patch):
-    softmax_over_the_first_axis(patch)
-
-
-@mistake("softmax-forgets-a-shift", "softmax(x + c) should be")
-def softmax_overflows(patch):
-    def naive(p, x):
-        with np.errstate(all="ignore"):
-            return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
-
-    change_value(patch, "softmax", naive)
-
-
-@mistake("the-gradient-of-cross-entropy-is-p-minus-y", "∂L/∂z should be")
-def the_number_of_targets_is_forgotten(patch):
-    change_rules(patch, "cross_entropy", lambda rules, z, targets: (lambda g: rules[0](g * targets.size),))
-
-
-@mistake("knowing-nothing-costs-log-V", "the loss should be")
-def the_loss_is_a_sum(patch):
-    change_value(patch, "cross_entropy", lambda loss, z, targets: loss * targets.size)
-
-
-@mistake("rows-of-a-batch-do-not-see-each-other", "logits should be")
-def the_norm_goes_over_the_batch(patch):
-    change_value(patch, "rms_norm", lambda y, x, w: w * x / np.sqrt(np.mean(x * x, axis=(0, -1), keepdims=True)))
-
-
-@mistake("permuting-a-batch-permutes-the-output", "logits should be")
-def a_rows_place_is_felt(patch):
-    change_value(patch, "embedding", lambda x, *_: x * (1 + 1e-6 * np.arange(len(x))[:, None, None]))
-
-
-@mistake("the-gradient-of-a-batch-is-the-mean-over-its-rows", "the gradient of model.embed_tokens.weight should be")
-def repeated_tokens_count_once(patch):
-    change_rules(patch, "embedding", rows_are_assigned)
-
-
-@mistake("attention-averages-the-values-it-sees", "how far the output lies outside the values seen")
-def later_weights_sum_to_more_than_one(patch):
-    right = ops.causal_attention
-
-    def attention(q, k, v):
-        return right(q, k, v) * np.where(np.arange(q.shape[2])[:, None] > 0, 2.0, 1.0)
-
-    patch.setattr(ops, "causal_attention", attention)
-
-
-@mistake("grouped-heads-are-full-heads-that-repeat", "logits should be")
-def the_heads_of_a_group_alternate_in_the_model(patch):
-    the_heads_of_a_group_alternate(patch)
-
-
-@mistake("a-tied-head-learns-in-both-places", "the gradient of the shared table should be")
-def the_tied_head_is_detached(patch):
-    def forward(self, ids, cache=None, adapters=None):
-        weight = self.lm_head.weight
-        tied = weight is self.model.embed_tokens.weight
-        return ops.linear(self.model(ids, cache), weight.detach() if tied else weight)
-
-    patch.setattr(llama.Llama, "forward", forward)
-
-
-@mistake("without-its-branches-the-stream-passes-through", "logits should be")
-def the_stream_is_cut(patch):
-    patch.setattr(llama.DecoderLayer, "forward", lambda self, x, turns, cache=None: self.mlp(x))
-
-
-@mistake("without-its-branches-the-stream-passes-through", "tied = False")
-def the_head_is_the_embedding_always(patch):
-    def forward(self, ids, cache=None, adapters=None):
-        return ops.linear(self.model(ids, cache), self.model.embed_tokens.weight)
-
-    patch.setattr(llama.Llama, "forward", forward)
-
-
-def write_float16(patch, module):
-    right = module.write_tensors
-
-    def write(path, tensors):
-        right(path, {name: array.astype(np.float16).astype(array.dtype) for name, array in tensors.items()})
-
-    patch.setattr(module, "write_tensors", write)
-
-
-@mistake("adapter-files-keep-every-bit", "lora_A.drawn should be")
-def adapters_are_rounded(patch):
-    write_float16(patch, importlib.import_module("minilora.adapters.files"))
-
-
-@mistake("adapter-files-keep-every-bit", "the parameters should be")
-def loading_adapts_every_layer(patch):
-    right = lora.load_adapter
-
-    def load_adapter(model, folder, name):
-        right(model, folder, name)
-        lora.inject(model, lora.LoraConfig(1, 1), "another", rng=np.random.default_rng(0))
-
-    patch.setattr(lora, "load_adapter", load_adapter)
-
-
-@mistake("model-folders-keep-every-bit", "model.embed_tokens.weight should be")
-def models_are_rounded(patch):
-    write_float16(patch, importlib.import_module("minilora.nn.pretrained"))
-
-
-@mistake("the-tokenizer-loses-nothing", "ids should be")
-def a_character_is_a_byte(patch):
-    patch.setattr(ByteTokenizer, "encode", lambda self, text: np.array([ord(c) % 256 for c in text]))
-
-
-@mistake("the-tokenizer-loses-nothing", "the text should come back as")
-def the_last_character_is_lost(patch):
-    right = ByteTokenizer.decode
-    patch.setattr(ByteTokenizer, "decode", lambda self, ids, **options: right(self, ids, **options)[:-1])
-
-
-@mistake("the-tokenizer-loses-nothing", "the text should come back as")
-def a_newline_is_added(patch):
-    right = ByteTokenizer.decode
-    patch.setattr(ByteTokenizer, "decode", lambda self, ids, **options: right(self, ids, **options) + "\n")
-
-
-@mistake("wherever-its-bytes-are-cut-a-text-is-the-same", "the pieces should make")
-def every_piece_is_decoded_alone(patch):
-    class Pieces:
-        def decode(self, data, final=False):
-            return data.decode("utf-8", "replace")
-
-    patch.setattr(ByteTokenizer, "stream", lambda self, errors="replace": Pieces())
-
-
-def the_last_piece_becomes(patch, change):
-    right = ByteTokenizer.stream
-
-    def stream(self, errors="replace"):
+    def stream(right, self, errors="replace"):
         decode = right(self, errors).decode
-        return SimpleNamespace(decode=lambda data, final=False: change(decode(data, final)) if final else decode(data))
+        return SimpleNamespace(decode=lambda d, final=False: change(decode(d, final)) if final else decode(d))
 
-    patch.setattr(ByteTokenizer, "stream", stream)
-
-
-@mistake("wherever-its-bytes-are-cut-a-text-is-the-same", "the pieces should make")
-def what_is_broken_off_is_dropped(patch):
-    the_last_piece_becomes(patch, lambda piece: "")
+    return patched(ByteTokenizer, "stream", stream)
 
 
-@mistake("wherever-its-bytes-are-cut-a-text-is-the-same", "the pieces should make")
-def the_end_is_marked(patch):
-    the_last_piece_becomes(patch, lambda piece: piece or "\ufffd")
+def without_moments(right, path, optimizer, *rest):
+    right(path, optimizer, *rest)
+    optimizer.m[...] = 0
 
 
-@mistake("a-resumed-run-is-one-that-never-stopped", "should be, bit for bit")
-def the_moments_are_not_resumed(patch):
-    right = training.checkpoint.load
-
-    def load(path, optimizer, *rest):
-        right(path, optimizer, *rest)
-        optimizer.m[...] = 0
-
-    patch.setattr(training.checkpoint, "load", load)
+def a_norm_is_not_frozen(right, model, *rest, **options):
+    right(model, *rest, **options)
+    model.model.norm.weight.requires_grad = True
 
 
-@mistake("a-resumed-run-is-one-that-never-stopped", "method = lora with dropout")
-def dropout_has_a_generator_of_its_own(patch):
-    right, own = step.drawing_from, np.random.default_rng(0)
-    patch.setattr(step, "drawing_from", lambda rng: right(own))
+def gains_decay(right, self, lr):
+    self.decayed = self.data.size
+    right(self, lr)
 
 
-@mistake("the-same-seed-gives-the-same-bytes", "should be, bit for bit")
-def batches_come_from_a_generator_of_their_own(patch):
-    right, own = training.sample_batch, np.random.default_rng(0)
-    patch.setattr(training, "sample_batch", lambda ids, batch, context, rng: right(ids, batch, context, own))
+def at_position_zero(right, config, start, stop, like):
+    return tuple(np.repeat(table, stop - start, axis=0) for table in right(config, 0, 1, like))
 
 
-@mistake("training-an-adapter-leaves-the-whole-base-as-it-was", "model.norm.weight should be")
-def a_norm_is_not_frozen(patch):
-    right = lora.inject
-
-    def inject(model, *rest, **options):
-        right(model, *rest, **options)
-        model.model.norm.weight.requires_grad = True
-
-    patch.setattr(lora, "inject", inject)
+def one_token_more(right, self, logits):
+    return right(dataclasses.replace(self, top_k=self.top_k + 1 if self.top_k else None), logits)
 
 
-@mistake("the-first-step-of-adamw-is-as-long-as-the-learning-rate", "w should be")
-def gains_decay(patch):
-    right = AdamW.step
+OWN_DICE = np.random.default_rng(0)
 
-    def step(self, lr):
-        self.decayed = self.data.size
-        right(self, lr)
+MISTAKES = {
+    "the-pull-back-is-linear-in-the-cotangent": rules(
+        "cross_entropy", lambda rules, *_: (lambda g: rules[0](np.ones_like(g)),)
+    ),
+    "the-gradient-is-the-slope-in-every-direction": rules("embedding", rows_assigned),
+    "the-gradient-of-a-sum-is-the-sum-of-the-gradients": rules("add", lambda rules, *_: (rules[0], lambda g: -g)),
+    "a-product-is-differentiated-one-factor-at-a-time": rules("mul", lambda rules, *_: rules[::-1]),
+    "a-composition-is-pulled-back-from-the-outside-in": patched(engine, "_ancestors", as_they_are_found),
+    "linear-ops-are-adjoint-to-their-pull-backs": rules("rotary", doubled),
+    "the-adjoint-of-broadcasting-is-summation": of_the_mean(lambda g, place: g.ndim == len(place.shape)),
+    "the-adjoint-of-a-gather-is-scatter-add": rules("embedding", rows_assigned),
+    "what-is-used-twice-gets-both-gradients": patched(
+        engine, "_pull_back", lambda right, place, g: list({id(x): (x, gx) for x, gx in right(place, g)}.values())
+    ),
+    "a-frozen-input-costs-no-gradient": patched(engine, "_pull_back", all_rules_are_called),
+    "fused-ops-equal-their-compositions": rules("silu", doubled),
+    "causal-attention-equals-its-composition": rules("causal_attention", doubled),
+    "taking-gradients-changes-nothing": rules(
+        "tanh", lambda rules, x: (lambda g: np.multiply(g, 1 - np.tanh(x) ** 2, out=g),)
+    ),
+    "backward-adds-to-the-gradient-that-is-there": patched(engine, "backward", backward_begins_anew),
+    "what-comes-later-changes-nothing-before": patched(
+        attention, "_future", lambda right, n, like: np.triu(np.full_like(like, -5, shape=(n, n)), k=1)
+    ),
+    "a-cache-replaces-the-past": patched(
+        llama, "rotary_turns", lambda right, config, start, stop, like: right(config, 0, stop - start, like)
+    ),
+    "rotary-scores-depend-on-the-distance-alone": patched(
+        model_laws, "rotary_turns", lambda right, config, m, _, like: right(config, m * m, m * m + 1, like)
+    ),
+    "rotary-keeps-lengths": value("rotary", lambda y, x, cos, sin: x + np.concatenate([cos, sin], axis=-1)),
+    "rms-norm-forgets-the-scale": value("rms_norm", lambda y, x, w: w * x / np.mean(x * x, axis=-1, keepdims=True)),
+    "rms-norm-gives-a-root-mean-square-of-one": value("rms_norm", lambda y, x, w: y / x.shape[-1] ** 0.5),
+    "softmax-lies-on-the-simplex": value("softmax", lambda p, x: np.exp(x) / np.exp(x).sum(axis=0)),
+    "softmax-forgets-a-shift": value("softmax", naive_softmax),
+    "the-gradient-of-cross-entropy-is-p-minus-y": rules(
+        "cross_entropy", lambda rules, z, targets: (lambda g: rules[0](g * targets.size),)
+    ),
+    "knowing-nothing-costs-log-V": value("cross_entropy", lambda loss, z, targets: loss * targets.size),
+    "rows-of-a-batch-do-not-see-each-other": value(
+        "rms_norm", lambda y, x, w: w * x / np.sqrt(np.mean(x * x, axis=(0, -1), keepdims=True))
+    ),
+    "permuting-a-batch-permutes-the-output": value(
+        "embedding", lambda x, *_: x * (1 + 1e-6 * np.arange(len(x))[:, None, None])
+    ),
+    "the-gradient-of-a-batch-is-the-mean-over-its-rows": rules("embedding", rows_assigned),
+    "attention-averages-the-values-it-sees": replaced(
+        "causal_attention", lambda right, q, k, v: right(q, k, v) * (1.0 + (np.arange(q.shape[2])[:, None] > 0))
+    ),
+    "grouped-heads-are-full-heads-that-repeat": replaced("causal_attention", heads_of_a_group_alternate),
+    "a-tied-head-learns-in-both-places": patched(llama.Llama, "forward", detached_head),
+    "without-its-branches-the-stream-passes-through": patched(
+        llama.DecoderLayer, "forward", lambda right, self, x, turns, cache=None: self.mlp(x)
+    ),
+    "adapter-files-keep-every-bit": patched(adapter_files, "write_tensors", rounded),
+    "model-folders-keep-every-bit": patched(pretrained, "write_tensors", rounded),
+    "the-tokenizer-loses-nothing": patched(
+        ByteTokenizer, "encode", lambda right, self, text: np.array([ord(c) % 256 for c in text])
+    ),
+    "wherever-its-bytes-are-cut-a-text-is-the-same": patched(ByteTokenizer, "stream", every_piece_alone),
+    "a-resumed-run-is-one-that-never-stopped": patched(training.checkpoint, "load", without_moments),
+    "the-same-seed-gives-the-same-bytes": patched(
+        training, "sample_batch", lambda right, ids, batch, context, rng: right(ids, batch, context, OWN_DICE)
+    ),
+    "training-an-adapter-leaves-the-whole-base-as-it-was": patched(lora, "inject", a_norm_is_not_frozen),
+    "the-first-step-of-adamw-is-as-long-as-the-learning-rate": patched(AdamW, "step", gains_decay),
+    "greedy-writing-takes-the-likeliest-token": patched(token_step, "rotary_turns", at_position_zero),
+    "a-row-writes-by-its-own-dice": patched(
+        Sampler, "choose", lambda right, self, logits, draws: right(self, logits, draws[::-1])
+    ),
+    "without-freedom-sampling-is-greedy": patched(Sampler, "probabilities", one_token_more),
+    "cutting-the-tail-keeps-the-ratios": patched(
+        sampling, "_nucleus", lambda right, p, top_p: p * (right(p, top_p) > 0)
+    ),
+}
+"""A mistake for each law."""
 
-    patch.setattr(AdamW, "step", step)
+MORE = [
+    ("the-adjoint-of-broadcasting-is-summation", of_the_mean(lambda g, place: g.ndim > len(place.shape) > 0)),
+    ("the-adjoint-of-a-gather-is-scatter-add", rules("index", rows_assigned)),
+    ("fused-ops-equal-their-compositions", value("softmax", lambda p, x: np.exp(x) / np.exp(x).sum(axis=0))),
+    ("causal-attention-equals-its-composition", replaced("causal_attention", heads_of_a_group_alternate)),
+    ("taking-gradients-changes-nothing", patched(autograd_laws, "gradients", gradients_are_kept)),
+    (
+        "without-its-branches-the-stream-passes-through",  # the head is the embedding, tied or not
+        patched(
+            llama.Llama,
+            "forward",
+            lambda right, self, ids, *_, **__: ops.linear(self.model(ids), self.model.embed_tokens.weight),
+        ),
+    ),
+    ("adapter-files-keep-every-bit", patched(lora, "load_adapter", and_adapts_every_layer)),
+    (
+        "the-tokenizer-loses-nothing",
+        patched(ByteTokenizer, "decode", lambda right, self, ids, **options: right(self, ids, **options) + "\n"),
+    ),
+    ("wherever-its-bytes-are-cut-a-text-is-the-same", the_last_piece(lambda piece: "")),
+    ("wherever-its-bytes-are-cut-a-text-is-the-same", the_last_piece(lambda piece: piece or "\ufffd")),
+    (
+        "a-resumed-run-is-one-that-never-stopped",
+        patched(step, "drawing_from", lambda right, rng: right(OWN_DICE)),  # dropout does not draw from the run's dice
+    ),
+    (
+        "greedy-writing-takes-the-likeliest-token",
+        patched(writing_laws, "generate", lambda right, *given: [np.append(new, new[-1]) for new in right(*given)]),
+    ),
+]
+"""Other ways to break a law that says several things."""
 
 
-@mistake("greedy-writing-takes-the-likeliest-token", "scores of the tokens in row")
-def what_is_written_stands_at_position_zero(patch):
-    right = token_step.rotary_turns
-
-    def stand_still(config, start, stop, like):
-        return tuple(np.repeat(table, stop - start, axis=0) for table in right(config, 0, 1, like))
-
-    patch.setattr(token_step, "rotary_turns", stand_still)
-
-
-def what_is_written_becomes(patch, change):
-    right = writing_laws.generate
-    patch.setattr(writing_laws, "generate", lambda *arguments: [change(new) for new in right(*arguments)])
-
-
-@mistake("greedy-writing-takes-the-likeliest-token", "new tokens, has")
-def one_token_too_many_is_written(patch):
-    what_is_written_becomes(patch, lambda new: np.append(new, new[-1]))
-
-
-@mistake("greedy-writing-takes-the-likeliest-token", "new tokens, has")
-def one_token_too_few_is_written(patch):
-    what_is_written_becomes(patch, lambda new: new[:-1])
-
-
-@mistake("a-row-writes-by-its-own-dice", "of row")
-def rows_exchange_their_dice(patch):
-    right = Sampler.choose
-    patch.setattr(Sampler, "choose", lambda self, logits, draws: right(self, logits, draws[::-1]))
-
-
-@mistake("without-freedom-sampling-is-greedy", "tokens should be")
-def one_token_more_is_kept(patch):
-    right = Sampler.probabilities
-
-    def probabilities(self, logits):
-        return right(dataclasses.replace(self, top_k=self.top_k + 1 if self.top_k else None), logits)
-
-    patch.setattr(Sampler, "probabilities", probabilities)
-
-
-@mistake("cutting-the-tail-keeps-the-ratios", "probabilities of row 0 should be")
-def what_is_cut_is_lost(patch):
-    right = sampling._nucleus
-    patch.setattr(sampling, "_nucleus", lambda p, top_p: p * (right(p, top_p) > 0))
-
-
-@pytest.mark.parametrize(("law", "names", "spoil"), MISTAKES)
-def test_the_law_catches_a_mistake(law, names, spoil, monkeypatch):
+@pytest.mark.parametrize(("law", "spoil"), [*MISTAKES.items(), *MORE])
+def test_the_law_catches_a_mistake(law, spoil, monkeypatch):
     spoil(monkeypatch)
     verdict = run(LAWS[law])
     assert verdict.holds is False
-    assert names in verdict.counterexample
+    assert "raised" not in verdict.counterexample  # it is wrong, not out of order
 
 
 @pytest.mark.parametrize("op", sorted(OPS))
 def test_a_wrong_derivative_is_caught_in_every_op(op, monkeypatch):
-    change_rules(monkeypatch, op, doubled)
+    rules(op, doubled)(monkeypatch)
     verdict = run(LAWS["the-gradient-is-the-slope-in-every-direction"], cases=100)
     assert verdict.holds is False
     assert "the slope should be" in verdict.counterexample
@@ -596,4 +345,4 @@ def test_the_bytes_of_a_character(code):
 
 
 def test_every_law_has_a_mistake():
-    assert {law for law, _, _ in (mistake.values for mistake in MISTAKES)} == {law.name for law in OWN}
+    assert MISTAKES.keys() == {law.name for law in OWN}

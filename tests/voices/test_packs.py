@@ -22,12 +22,6 @@ def model():
     return attach()
 
 
-@pytest.fixture(scope="module")
-def texts():
-    """What each voice writes on the first seed."""
-    return dict(zip(NAMES, compare("The king ", NAMES, tokens=240), strict=True))
-
-
 def test_all_voices_are_listed():
     assert [voice.name for voice in voices()] == list(NAMES)
     assert {folder.name for folder in VOICES.iterdir() if folder.is_dir()} == set(NAMES)
@@ -36,12 +30,8 @@ def test_all_voices_are_listed():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_pack_is_small(name):
+def test_a_pack_is_small_and_was_made_by_its_preset(name):
     assert sum(file.stat().st_size for file in voice_folder(name).iterdir()) <= 400_000
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_pack_was_made_by_its_preset(name):
     recorded, preset = settings(str(voice_folder(name) / "run.toml")), settings(name)
     used = {"corpus", "base", "method", "dtype", "adapter", "training"}
     assert {k: getattr(recorded, k) for k in used} == {k: getattr(preset, k) for k in used}
@@ -53,7 +43,7 @@ def test_a_pack_was_made_by_its_preset(name):
 
 @pytest.mark.parametrize("voice", voices(), ids=NAMES)
 def test_a_card_says_what_was_measured(voice):
-    card, f = (voice.folder / "README.md").read_text(encoding="utf-8"), voice.figures
+    card, f = (voice.folder / "README.md").read_text(encoding="utf-8"), voice.metrics
     assert f"**{f['before']:.4f} → {f['after']:.4f} nats per character**" in card
     assert f"| {f['base_off']:.4f} → {f['base_on']:.4f}," in card
     history = json.loads((voice.folder / "history.json").read_text())
@@ -65,13 +55,10 @@ def test_a_card_says_what_was_measured(voice):
 
 @pytest.mark.parametrize("voice", voices(), ids=NAMES)
 def test_a_voice_has_learned_its_own_text_and_forgot_some_of_the_bases(voice):
-    f = voice.figures
+    f = voice.metrics
     assert f["after"] < 0.75 * f["before"]
     assert f["base_off"] < f["base_on"]
-
-
-def test_shakespeare_reaches_its_goal():
-    assert {voice.name: voice for voice in voices()}["shakespeare"].figures["after"] <= 1.62
+    assert voice.name != "shakespeare" or f["after"] <= 1.62
 
 
 def test_without_a_voice_the_base_is_the_same_bit_for_bit(model):
@@ -94,8 +81,9 @@ def test_two_voices_at_half_strength_are_a_mixture(one, two, model):
     assert min(text.meters.values()) > 0.05, text.meters
 
 
-def test_the_voices_are_told_apart(texts):
+def test_the_voices_are_told_apart():
     """Of all voices, each text is likeliest under the one that wrote it."""
+    texts = dict(zip(NAMES, compare("The king ", NAMES, tokens=240), strict=True))
     model, losses = attach(), {}
     for name in NAMES:
         lora.set_active(model, name)
