@@ -54,7 +54,7 @@ from minilora.lora import AdapterError, LoraConfig
         ),
         ({"layers_to_transform": [[1]]}, r"layers_to_transform should hold numbers of layers, got \[1\]"),
         ({"layers_to_transform": [0, True]}, "layers_to_transform should hold numbers of layers, got True"),
-        ({"layers_to_transform": True}, "layers_to_transform should be a list of numbers, one number or None, got True"),
+        ({"layers_to_transform": True}, "layers_to_transform should be a list of numbers, one number or None"),
         ({"rank_pattern": {3: 3}}, "rank_pattern should hold regular expressions as keys, got 3"),
         ({"target_modules": ["q_proj"] * 2_001}, "target_modules should have at most 2,000 entries, got 2,001"),
         ({"alpha_pattern": {f"m{i}": 1 for i in range(2_001)}}, "alpha_pattern should have at most 2,000 entries"),
