@@ -69,7 +69,7 @@ def test_the_voices_write_what_is_shown(capsys, monkeypatch):
 
 @pytest.mark.parametrize("voice", voices.voices(), ids=lambda voice: voice.name)
 def test_the_voices_losses_are_those_of_their_cards(voice):
-    f = voice.figures
+    f = voice.metrics
     losses = f"{f['before']:.3f} → {f['after']:.3f} | {f['base_off']:.3f} → {f['base_on']:.3f}"
     assert f"/{voice.name}/README.md) | {f['description']} | {losses} |" in README
 

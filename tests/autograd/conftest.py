@@ -248,12 +248,6 @@ def draw_case():
     return lambda data, name: data.draw(STRATEGIES[name])
 
 
-@pytest.fixture(scope="session")
-def error():
-    """How far `found` is from `expected`, relative to its size."""
-    return lambda found, expected: np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30)
-
-
 @pytest.fixture
 def plant(monkeypatch):
     """The decorator `op`, whose registrations end with the test."""

@@ -46,10 +46,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def silent(self):
         self.server.end.wait(20)
 
-    def stalled(self):
-        self.send(GOOD[:1000], len(GOOD))
-        self.server.end.wait(20)
-
     def trickling(self):
         self.send(GOOD[:1], len(GOOD))
         for _ in range(100):

@@ -15,27 +15,17 @@ AWKWARD = "naïve 🦙👩‍👩‍👧 \x00\x01\x1b\x7f \r\n\t ́ ﬁ Ġ ﷽ \
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(st.sampled_from(AWKWARD))
 
 
-@given(texts)
-@example(AWKWARD)
-@example("")
-def test_ids_are_the_utf8_bytes_and_decode_back(text):
-    ids = TOKENIZER.encode(text)
-    assert ids.dtype == np.int64
-    assert bytes(ids.tolist()) == text.encode()
-    assert TOKENIZER.decode(ids) == text
-    assert TOKENIZER.decode(ids.tolist(), errors="strict") == text
-
-
-def test_the_ids_are_the_callers_to_change():
+def test_ids_are_int64_and_the_callers_to_change():
     ids = TOKENIZER.encode("abc")
+    assert ids.dtype == TOKENIZER.encode("").dtype == np.int64
     ids[0] = 65
     assert TOKENIZER.decode(ids) == "Abc"
+    assert TOKENIZER.decode([]) == ""
 
 
-@pytest.mark.parametrize("text", ["\ud800", "ab\udfff"])
-def test_a_lone_surrogate_is_named(text):
-    with pytest.raises(ValueError, match=rf"U\+{ord(text[-1]):04X} at character {len(text) - 1}\b"):
-        TOKENIZER.encode(text)
+def test_a_lone_surrogate_is_named():
+    with pytest.raises(ValueError, match=r"U\+DFFF at character 2\b"):
+        TOKENIZER.encode("ab\udfff")
 
 
 @given(st.binary())
@@ -57,21 +47,12 @@ def test_any_bytes_decode_and_strict_refuses_what_is_not_text(data):
         ([256], "0 to 255, found 256"),
         ([65, -1], "0 to 255, found -1"),
         ([0.0], "integer ids, found float64"),
-        ([True], "integer ids, found bool"),
         ([[65, 66]], r"shape \(1, 2\)"),
-        (65, r"shape \(\)"),
     ],
 )
 def test_ids_that_are_none_are_refused(ids, message):
     with pytest.raises(ValueError, match=message):
         TOKENIZER.decode(ids)
-
-
-@given(st.binary() | texts.map(str.encode))
-def test_streaming_gives_the_same_text_as_decoding_at_once(data):
-    decoder = TOKENIZER.stream()
-    pieces = [decoder.decode(bytes([byte])) for byte in data]
-    assert "".join(pieces) + decoder.decode(b"", final=True) == TOKENIZER.decode(list(data))
 
 
 def test_streaming_holds_back_a_character_until_it_is_whole():
@@ -110,10 +91,8 @@ def set_entry(value, *keys):
     [
         (set_entry({"type": "NFKC"}, "normalizer"), "normalizer is .*NFKC"),
         (set_entry([{"id": 256, "content": "<s>"}], "added_tokens"), "added_tokens is .*<s>"),
-        (set_entry([["a", "b"]], "model", "merges"), "256 tokens and 1 merges"),
-        (set_entry({"a": 0}, "model", "vocab"), "BPE with 1 tokens"),
+        (set_entry([["a", "b"]], "model", "merges"), "BPE with 256 tokens and 1 merges"),
         (set_entry(66, "model", "vocab", "A"), "the model is BPE"),
-        (set_entry("WordPiece", "model", "type"), "the model is WordPiece"),
         (set_entry(True, "pre_tokenizer", "add_prefix_space"), "pre_tokenizer is"),
         (set_entry("nothing", "model"), "model is nothing"),
         (set_entry({"special_tokens": {"<s>": {}}}, "post_processor"), "post_processor is .*<s>"),
@@ -121,6 +100,8 @@ def set_entry(value, *keys):
     ],
 )
 def test_another_tokenizer_is_refused(tmp_path, change, message):
+    with pytest.raises(ValueError, match=r"tokenizer\.json does not exist"):
+        ByteTokenizer.load(tmp_path)
     path = TOKENIZER.save(tmp_path) / "tokenizer.json"
     description = json.loads(path.read_text(encoding="utf-8"))
     change(description)
@@ -128,11 +109,6 @@ def test_another_tokenizer_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         ByteTokenizer.load(tmp_path)
     assert str(path) in str(error.value)
-
-
-def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"tokenizer\.json does not exist"):
-        ByteTokenizer.load(tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -159,31 +135,19 @@ def test_tokenizers_gives_the_same_ids_and_text(rust, text):
     assert rust.decode(ids, skip_special_tokens=False) == text
 
 
-def test_tokenizers_knows_256_tokens_and_writes_a_file_that_loads(rust, tmp_path):
+def test_tokenizers_writes_a_file_that_loads(rust, tmp_path):
     assert rust.get_vocab_size(with_added_tokens=True) == ByteTokenizer.vocab_size
-    assert rust.encode("x" * 10_000 + "\n").ids == [120] * 10_000 + [10]
     rust.save(str(tmp_path / "tokenizer.json"))
     ByteTokenizer.load(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def auto(saved):
-    return pytest.importorskip("transformers").AutoTokenizer.from_pretrained(str(saved))
-
-
 @pytest.mark.oracle
-@settings(deadline=None)
-@given(text=texts)
-@example(text=AWKWARD)
-@example(text=" , . ? ! do n't  's")
-def test_transformers_gives_the_same_ids_and_text(auto, text):
-    ids = auto(text)["input_ids"]
-    assert ids == TOKENIZER.encode(text).tolist()
-    assert auto.decode(ids) == text
-
-
-@pytest.mark.oracle
-def test_transformers_saves_a_folder_that_loads(auto, tmp_path):
+def test_transformers_gives_the_same_ids_and_text_and_saves_a_folder_that_loads(saved, tmp_path):
+    auto = pytest.importorskip("transformers").AutoTokenizer.from_pretrained(str(saved))
+    for text in (AWKWARD, " , . ? ! do n't  's"):
+        ids = auto(text)["input_ids"]
+        assert ids == TOKENIZER.encode(text).tolist()
+        assert auto.decode(ids) == text
     auto.save_pretrained(tmp_path)
     assert len(auto) == ByteTokenizer.vocab_size
     ByteTokenizer.load(tmp_path)

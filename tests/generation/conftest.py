@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from minilora import lora
 from minilora.nn import Llama, LlamaConfig
 
 SHAPE = {
@@ -27,6 +28,28 @@ def make_model():
         return model
 
     return make
+
+
+@pytest.fixture(scope="session")
+def make_adapted(make_model):
+    """make_adapted(**shape): a model with adapters of other ranks in other linears; "b" is the active one."""
+
+    def make(**shape):
+        model = make_model(**shape)
+        last = "lm_head" if shape.get("tie_word_embeddings") is False else r".*\.1\..*"
+        for r, (name, targets) in enumerate(zip("abc", ["all-linear", ["k_proj", "gate_proj"], last], strict=True), 2):
+            config = lora.LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets, init_lora_weights=False)
+            lora.inject(model, config, adapter=name, rng=np.random.default_rng(r))
+        lora.set_active(model, "b")
+        model.astype(np.float64)
+        return model
+
+    return make
+
+
+@pytest.fixture
+def adapted(make_adapted):
+    return make_adapted()
 
 
 @pytest.fixture(scope="session")

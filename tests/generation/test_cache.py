@@ -1,7 +1,6 @@
 """The cache is a matter of speed: what is written is what whole forward passes would write, beyond the context too."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,50 +9,14 @@ from minilora.generation.token_step import TokenStep
 from minilora.nn import Llama
 
 GREEDY = Sampler(temperature=0)
-seeds = st.integers(0, 1000)
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=seeds, length=st.integers(1, 12), tokens=st.integers(1, 30), context=st.integers(1, 12))
+@given(seed=st.integers(0, 1000), length=st.integers(1, 12), tokens=st.integers(1, 30), context=st.integers(1, 12))
 def test_greedy_is_greedy_without_a_cache(seed, length, tokens, context, make_model, prompts, without_cache):
     model = make_model(seed, max_position_embeddings=context)
     (prompt,) = prompts(seed, min(length, context))
     assert generate(model, [prompt], tokens, GREEDY)[0].tolist() == without_cache(model, prompt, tokens, GREEDY)
-
-
-@settings(deadline=None, max_examples=20)
-@given(seed=seeds, length=st.integers(1, 12), tokens=st.integers(1, 30))
-def test_sampling_is_sampling_without_a_cache(seed, length, tokens, make_model, prompts, without_cache):
-    model, sampler = make_model(seed), Sampler(1.2, top_k=9, top_p=0.9)
-    (prompt,) = prompts(seed, length)
-    expected = without_cache(model, prompt, tokens, sampler, np.random.default_rng([seed, 0]))
-    assert generate(model, [prompt], tokens, sampler, seed)[0].tolist() == expected
-
-
-@settings(deadline=None, max_examples=30)
-@given(seed=seeds, lengths=st.lists(st.integers(1, 12), min_size=2, max_size=4), tokens=st.integers(1, 20))
-def test_prompts_of_different_lengths_side_by_side_are_each_alone(seed, lengths, tokens, make_model, prompts):
-    model, texts = make_model(seed), prompts(seed, *lengths)
-    together = generate(model, texts, tokens, GREEDY)
-    for prompt, row in zip(texts, together, strict=True):
-        assert row.tolist() == generate(model, [prompt], tokens, GREEDY)[0].tolist()
-
-
-@settings(deadline=None, max_examples=20)
-@given(
-    seed=seeds,
-    length=st.integers(1, 12),
-    before=st.lists(st.integers(1, 12), max_size=3),
-    after=st.lists(st.integers(1, 12), max_size=2),
-    tokens=st.integers(1, 20),
-)
-def test_a_row_draws_from_its_own_generator(seed, length, before, after, tokens, make_model, prompts, without_cache):
-    """What is sampled depends on the seed and the row's number, and not on the neighbours."""
-    model, sampler = make_model(seed), Sampler(1.5)
-    texts = prompts(seed, *before, length, *after)
-    row = generate(model, texts, tokens, sampler, seed)[len(before)]
-    rng = np.random.default_rng([seed, len(before)])
-    assert row.tolist() == without_cache(model, texts[len(before)], tokens, sampler, rng)
 
 
 def test_a_stream_is_the_same_tokens_as_they_come(make_model, prompts):
@@ -77,9 +40,8 @@ def test_it_is_the_cache_that_is_read(make_model, prompts, monkeypatch):
     assert widths == [9, "one", "one", "one", 6, "one", "one", "one", "one", "one", "one", 6]
 
 
-@pytest.mark.parametrize("length", [1, 12])
-def test_it_goes_on_far_beyond_the_context(length, make_model, prompts):
-    (row,) = generate(make_model(), prompts(0, length), 100, Sampler(1.0))
+def test_it_goes_on_far_beyond_the_context(make_model, prompts):
+    (row,) = generate(make_model(), prompts(0, 12), 100, Sampler(1.0))
     assert len(row) == 100
     assert row.dtype == np.int64
     assert len(set(row[50:].tolist())) > 3  # and still writes, rather than repeating one token

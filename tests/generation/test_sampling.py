@@ -8,45 +8,11 @@ from hypothesis import strategies as st
 from minilora.generation import Sampler
 
 seeds = st.integers(0, 2**32 - 1)
-sizes = st.integers(1, 40)
-
-
-def scores(seed, size, rows=1):
-    return np.random.default_rng(seed).normal(0, 2, (rows, size)).astype(np.float32)
-
-
-def softmax(logits):
-    e = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-@given(seeds, sizes, st.floats(0.05, 20))
-def test_temperature_divides_the_logits(seed, size, temperature):
-    logits = scores(seed, size, rows=3)
-    expected = softmax(logits.astype(np.float64) / temperature)
-    np.testing.assert_allclose(Sampler(temperature).probabilities(logits), expected, rtol=1e-12)
-
-
-@given(seeds, sizes)
-def test_temperature_zero_is_the_likeliest(seed, size):
-    rng = np.random.default_rng(seed)
-    logits, draws = np.stack([rng.permutation(size) for _ in range(4)]) / 4, rng.random(4)
-    for sampler in (Sampler(0), Sampler(0, top_k=3), Sampler(0, top_p=0.5), Sampler(1e-30)):
-        np.testing.assert_array_equal(sampler.choose(logits, draws), logits.argmax(axis=-1))
 
 
 def test_temperature_zero_takes_the_likeliest_by_however_little():
     logits = np.array([[1.0, 1.0 + 1e-12, 1.0]])
     assert {Sampler(0).choose(logits, np.array([draw]))[0] for draw in (0.0, 0.3, 0.6, 0.9)} == {1}
-
-
-@given(seeds, sizes, st.integers(1, 50))
-def test_top_k_keeps_the_k_likeliest(seed, size, k):
-    logits = np.random.default_rng(seed).permutation(size)[None].astype(np.float32) / 4  # no two are the same
-    p = Sampler(1.0, top_k=k).probabilities(logits)[0]
-    kept = np.flatnonzero(p)
-    assert set(kept) == set(np.argsort(-logits[0])[:k])
-    np.testing.assert_allclose(p[kept], softmax(logits[0, kept]), rtol=1e-12)
 
 
 @given(seeds, st.integers(2, 30), st.integers(1, 30), st.integers(1, 4))
@@ -56,18 +22,6 @@ def test_top_k_keeps_or_drops_equals_together(seed, size, k, levels):
     p = Sampler(1.0, top_k=k).probabilities(logits)[0]
     kth = np.sort(logits[0])[::-1][min(k, size) - 1]
     np.testing.assert_array_equal(p > 0, logits[0] >= kth)
-
-
-@given(seeds, sizes, st.floats(0.01, 1.0))
-def test_top_p_keeps_the_fewest_whose_sum_reaches_p(seed, size, top_p):
-    logits = scores(seed, size)
-    p, q = softmax(logits)[0], Sampler(1.0, top_p=top_p).probabilities(logits)[0]
-    kept = q > 0
-    assert p[kept].sum() >= top_p - 1e-12  # it reaches p,
-    assert p[kept].sum() - p[kept].min() < top_p + 1e-12  # and would not without its last,
-    assert kept.all() or p[kept].min() >= p[~kept].max()  # and none is likelier than those
-    np.testing.assert_allclose(q[kept], p[kept] / p[kept].sum(), rtol=1e-9)
-    assert q.sum() == pytest.approx(1, rel=1e-12)
 
 
 @settings(deadline=None)
@@ -92,30 +46,15 @@ def test_top_p_at_its_edges(top_p, kept):
     np.testing.assert_array_equal(p > 0, np.arange(4) < kept)
 
 
-def test_top_k_comes_before_top_p():
-    logits = np.log(np.array([[0.4, 0.3, 0.2, 0.1]]))
-    p = Sampler(1.0, top_k=2, top_p=0.5).probabilities(logits)[0]
-    np.testing.assert_array_equal(p, [1, 0, 0, 0])  # 0.4 of the 0.7 that are left is more than a half
-
-
-@given(seeds, sizes, st.sampled_from([{}, {"top_k": 3}, {"top_p": 0.7}]))
+@given(seeds, st.integers(1, 40), st.sampled_from([{}, {"top_k": 3}, {"top_p": 0.7}]))
 def test_evenly_spread_draws_choose_in_proportion(seed, size, cut):
     """The draws 0.5/n, 1.5/n, ... give each token its probability's share of n, to one token."""
     n, sampler = 1000, Sampler(0.7, **cut)
-    logits = np.repeat(scores(seed, size), n, axis=0)
+    logits = np.random.default_rng(seed).normal(0, 2, (1, size)).repeat(n, axis=0)
     counts = np.bincount(sampler.choose(logits, (np.arange(n) + 0.5) / n), minlength=size)
     p = sampler.probabilities(logits[:1])[0]
     assert np.abs(counts - n * p).max() <= 1
     assert not counts[p == 0].any()
-
-
-def test_random_draws_choose_in_proportion():
-    """χ² of 100,000 draws over 12 tokens: expected 11, with a deviation of √22; seven deviations are no accident."""
-    n, logits = 100_000, scores(1, 12)
-    sampler, draws = Sampler(1.5), np.random.default_rng(0).random(100_000)
-    counts = np.bincount(sampler.choose(np.repeat(logits, n, axis=0), draws), minlength=12)
-    expected = n * softmax(logits / 1.5)[0]
-    assert ((counts - expected) ** 2 / expected).sum() < 11 + 7 * np.sqrt(22)
 
 
 @pytest.mark.parametrize("draw", [0.0, 0.5, np.nextafter(1, 0)])

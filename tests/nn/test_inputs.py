@@ -11,14 +11,11 @@ from minilora.nn import LlamaConfig
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (np.array([1, 2, 3]), r"integer ids of shape \(batch, time\), got int64 of shape \(3,\)"),
+        ([1, 2, 3], r"integer ids of shape \(batch, time\), got int64 of shape \(3,\)"),
         (np.zeros((1, 2, 3), dtype=int), r"got int64 of shape \(1, 2, 3\)"),
         (np.zeros((1, 3)), r"got float64 of shape \(1, 3\)"),
         (np.ones((1, 3), dtype=bool), r"got bool of shape \(1, 3\)"),
-        ([1, 2, 3], r"got int64 of shape \(3,\)"),
         (np.array([[0, 29]]), "expected ids from 0 to 28, got from 0 to 29"),
-        (np.array([[-1, 3]]), "expected ids from 0 to 28, got from -1 to 3"),
-        (np.zeros((1, 161), dtype=int), "161 tokens are more than the model's context of 160; shorten the text"),
     ],
 )
 def test_ids(ids, message, unit_llama):
@@ -26,51 +23,27 @@ def test_ids(ids, message, unit_llama):
         unit_llama()(ids)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
-def test_any_integer_type_and_lists_will_do(dtype, unit_llama, draw_ids):
+def test_any_integer_type_and_lists_will_do(unit_llama, draw_ids):
     model = unit_llama()
     ids = draw_ids(model)
     expected = model(ids).data
-    np.testing.assert_array_equal(model(ids.astype(dtype)).data, expected)
-    np.testing.assert_array_equal(model(ids.tolist()).data, expected)
-
-
-def test_targets(unit_llama, draw_ids):
-    model = unit_llama()
-    ids = draw_ids(model)
-    with pytest.raises(ValueError, match=r"expected targets of shape \(2, 9\), one per logit row, got \(2, 8\)"):
-        model.loss(ids, ids[:, 1:])
-    with pytest.raises(ValueError, match="each from 0 to 28"):
-        model.loss(ids, ids + 29)
-
-
-def test_the_loss_is_the_mean_of_minus_log_probability(unit_llama, draw_ids):
-    model = unit_llama()
-    model.astype(np.float64)
-    ids, targets = draw_ids(model), draw_ids(model, seed=2)
-    logits = model(ids).data
-    p = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    expected = [-np.log(p[b, t, targets[b, t]]) for b in range(2) for t in range(9)]
-    assert model.loss(ids, targets).item() == pytest.approx(np.mean(expected), rel=1e-12)
+    for others in (ids.astype(np.uint8), ids.astype(np.int32), ids.tolist()):
+        np.testing.assert_array_equal(model(others).data, expected)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"hidden_size": 0}, "hidden_size should be a positive whole number, got 0"),
-        ({"num_hidden_layers": -1}, "num_hidden_layers should be a positive whole number, got -1"),
         ({"hidden_size": 192.0}, r"hidden_size should be a positive whole number, got 192\.0"),
         ({"vocab_size": "256"}, "vocab_size should be a positive whole number, got '256'"),
-        ({"vocab_size": None}, "vocab_size should be a positive whole number, got None"),
         ({"num_attention_heads": True}, "num_attention_heads should be a positive whole number, got True"),
         ({"head_dim": -4}, "head_dim should be a positive whole number, got -4"),
         ({"rope_theta": None}, "rope_theta should be a positive number, got None"),
-        ({"rope_theta": float("nan")}, "rope_theta should be a positive number, got nan"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps should be a positive number, got nan"),
         ({"rms_norm_eps": float("inf")}, "rms_norm_eps should be a positive number, got inf"),
         ({"num_key_value_heads": 4}, r"num_attention_heads \(6\) should be a multiple of num_key_value_heads \(4\)"),
-        ({"num_key_value_heads": 12}, r"num_attention_heads \(6\) should be a multiple of num_key_value_heads \(12\)"),
         ({"hidden_size": 100}, r"hidden_size \(100\) should be a multiple of num_attention_heads \(6\), or head_dim"),
-        ({"head_dim": 7}, "head_dim should be even, .* got 7"),
         ({"hidden_size": 18}, "head_dim should be even, .* got 3"),
     ],
 )
@@ -98,12 +71,10 @@ STATED = {
 }
 
 
-@pytest.mark.parametrize("name", STATED)
-def test_a_config_file_that_lacks_a_size(name):
-    values = {**STATED}
-    del values[name]
-    with pytest.raises(ValueError, match=f"lacks {name}$"):
-        LlamaConfig.from_dict(values)
+def test_a_config_file_that_lacks_a_size():
+    for name in STATED:
+        with pytest.raises(ValueError, match=f"lacks {name}$"):
+            LlamaConfig.from_dict({key: value for key, value in STATED.items() if key != name})
 
 
 def test_a_silent_config_file_means_hugging_faces_defaults():
@@ -123,7 +94,6 @@ def test_a_silent_config_file_means_hugging_faces_defaults():
         ("hidden_act", "gelu"),
         ("attention_bias", True),
         ("mlp_bias", True),
-        ("sliding_window", 4096),
         ("quantization_config", {"bits": 4}),
         ("layer_types", ["full_attention"]),
         ("partial_rotary_factor", 0.5),
@@ -137,33 +107,26 @@ def test_a_config_file_that_asks_for_more(name, value):
 @pytest.mark.parametrize(
     ("rope", "theta"),
     [
-        ({"rope_theta": 123.0}, 123.0),
         ({"rope_theta": 123.0, "rope_scaling": None}, 123.0),
         ({"rope_theta": 123.0, "rope_scaling": {"type": "default"}}, 123.0),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 123.0}}, 123.0),
         ({"rope_theta": 5.0, "rope_parameters": {"rope_type": "default", "rope_theta": 123.0}}, 123.0),
-        ({}, 10000.0),
     ],
 )
 def test_the_ways_of_stating_rope_theta(rope, theta):
     assert LlamaConfig.from_dict({**STATED, **rope}).rope_theta == theta
 
 
-@pytest.mark.parametrize("scaling", [{"type": "linear", "factor": 2}, {"rope_type": "llama3", "factor": 8}])
 @pytest.mark.parametrize("place", ["rope_scaling", "rope_parameters"])
-def test_scaled_rotary_positions(scaling, place):
-    kind = scaling.get("type", scaling.get("rope_type"))
-    with pytest.raises(ValueError, match=f"asks for rope_type = '{kind}'"):
-        LlamaConfig.from_dict({**STATED, place: scaling})
+def test_scaled_rotary_positions(place):
+    for kind in ("type", "rope_type"):
+        with pytest.raises(ValueError, match="asks for rope_type = 'llama3'"):
+            LlamaConfig.from_dict({**STATED, place: {kind: "llama3", "factor": 8}})
 
 
-def test_a_config_survives_its_own_file():
-    config = LlamaConfig(num_key_value_heads=3, head_dim=10, rope_theta=7.0, rms_norm_eps=1e-3)
-    assert LlamaConfig.from_dict(config.to_dict()) == config
-
-
-def test_the_file_states_rope_theta_for_older_and_for_newer_readers():
+def test_a_config_survives_its_own_file_which_older_and_newer_readers_understand():
     """transformers 4 reads the plain entry, version 5 the group; each would take its default without a word."""
-    values = LlamaConfig(rope_theta=7.0).to_dict()
+    config = LlamaConfig(num_key_value_heads=3, head_dim=10, rope_theta=7.0, rms_norm_eps=1e-3)
+    values = config.to_dict()
+    assert LlamaConfig.from_dict(values) == config
     assert values["rope_theta"] == 7.0
     assert values["rope_parameters"] == {"rope_type": "default", "rope_theta": 7.0}

@@ -1,7 +1,11 @@
 """The model against the same formulas written down plainly: one text, head by head, token by token, in float64."""
 
+import math
+
 import numpy as np
 import pytest
+
+from minilora.nn.attention import rotary_turns
 
 SHAPES = {
     "grouped": {},
@@ -56,3 +60,15 @@ def test_logits(shape, unit_llama, draw_ids):
     for row, logits in zip(ids, model(ids).data, strict=True):
         expected = reference_logits(model.config, model.state_dict(), row)
         assert np.abs(logits - expected).max() < 1e-12 * np.abs(expected).max()
+
+
+def test_angles_are_right_to_float32s_last_digits_far_into_a_long_text(unit_llama):
+    """Position times theta^(-2i/D)."""
+    config = unit_llama(head_dim=8, rope_theta=500000.0).config
+    cos, sin = rotary_turns(config, 9990, 9993, np.empty(0, np.float32))
+    assert cos.shape == sin.shape == (3, 1, 4)
+    assert cos.dtype == sin.dtype == np.float32
+    for t, i in np.ndindex(3, 4):
+        angle = (9990 + t) * 500000.0 ** (-2 * i / 8)
+        assert cos[t, 0, i] == pytest.approx(math.cos(angle), abs=1e-7)
+        assert sin[t, 0, i] == pytest.approx(math.sin(angle), abs=1e-7)

@@ -57,19 +57,12 @@ def test_the_split_is_exact(method, make, measured):
     assert found.peak == found.weights + found.gradients + found.optimizer + found.activations
 
 
-def test_lora_saves_gradients_and_state_and_neither_weights_nor_activations(measured):
-    full, adapted = measured["full"], measured["lora"]
-    assert 5 * adapted.gradients < full.gradients
-    assert 5 * adapted.optimizer < full.optimizer
-    assert adapted.weights - full.weights == adapted.gradients  # A and B, which are trained
-    assert adapted.activations > full.activations / 2
-    assert adapted.peak < full.peak
-
-
-def test_activations_are_at_least_what_the_backward_pass_needs(measured, batch):
+def test_activations_are_what_the_backward_pass_needs_and_nearly_the_same_for_lora(measured, batch):
     """Per token and layer: the inputs of seven products, in pieces of half the tokens."""
     floats = 2 * (batch[0].size // 2) * (3 * 64 + 96)
     assert measured["full"].activations > FLOAT * floats
+    assert measured["lora"].activations > measured["full"].activations / 2
+    assert measured["lora"].peak < measured["full"].peak
 
 
 def test_a_second_thread_works_on_a_second_piece(make, batch, monkeypatch):
@@ -89,18 +82,16 @@ def test_a_second_thread_works_on_a_second_piece(make, batch, monkeypatch):
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_the_model_stays_as_it_is(method, make, batch, bits):
     model = make(method)
-    kept, rng = np.ones_like(model.lm_head.weight.data), np.random.default_rng(5)
-    model.lm_head.weight.grad = kept
-    model.train(rng)
+    kept = model.lm_head.weight.grad = np.ones_like(model.lm_head.weight.data)
     before, arrays = bits(model), [p.data for p in model.parameters()]
-    step_memory(model, batch, threads=1)
+    for rng in (None, np.random.default_rng(5)):
+        if rng:
+            model.train(rng)
+        step_memory(model, batch, threads=1)
+        assert model.rng is rng
     assert bits(model) == before
     assert all(p.data is array for p, array in zip(model.parameters(), arrays, strict=True))
     assert model.lm_head.weight.grad is kept
-    assert model.rng is rng
-    model.eval()
-    step_memory(model, batch, threads=1)
-    assert model.rng is None
 
 
 def test_it_measures_under_someone_elses_tracing(make, batch, measured, traced):
@@ -122,13 +113,6 @@ def test_it_stops_tracing_when_the_step_fails(make, batch, monkeypatch):
         step_memory(model, batch)
     assert not tracemalloc.is_tracing()
     assert model.lm_head.weight.grad is None
-
-
-def test_merged_adapters_are_refused(make, batch):
-    model = make("lora")
-    lora.merge(model)
-    with pytest.raises(lora.AdapterError, match="cannot train while adapters are merged"):
-        step_memory(model, batch)
 
 
 def test_the_step_is_the_one_of_train(make_model, config, run, ids, bits):
@@ -165,45 +149,3 @@ def test_after_a_step_only_the_known_arrays_are_left(method, make, batch, traced
         for _ in range(3):
             step(batch)
             assert array_bytes() == before
-
-
-def during(monkeypatch, traced, loss, parameters, release):
-    """Bytes in use before each op is pulled back, from those of the loss to those of the embedding."""
-    seen, pull_back = [], engine._pull_back
-
-    def watched(tensor, g):
-        seen.append(traced())
-        return pull_back(tensor, g)
-
-    monkeypatch.setattr(engine, "_pull_back", watched)
-    gradients(loss, parameters, release=release)
-    monkeypatch.undo()
-    return seen
-
-
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_activations_are_let_go_as_soon_as_they_are_used(method, make, batch, traced, monkeypatch):
-    model = make(method)
-    parameters = model.parameters(trainable=True)
-    known = FLOAT * lora.report(model).trainable  # gradients take the place of activations
-    loss = model.loss(*batch)
-    before = traced()
-    kept = during(monkeypatch, traced, loss, parameters, release=False)
-    released = during(monkeypatch, traced, loss, parameters, release=True)
-    assert kept[0] == pytest.approx(released[0], rel=0.01)
-    assert min(kept) >= before
-    assert released[-1] < 0.1 * before + known
-    for part in (0.25, 0.5, 0.75):  # both layers take the same, so it falls evenly
-        assert released[int(part * len(released))] < (1.15 - part) * before + known
-
-
-def test_the_peak_is_lower_for_it(make, batch, traced):
-    beyond, model = {}, make()  # what the backward pass takes on top of the activations
-    for release in (False, True):
-        loss = model.loss(*batch)
-        before = traced()
-        tracemalloc.reset_peak()
-        gradients(loss, model.parameters(), release=release)
-        beyond[release] = tracemalloc.get_traced_memory()[1] - before
-    assert beyond[False] > 2 * FLOAT * lora.report(model).total  # they are handed out as copies
-    assert beyond[True] < beyond[False] / 2

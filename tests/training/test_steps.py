@@ -14,25 +14,26 @@ def parts(make_model, ids, config):
     return make_model("lora"), ids[:300], ids[300:], config()
 
 
-def test_it_yields_after_every_step_and_at_the_end(parts, bits, make_model):
-    model, *rest = parts
+@pytest.fixture
+def whole(parts, make_model, bits):
+    """The bits that `train` ends with, and the losses."""
+    twin = make_model("lora")
+    history = train(twin, *parts[1:], quiet=True)
+    return bits(twin), history
+
+
+def test_it_yields_after_every_step_and_at_the_end_and_says_nothing(parts, whole, bits, capsys):
     lengths, evaluated = [], []
-    for history in train_steps(model, *rest):
+    for history in train_steps(*parts):
         lengths.append(len(history.losses))
         evaluated.append([step for step, _ in history.evaluations])
     assert lengths == [1, 2, 3, 4, 5, 6, 6]
     assert evaluated == [[0], [0], [0, 2], [0, 2], [0, 2, 4], [0, 2, 4], [0, 2, 4, 6]]
-    twin = make_model("lora")
-    assert train(twin, *rest, quiet=True) == history
-    assert bits(twin) == bits(model)
-
-
-def test_it_says_nothing(parts, capsys):
-    list(train_steps(*parts))
+    assert (bits(parts[0]), history) == whole
     assert capsys.readouterr() == ("", "")
 
 
-def test_closing_it_saves_the_state_and_stops(parts, tmp_path, make_model, bits):
+def test_closing_it_saves_the_state_and_stops(parts, whole, tmp_path, bits):
     model, *rest = parts
     path = tmp_path / "state"
     steps = train_steps(model, *rest, path)
@@ -40,25 +41,20 @@ def test_closing_it_saves_the_state_and_stops(parts, tmp_path, make_model, bits)
         next(steps)
     steps.close()
     assert model.rng is None  # no longer in training
-    assert len(train(model, *rest, checkpoint_path=path, resume=True, quiet=True).losses) == 6
-    twin = make_model("lora")
-    train(twin, *rest, quiet=True)
-    assert bits(twin) == bits(model)
+    history = train(model, *rest, checkpoint_path=path, resume=True, quiet=True)
+    assert (bits(model), history) == whole
 
 
-def test_each_step_may_come_in_another_thread_and_context(parts, make_model, bits):
+def test_each_step_may_come_in_another_thread_and_context(parts, whole, bits):
     """As a web server asks for them. What NumPy warns of in the places between stays as it was."""
-    model, *rest = parts
-    steps, found = train_steps(model, *rest), []
+    steps, found = train_steps(*parts), []
     for _ in range(7):
         thread = threading.Thread(target=contextvars.Context().run, args=[lambda: found.append(next(steps))])
         thread.start()
         thread.join()
     assert len(found) == 7
     assert np.geterr() == {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
-    twin = make_model("lora")
-    train(twin, *rest, quiet=True)
-    assert bits(twin) == bits(model)
+    assert (bits(parts[0]), found[-1]) == whole
 
 
 def test_a_mistake_is_found_before_anything_is_written(parts, tmp_path):

@@ -16,29 +16,16 @@ def path(tmp_path):
     return tmp_path / "checkpoint.safetensors"
 
 
-@pytest.fixture
-def poison(act_in, path):
-    """poison(model, step): a weight is not a number as that step begins; returns the list that the file goes to."""
-
-    def arrange(model, step):
-        good = []
-
-        def act():
-            good.append(path.read_bytes())
-            model.parameters(trainable=True)[0].data[0, 0] = np.nan
-
-        act_in(model, step, act)
-        return good
-
-    return arrange
-
-
-@pytest.mark.parametrize("method", ["full", "lora"])
-@pytest.mark.parametrize("step", [1, 2, 4, 6])
-def test_a_loss_that_is_not_finite_stops_the_run(step, method, make_model, config, run, path, poison, bits):
+@pytest.mark.parametrize(("method", "step"), [("full", 1), ("full", 6), ("lora", 4)])
+def test_a_loss_that_is_not_finite_stops_the_run(step, method, make_model, config, run, path, act_in, bits):
     """The error names the step and the checkpoint, which is intact, byte for byte, and good to go on from."""
-    model, c = make_model(method), config(checkpoint_every=2)
-    good = poison(model, step)
+    model, c, good = make_model(method), config(checkpoint_every=2), []
+
+    def poison():
+        good.append(path.read_bytes())
+        model.parameters(trainable=True)[0].data[0, 0] = np.nan
+
+    act_in(model, step, poison)
     with pytest.raises(TrainingError, match=rf"loss is nan .* at step {step};") as caught:
         run(model, c, path)
     assert f"the last good state is in {path}. A lower learning rate than 0.05" in str(caught.value)
@@ -49,7 +36,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(step, method, make_model, confi
     assert bits(resumed) == bits(whole)
 
 
-@pytest.mark.parametrize("lr", [1e20, 1e39, 1e300])
+@pytest.mark.parametrize("lr", [1e20, 1e300])
 def test_an_enormous_learning_rate(lr, make_model, config, run, path):
     """One error, no warnings; and a checkpoint never holds a number that is not finite."""
     c = config(lr=lr, iters=60, checkpoint_every=1)
@@ -91,26 +78,16 @@ def test_a_checkpoint_that_was_not_kept_is_not_spoken_of(make_model, config, run
         run(model, config())
 
 
-def test_ctrl_c_ends_the_step_and_saves(make_model, config, run, act_in, path):
+@pytest.mark.parametrize(("times", "error", "saved"), [(1, Interrupted, 3), (2, KeyboardInterrupt, 0)])
+def test_ctrl_c_saves_the_step_and_a_second_one_stops_at_once(
+    times, error, saved, make_model, config, run, act_in, path
+):
     model, before = make_model(), signal.getsignal(signal.SIGINT)
-    act_in(model, 3, lambda: signal.raise_signal(signal.SIGINT))
-    with pytest.raises(Interrupted, match=r"^stopped after step 3 of 6$"):
+    act_in(model, 3, lambda: [signal.raise_signal(signal.SIGINT) for _ in range(times)])
+    with pytest.raises(error):
         run(model, config(checkpoint_every=100), path)
     assert signal.getsignal(signal.SIGINT) is before
-    assert len(loop.checkpoint.read_tensors(path)["losses"]) == 3
-
-
-def test_a_second_ctrl_c_stops_at_once(make_model, config, run, act_in, path):
-    def twice():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    model, before = make_model(), signal.getsignal(signal.SIGINT)
-    act_in(model, 3, twice)
-    with pytest.raises(KeyboardInterrupt):
-        run(model, config(checkpoint_every=100), path)
-    assert signal.getsignal(signal.SIGINT) is before
-    assert len(loop.checkpoint.read_tensors(path)["losses"]) == 0  # the checkpoint from the beginning
+    assert len(loop.checkpoint.read_tensors(path)["losses"]) == saved
 
 
 def test_a_run_in_a_thread(make_model, config, run, bits):
@@ -123,8 +100,7 @@ def test_a_run_in_a_thread(make_model, config, run, bits):
     assert bits(models[0]) == bits(models[1])
 
 
-def test_a_checkpoint_is_not_begun_anew_by_mistake(make_model, config, run, tmp_path):
-    path = tmp_path / "checkpoint.safetensors"
+def test_a_checkpoint_is_not_begun_anew_by_mistake(make_model, config, run, path):
     run(make_model(), config(), path)
     before = path.read_bytes()
     with pytest.raises(CheckpointError, match="holds a run; go on with resume=True"):
