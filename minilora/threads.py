@@ -1,8 +1,7 @@
-"""One step on several threads: a batch is cut into pieces, and what comes of them is added up in their order.
+"""Several threads, each with matrix products on one core.
 
-How a batch is cut depends on the batch alone, never on the threads, and the order of the sum is fixed, so any number
-of threads gives the same bits. NumPy lets other threads run while it computes. Its matrix products get one core each:
-that wastes less than giving every product to all cores, where all but one wait while the work between products is done.
+NumPy releases the interpreter's lock while it computes, so threads run side by side. Each matrix product gets one core:
+with all cores for every product, they would be idle during the work between products.
 """
 
 from __future__ import annotations
@@ -22,24 +21,6 @@ if TYPE_CHECKING:
 NAME = "minilora-worker"
 T = TypeVar("T")
 R = TypeVar("R")
-
-PIECE = 1024
-"""Tokens that a piece aims at: enough for products at full speed, and few enough that arrays stay in a core's cache."""
-
-LEAST, FEW = 384, 4
-"""A smaller batch still makes four pieces, for the cores of a laptop, but none below 384 tokens: there, much of the
-time is not arithmetic."""
-
-MOST = 8
-"""The most pieces of a batch, and so the most threads that it keeps busy: each piece makes a whole set of gradients."""
-
-
-def cut(batch: int, context: int) -> list[slice]:
-    """The rows of each piece of a batch of `batch` windows of `context` tokens."""
-    tokens = batch * context
-    pieces = min(batch, MOST, max(tokens // PIECE, min(FEW, tokens // LEAST), 1))
-    ends = [batch * (i + 1) // pieces for i in range(pieces)]
-    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def cores() -> int:

@@ -1,4 +1,8 @@
-"""What a training step learns from its batches: the loss and its gradient, piece by piece on several threads."""
+"""The loss of a step's batches and its gradient, piece by piece on several threads.
+
+How a batch is cut into pieces depends on the batch alone, never on the threads, and the pieces' gradients are added in
+a fixed order, so any number of threads gives the same bits.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,31 @@ from minilora.autograd.engine import gradients
 from minilora.backend import Array
 from minilora.nn import Llama
 from minilora.nn.module import drawing_from
-from minilora.threads import Threads, cut
+from minilora.threads import Threads
 from minilora.training.config import TrainingConfig
 from minilora.training.optimizer import AdamW
 
 Batch: TypeAlias = tuple[Array, Array]
 """Inputs and targets, each (batch, context)."""
+
+
+PIECE = 1024
+"""Tokens that a piece aims at: enough for products at full speed, and few enough for arrays to stay in the cache."""
+
+LEAST, FEW = 384, 4
+"""A smaller batch is still cut into up to four pieces, one for each core of a laptop, of at least 384 tokens each:
+in smaller ones, much of the time is not arithmetic."""
+
+MOST = 8
+"""The most pieces of a batch, and so the most threads that it keeps busy: each piece has a full set of gradients."""
+
+
+def cut(batch: int, context: int) -> list[slice]:
+    """The rows of each piece of a batch of `batch` windows of `context` tokens."""
+    tokens = batch * context
+    pieces = min(batch, MOST, max(tokens // PIECE, min(FEW, tokens // LEAST), 1))
+    ends = [batch * (i + 1) // pieces for i in range(pieces)]
+    return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def make_optimizer(model: Llama, config: TrainingConfig) -> AdamW:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from minilora import lora, threads
+from minilora import lora
 from minilora.autograd import gradients
-from minilora.training import TrainingConfig, train
+from minilora.training import TrainingConfig, step, train
 from minilora.training.schedule import warmup_cosine
 from tests.training.textbook import Textbook
 
@@ -36,8 +36,8 @@ def textbook_run(model, ids, c):
 @pytest.mark.parametrize(("method", "accumulate"), [("full", 1), ("lora", 3)])
 def test_a_run_is_the_textbook_run(method, accumulate, make_model, ids, config, run, monkeypatch):
     """Each batch of three windows is worked on in a piece of one and a piece of two."""
-    monkeypatch.setattr(threads, "PIECE", 6)
-    assert len(threads.cut(3, 5)) == 2
+    monkeypatch.setattr(step, "PIECE", 6)
+    assert len(step.cut(3, 5)) == 2
     c = config(accumulate=accumulate, weight_decay=0.3, grad_clip=0.5)
     model, expected = make_model(method), make_model(method)
     model.astype(np.float64)

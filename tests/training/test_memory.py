@@ -9,11 +9,11 @@ import pytest
 from minilora import lora
 from minilora.autograd import engine, gradients
 from minilora.data.batches import sample_batch
-from minilora.threads import Threads, cut
+from minilora.threads import Threads
 from minilora.training import memory as memory_module
 from minilora.training import step as step_module
 from minilora.training import step_memory
-from minilora.training.step import training_step
+from minilora.training.step import cut, training_step
 
 FLOAT = 4  # bytes
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 64}

@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_limits
 from minilora import threads
 from minilora.autograd import Tensor, gradients, no_grad
 from minilora.autograd.tensor import recording
-from minilora.threads import Threads, cut
+from minilora.threads import Threads
 from minilora.training import AdamW, Interrupted, step
+from minilora.training.step import cut
 
 
 def blas():
@@ -24,7 +25,7 @@ def blas():
 @pytest.fixture
 def many_pieces(monkeypatch):
     """Small batches are cut as large ones are, into pieces of a window or two."""
-    monkeypatch.setattr(threads, "PIECE", 6)
+    monkeypatch.setattr(step, "PIECE", 6)
 
 
 @pytest.mark.parametrize(
