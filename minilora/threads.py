@@ -13,10 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
+from typing import Any, TypeVar
 
 NAME = "minilora-worker"
 T = TypeVar("T")
@@ -84,35 +81,38 @@ if hasattr(os, "register_at_fork"):
 
 
 @cache
-def _blas() -> ThreadpoolController:
+def _blas() -> list[Any]:
     """The libraries that compute NumPy's matrix products."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas")
+    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 class _OneCore:
     """Inside this block each matrix product runs on one core: `with one_core: ...`.
 
-    Small products, such as those of writing, are faster so, and much faster where the cores are busy. It is one setting
-    for the whole process: the last to leave restores it.
+    Small products, such as those of writing, are faster this way, and much faster where other programs use the cores.
+    It is one setting for the whole process: the last to leave restores it.
     """
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
-        self._limit: Any = None
+        self._limited: list[tuple[Any, int]] = []  # libraries, and how many threads they had
 
     def __enter__(self) -> None:
         with self._lock:
             if self._users == 0:
-                self._limit = _blas().limit(limits=1)
+                self._limited = [(library, n) for library in _blas() if (n := library.get_num_threads()) != 1]
+                for library, _ in self._limited:
+                    library.set_num_threads(1)
             self._users += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
-                self._limit.restore_original_limits()
+                for library, number in self._limited:
+                    library.set_num_threads(number)
 
 
 one_core = _OneCore()

@@ -65,7 +65,8 @@ def _columns(
     rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
     lengths = [len(prompt) for prompt in prompts]
     ids = np.empty((len(prompts), max(lengths) + tokens), dtype=np.int64)  # (B, time)
-    read, first = Reader(model, len(prompts), rows), min(lengths)
+    first = min(lengths)
+    read = Reader(model, len(prompts), rows, calls=ids.shape[1] - first)
     ids[:, :first] = [prompt[:first] for prompt in prompts]
     for time in range(first, ids.shape[1]):
         logits = read(ids[:, :time])
@@ -102,13 +103,16 @@ def _pieces(columns: Iterator[list[int | None]]) -> Iterator[str]:
 
 
 class Reader:
-    """Reads what has not been read yet: several tokens by the model's forward pass, a single one by a TokenStep."""
+    """Reads what has not been read yet: several tokens by the model's forward pass, a single one by a TokenStep.
 
-    def __init__(self, model: Llama, batch: int, rows: RowChoice | None) -> None:
+    `calls` is how often it will be called: the first call alone does not need a TokenStep.
+    """
+
+    def __init__(self, model: Llama, batch: int, rows: RowChoice | None, calls: int) -> None:
         self.model, self.batch, self.rows, self.end = model, batch, rows, 0
         self.context = model.config.max_position_embeddings
         self.cache: Cache = model.new_cache(batch)
-        self.step = TokenStep(model, rows) if can_step(model) else None
+        self.step = TokenStep(model, rows) if calls > 1 and can_step(model) else None
 
     @no_grad()
     def __call__(self, ids: Array) -> Array:

@@ -139,7 +139,8 @@ def _letters(
     texts = [_Writing(mix) for mix in mixes]
     rows = [row for text in texts for row in text.rows]
     first = np.cumsum([0, *(len(text.rows) for text in texts)])  # text -> its first row, which writes it
-    read, ids = Reader(model, len(rows), resolve(model, rows, len(rows))), np.tile(prompt, (len(rows), 1))  # (rows, T)
+    read = Reader(model, len(rows), resolve(model, rows, len(rows)), calls=tokens)
+    ids = np.tile(prompt, (len(rows), 1))  # (rows, T)
     rng = np.random.default_rng([seed, 0])  # the dice of `generation.write`
     for left in reversed(range(tokens)):
         logits = read(ids)  # (rows, V)

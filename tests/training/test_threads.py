@@ -19,7 +19,7 @@ from minilora.training.step import cut
 
 def blas():
     """How many threads NumPy's matrix products have now; other packages may have brought libraries of their own."""
-    return [pool["num_threads"] for pool in threads._blas().info()]
+    return [library.get_num_threads() for library in threads._blas()]
 
 
 @pytest.fixture
