@@ -20,7 +20,7 @@ from minilora.nn.module import AdapterError
 
 
 def inject(model: Module, config: Method, adapter: str = "default", *, rng: np.random.Generator) -> None:
-    """Freeze the model, attach a fresh adapter to the Linears that `config` means, and make it the active one.
+    """Freeze the model, attach a fresh adapter to the Linears that `config` selects, and make it the active one.
 
     No parameter of the model changes its name or value; the adapter's are `<path>.<tensor>.<adapter>`, for LoRA
     `<path>.lora_A.<adapter>` and `<path>.lora_B.<adapter>`. Raises AdapterError, before anything is changed, when a
@@ -77,7 +77,7 @@ def adapters(model: Module) -> list[str]:
 def hosts(model: Module, adapter: str | None = None) -> dict[str, AdaptedLinear]:
     """The adapted Linears by path: all, or those that hold `adapter`.
 
-    Raises AdapterError, listing what there is, for the name of an adapter that the model does not have.
+    Raises AdapterError for the name of an unknown adapter; the message lists the known ones.
     """
     found = {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLinear)}
     if adapter is None:

@@ -1,4 +1,4 @@
-"""LoRA: low-rank adaptation of a frozen model. Start at `lora.py`, then `config.py`, then `mix.py`.
+"""LoRA: low-rank adaptation of a frozen model. Read `adapters/update.py` and `adapters/host.py`, then `lora.py`.
 
 from minilora import lora
 lora.inject(model, lora.LoraConfig(r=8, lora_alpha=16), adapter="bard", rng=np.random.default_rng(0))

@@ -1,7 +1,6 @@
 """The ops: every differentiable operation of minilora, each with its derivative beside it.
 
-Read them in this order: arithmetic, reduction, shape, linear, fused, attention; and, after
-`lora/lora.py`, low_rank.
+Read them in this order: arithmetic, reduction, shape, linear, low_rank, fused, attention.
 """
 
 from minilora.autograd.ops.arithmetic import (
