@@ -98,29 +98,30 @@ def write(folder: Path, values: Settings, with_model: bool = True) -> Path:
     return write_atomically(folder / "run.toml", "\n".join(lines) + "\n")
 
 
-def _adapter_entries(preset: str, table: dict[str, Any]) -> Any:
+def _adapter_entries(preset: str, table: dict[str, Any]) -> dict[str, Any]:
     """The method's own table, such as [lora]; of another method's, the entries that this one has too."""
     if "adapter" in table:
         raise ValueError(f"preset {preset} has no entry adapter; the table of a method has its name, such as [lora]")
     tables = {name: table.pop(name) for name in methods() if name in table}
-    chosen = methods().get(table["method"]) if isinstance(table["method"], str) else None
-    if chosen is None:
-        return {}
-    known = {field.name for field in dataclasses.fields(chosen)}
-    own = tables.pop(chosen.name, {})
-    if not isinstance(own, dict):
-        return own
-    others = [(k, v) for other in tables.values() if isinstance(other, dict) for k, v in other.items() if k in known]
-    return {**dict(others), **own}
+    for name, entries in tables.items():
+        if not isinstance(entries, dict):
+            raise ValueError(f"preset {preset}: {name} should be a table, got {entries!r}")
+    own, known = tables.pop(str(table["method"]), {}), _entries(table["method"])
+    return {**{k: v for other in tables.values() for k, v in other.items() if k in known}, **own}
+
+
+def _entries(method: Any) -> dict[str, Any]:
+    """The settings of a method with their defaults; none for "full"."""
+    chosen = methods().get(str(method))
+    return dataclasses.asdict(chosen()) if chosen else {}
 
 
 def _keep_scale(table: dict[str, Any], rank: int) -> None:
     """Change α with r, for a method that is scaled by α/r."""
-    default: Any = methods()[table["method"]]() if table["method"] in methods() else None
-    if hasattr(default, "lora_alpha") and hasattr(default, "r"):
-        entries = table["adapter"]
-        scaled = entries.get("lora_alpha", default.lora_alpha) * rank / entries.get("r", default.r)
-        entries["lora_alpha"] = int(scaled) if scaled.is_integer() else scaled
+    before = {**_entries(table["method"]), **table["adapter"]}
+    if isinstance(before.get("lora_alpha"), int | float) and isinstance(before.get("r"), int) and before["r"]:
+        alpha = before["lora_alpha"] * rank / before["r"]
+        table["adapter"]["lora_alpha"] = int(alpha) if alpha.is_integer() else alpha
 
 
 def _read(preset: str) -> dict[str, Any]:
