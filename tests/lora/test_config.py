@@ -25,6 +25,7 @@ from minilora.lora import AdapterError, LoraConfig
         ({"lora_dropout": 1}, "lora_dropout .* got 1"),
         ({"lora_dropout": float("nan")}, "lora_dropout .* got nan"),
         ({"lora_dropout": None}, "lora_dropout .* got None"),
+        ({"init_lora_weights": "eva"}, "init_lora_weights should be True, False or 'gaussian', got 'eva'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights should be True, False or 'gaussian', got 'pissa'"),
         ({"target_modules": []}, "target_modules is empty"),
         ({"target_modules": ""}, "target_modules is empty"),
@@ -101,6 +102,16 @@ def test_a_message_shows_eighty_letters_of_a_value():
     for text, shown in [("x" * 78, "'" + "x" * 78 + "'"), ("x" * 79, "'" + "x" * 79 + "…")]:
         with pytest.raises(AdapterError, match=f"bias = {shown} is not"):
             LoraConfig(bias=text)
+
+
+def test_r_and_alpha_can_be_given_by_position():
+    config = LoraConfig(4, 16, 0.1)
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.target_modules) == (
+        4,
+        16,
+        0.1,
+        ["q_proj", "v_proj"],
+    )
 
 
 def test_the_defaults_are_pefts():
