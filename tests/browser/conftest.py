@@ -133,20 +133,21 @@ class Visitor:
         (action or (lambda: self.page.click("#write")))()
 
     def finished(self, characters, seed=0):
-        """Wait until a text of so many characters has been written since; the base's text and the voices'."""
-        self.page.wait_for_function(
-            """status => changed.size == 2 && document.getElementById('status').innerText.trim() === status""",
+        """Wait until a text of so many characters has been written since; the base's text and the voices'.
+
+        They are read in the moment in which the status says so: leaving a field may have begun the next text by then.
+        """
+        texts = self.page.wait_for_function(
+            """status => changed.size == 2 && document.getElementById('status').innerText.trim() === status &&
+                ['base', 'voices'].map(kind => document.querySelector(`.panel.${kind} .written`).textContent)""",
             arg=f"{characters} of {characters} characters, seed {seed}",
         )
-        return self.texts()
+        return texts.json_value()
 
     def write(self, characters=200, seed=0):
         """Press Write, and wait."""
         self.begin()
         return self.finished(characters, seed)
-
-    def texts(self):
-        return [self.page.locator(f".panel.{kind} .written").text_content() for kind in ("base", "voices")]
 
     def problem(self, place="status"):
         """The sentence that says what is wrong."""
