@@ -60,6 +60,9 @@ class AdaptedLinear(Linear):
                 tables.setdefault(name, {})[adapter] = tensor
         yield from ((f"{name}.{adapter}", t) for name, table in tables.items() for adapter, t in table.items())
 
+    def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
+        yield path, self  # all its parts are parameters; with many adapters, going through them takes time
+
     def attach(self, adapter: str, update: Update, config: Method) -> None:
         """Add an update, inactive and frozen until `activate`."""
         self.updates[adapter], self.config[adapter] = update, config

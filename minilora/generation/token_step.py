@@ -129,7 +129,7 @@ class Products:
 
     def __call__(self, x: Array) -> list[Array]:
         ys = [product(x) for product in self.products]
-        hs = [(i, update, Tensor(ys[i].copy())) for i, update in self.others]
+        hs = [(i, update, Tensor(ys[i].copy())) for i, update in self.others] if self.others else ()
         if self.A is not None:
             self._add_low_rank(ys, x)
         for i, update, h in hs:
