@@ -8,6 +8,7 @@ from minilora.adapters.attach import hosts
 from minilora.autograd import Tensor, gradcheck
 from minilora.family import dora
 from minilora.family.dora import DoraConfig, DoraUpdate
+from minilora.lora.facts import loaders
 from minilora.nn import Linear
 
 
@@ -64,3 +65,7 @@ def test_it_is_known_by_its_file(unit_llama, ids, tmp_path):
         init_lora_weights=False, rank_pattern={"v_proj": 3}
     )
     np.testing.assert_array_equal(other(ids).data, model(ids).data)
+
+
+def test_programs_that_know_lora_alone_do_not_load_it():
+    assert [loader.compatible for loader in loaders(DoraConfig(), ["q_proj"])] == [True, False, False]
