@@ -18,12 +18,13 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 
 from minilora.adapters.expressions import ENDING, Matcher
+from minilora.adapters.hook import Hook
 from minilora.adapters.settings import check_layers, check_names_or_none, check_settings, check_targets, setting
 from minilora.adapters.update import Update
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
 from minilora.messages import LONGEST_SHOWN, one_line, shown
-from minilora.nn import Linear
+from minilora.nn import Linear, Module
 from minilora.nn.module import AdapterError
 from minilora.registry import MODULES
 
@@ -88,6 +89,10 @@ class Method(ABC):
     @abstractmethod
     def make_update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
         """Build the update of the Linear at `path` from its own and the shared tensors."""
+
+    def hook(self, model: Module, adapter: str) -> Hook | None:
+        """What the method does during training besides its update, for the active adapter of this name in `model`."""
+        return None
 
     def summary(self, paths: Sequence[str]) -> str:
         """A one-line summary for adapters of the modules at `paths`."""

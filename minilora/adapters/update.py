@@ -56,6 +56,14 @@ class Update(Module):
         for name, tensor in self.tensors.items():
             tensor.requires_grad = trainable and name not in self.frozen
 
+    def decays(self, name: str) -> bool:
+        """Whether weight decay acts on the tensor `name`; by default on matrices alone."""
+        return self.tensors[name].ndim >= 2
+
+    def lr_scale(self, name: str) -> float:
+        """The multiple of the learning rate at which the tensor `name` learns."""
+        return 1.0
+
     def factors(self, base: Linear) -> Factors | None:
         """A and B where ΔW = scale · B A; None for other updates.
 

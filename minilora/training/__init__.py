@@ -1,17 +1,22 @@
-"""Training: optimizer, schedule, loop, checkpoints. Start at `step.py`, then `loop.py`."""
+"""Training: optimizer, schedule, loop, checkpoints. Start at `run.py`, then `pieces.py` and `loop.py`."""
 
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig
 from minilora.training.evaluate import evaluate
-from minilora.training.loop import Interrupted, TrainingError, train, train_steps
+from minilora.training.loop import Interrupted, train, train_steps
 from minilora.training.memory import StepMemory, step_memory
-from minilora.training.optimizer import AdamW
+from minilora.training.optimizer import SGD, AdamW, Optimizer, ParameterGroup
+from minilora.training.run import Run, TrainingError
 
 __all__ = [
+    "SGD",
     "AdamW",
     "CheckpointError",
     "History",
     "Interrupted",
+    "Optimizer",
+    "ParameterGroup",
+    "Run",
     "StepMemory",
     "TrainingConfig",
     "TrainingError",

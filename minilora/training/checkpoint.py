@@ -1,8 +1,8 @@
 """Checkpoints: everything that a run needs to go on as if it had never stopped, in one file.
 
-One safetensors file holds the parameters being trained, both moments of the optimizer, the losses so far, and, as
-text, the step, the random generator's state (which is also the position in the data) and the run's settings. It is
-replaced in one rename, so whatever moment a run is killed at, a whole checkpoint is there.
+One safetensors file holds the parameters being trained, the state of the optimizer and of the methods' hooks, the
+losses so far, and, as text, the step, the random generator's state (which is also the position in the data) and the
+run's settings. It is replaced in one rename, so a run that is killed at any moment leaves a whole checkpoint.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from typing import Any
 import numpy as np
 
 from minilora.adapters.attach import hosts
-from minilora.backend import copy_into, to_host
+from minilora.adapters.hook import Hook
+from minilora.backend import Array, copy_into, to_host
 from minilora.files import read_metadata, read_tensors, write_tensors
 from minilora.nn import Llama
-from minilora.training.optimizer import AdamW
+from minilora.training.optimizer import Optimizer
 
 
 class CheckpointError(ValueError):
@@ -40,12 +42,17 @@ class History:
         return self.evaluations[-1][1]
 
 
-def save(path: Path, optimizer: AdamW, rng: np.random.Generator, history: History, settings: dict[str, Any]) -> None:
+def save(
+    path: Path,
+    optimizer: Optimizer,
+    rng: np.random.Generator,
+    history: History,
+    settings: Mapping[str, Any],
+    hooks: Mapping[str, Hook] | None = None,
+) -> None:
     """Write the state after `optimizer.steps` steps."""
     tensors = {
-        "parameters": to_host(optimizer.data),
-        "exp_avg": to_host(optimizer.m),
-        "exp_avg_sq": to_host(optimizer.v),
+        **{name: to_host(array) for name, array in _arrays(optimizer, hooks).items()},
         "losses": np.array(history.losses, dtype=np.float64),
         "evaluations": np.array(history.evaluations, dtype=np.float64).reshape(-1, 2),
     }
@@ -58,8 +65,15 @@ def save(path: Path, optimizer: AdamW, rng: np.random.Generator, history: Histor
     write_tensors(path, tensors, {"minilora_checkpoint": json.dumps(state)})
 
 
-def load(path: Path, optimizer: AdamW, rng: np.random.Generator, history: History, settings: dict[str, Any]) -> None:
-    """Put the saved state into `optimizer`, `rng` and `history`, in place.
+def load(
+    path: Path,
+    optimizer: Optimizer,
+    rng: np.random.Generator,
+    history: History,
+    settings: Mapping[str, Any],
+    hooks: Mapping[str, Hook] | None = None,
+) -> None:
+    """Copy the saved state into `optimizer`, `rng`, `history` and the arrays of `hooks`, in place.
 
     Raises CheckpointError when the file is missing or broken, or belongs to a run with other settings, data or
     parameters; then nothing has been changed.
@@ -70,7 +84,7 @@ def load(path: Path, optimizer: AdamW, rng: np.random.Generator, history: Histor
         raise CheckpointError(f"cannot resume: {error}") from None
     if text is None:
         raise CheckpointError(f"cannot resume: {path} is not a minilora checkpoint")
-    state = json.loads(text)
+    state, arrays = json.loads(text), _arrays(optimizer, hooks)
     layout = [[name, list(shape)] for name, shape in optimizer.layout]
     if state["layout"] != layout:
         raise CheckpointError(f"cannot resume: {path} trains other parameters than this run")
@@ -79,16 +93,25 @@ def load(path: Path, optimizer: AdamW, rng: np.random.Generator, history: Histor
             raise CheckpointError(
                 f"cannot resume: {path} was made with {name} = {state['settings'].get(name)!r}, this run has {value!r}"
             )
-    for name, buffer in {"parameters": optimizer.data, "exp_avg": optimizer.m, "exp_avg_sq": optimizer.v}.items():
-        copy_into(buffer, tensors[name])
+    for name, array in arrays.items():
+        if name not in tensors or tensors[name].shape != array.shape:
+            raise CheckpointError(f"cannot resume: {path} lacks {name} of shape {array.shape}")
+    for name, array in arrays.items():
+        copy_into(array, tensors[name])
     optimizer.steps = state["step"]
     rng.bit_generator.state = state["generator"]
     history.losses[:] = tensors["losses"].tolist()
     history.evaluations[:] = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]
 
 
-def fingerprints(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray) -> dict[str, Any]:
-    """What a resumed run must agree on besides its settings: the texts, the frozen weights, the acting adapters."""
+def _arrays(optimizer: Optimizer, hooks: Mapping[str, Hook] | None) -> dict[str, Array]:
+    """The arrays that change during a run, by their names in the file."""
+    own = {f"hook.{adapter}.{name}": a for adapter, hook in (hooks or {}).items() for name, a in hook.state.items()}
+    return {"parameters": optimizer.data, **optimizer.state, **own}
+
+
+def fingerprints(model: Llama, train_ids: Array | None, val_ids: Array | None) -> dict[str, Any]:
+    """What a resumed run must agree on besides its settings: the texts, the frozen weights, the active adapters."""
     found: dict[str, Any] = {
         "data": _digest([train_ids]),
         "validation data": _digest([val_ids]),
@@ -102,9 +125,10 @@ def fingerprints(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray) -> di
     return found
 
 
-def _digest(arrays: list[np.ndarray]) -> str:
+def _digest(arrays: Sequence[Array | None]) -> str:
     """SHA-256 of the arrays' bytes."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(to_host(array)).tobytes())
+        if array is not None:
+            digest.update(np.ascontiguousarray(to_host(array)).tobytes())
     return digest.hexdigest()

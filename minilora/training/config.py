@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from minilora.training.optimizer import optimizers
+from minilora.training.schedule import SCHEDULES
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -15,6 +18,8 @@ class TrainingConfig:
     iters : optimizer steps
     batch, context : windows per step and tokens per window
     accumulate : batches whose gradients are averaged into one step
+    optimizer : the name of the optimizer: "adamw" or "sgd"
+    schedule : how the learning rate falls after the warmup: "cosine", "linear" or "constant"
     lr, min_lr, warmup : the learning rate's peak, its end, and the steps until the peak
     weight_decay, beta1, beta2 : AdamW's λ, β₁, β₂
     grad_clip : the longest gradient allowed; 0 for no limit
@@ -27,6 +32,8 @@ class TrainingConfig:
     batch: int = 16
     context: int = 128
     accumulate: int = 1
+    optimizer: str = "adamw"
+    schedule: str = "cosine"
     lr: float = 1e-3
     min_lr: float = 1e-4
     warmup: int = 100
@@ -44,6 +51,9 @@ class TrainingConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} should be a whole number of at least 1, got {value!r}")
+        for name, known in {"optimizer": optimizers(), "schedule": SCHEDULES}.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} should be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} should be 0 or more, and finite, got {getattr(self, name)!r}")

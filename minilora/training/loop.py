@@ -1,8 +1,7 @@
-"""The training loop, the same for pretraining, full fine-tuning and LoRA: it trains what wants a gradient."""
+"""The training loop, the same for pretraining, full fine-tuning and adapters: it trains what requires a gradient."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import threading
@@ -14,21 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from minilora.backend import keep_freed_memory
-from minilora.data.batches import check_length, sample_batch
 from minilora.nn import Llama
-from minilora.threads import Threads
-from minilora.training import checkpoint
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig
-from minilora.training.evaluate import evaluate
 from minilora.training.progress import Progress
-from minilora.training.schedule import warmup_cosine
-from minilora.training.step import add_gradients, make_optimizer
-
-
-class TrainingError(ValueError):
-    """Training cannot go on."""
+from minilora.training.run import Run
 
 
 class Interrupted(Exception):
@@ -71,11 +60,11 @@ def train(
         model, train_ids, val_ids, config, checkpoint_path, resume=resume, sample=sample, quiet=quiet, threads=threads
     )
     with _ctrl_c() as pressed, closing(steps):
-        for history in steps:
-            finished = history.evaluations[-1][0] == config.iters
+        for run in steps:
+            finished = run.history.evaluations[-1][0] == config.iters
             if pressed.is_set() and not finished:
-                raise Interrupted(f"stopped after step {len(history.losses)} of {config.iters}")
-    return history
+                raise Interrupted(f"stopped after step {run.steps} of {config.iters}")
+    return run.history
 
 
 def train_steps(
@@ -89,15 +78,12 @@ def train_steps(
     sample: Callable[[], str] | None = None,
     quiet: bool = True,
     threads: int | None = None,
-) -> Generator[History, None, None]:
-    """As `train`, but yields the losses so far after every step and at the end, for who shows them in their own way.
+) -> Generator[Run, None, None]:
+    """Generator form of `train`: yields the Run after each step and at the end, for callers with their own display.
 
-    To stop, close it: the state is saved, if there is a checkpoint_path. It may go on in another thread.
+    Closing it stops the run and saves its state, if there is a checkpoint_path. Each step may run in another thread.
     """
-    keep_freed_memory()
-    _check(model, train_ids, val_ids, config.context)
-    pool = Threads(threads, model.device)
-    run = _Run(model, train_ids, val_ids, config, checkpoint_path)
+    run = Run(model, train_ids, val_ids, config, checkpoint_path, threads)
     if resume:
         run.load()
     elif checkpoint_path and checkpoint_path.exists():
@@ -106,18 +92,17 @@ def train_steps(
         run.save()
     shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
     try:
-        with pool:
+        with run.threads:
             while run.steps < config.iters:
                 if run.steps % config.eval_every == 0:
-                    run.evaluate(shown, sample, pool)
-                run.step(pool)
-                shown.step(run.steps, run.history.losses[-1])
+                    _evaluate(run, shown, sample)
+                shown.step(run.steps + 1, run.step())
                 if run.steps % config.checkpoint_every == 0:
                     run.save()
-                yield run.history
-            run.evaluate(shown, sample, pool)
+                yield run
+            _evaluate(run, shown, sample)
             run.save()
-            yield run.history
+            yield run
     except GeneratorExit:
         run.save()
         raise
@@ -126,78 +111,15 @@ def train_steps(
         shown.close()
 
 
-class _Run:
-    """What changes while a run goes: the parameters and moments, the generator, the losses; and how to save it."""
-
-    def __init__(
-        self, model: Llama, ids: np.ndarray, val_ids: np.ndarray, config: TrainingConfig, path: Path | None
-    ) -> None:
-        self.model, self.ids, self.val_ids, self.config, self.path = model, ids, val_ids, config, path
-        self.rng = np.random.default_rng(config.seed)
-        self.optimizer = make_optimizer(model, config)
-        self.history = History()
-        self.settings = {**dataclasses.asdict(config), **checkpoint.fingerprints(model, ids, val_ids)}
-
-    @property
-    def steps(self) -> int:
-        """How many steps have been done."""
-        return self.optimizer.steps
-
-    def save(self) -> None:
-        if not np.isfinite(self.optimizer.data).all():
-            raise self.error(f"a parameter is not finite after step {self.steps}")
-        if self.path:
-            checkpoint.save(self.path, self.optimizer, self.rng, self.history, self.settings)
-
-    def load(self) -> None:
-        if not self.path:
-            raise CheckpointError("cannot resume without a checkpoint_path")
-        checkpoint.load(self.path, self.optimizer, self.rng, self.history, self.settings)
-
-    @np.errstate(all="ignore")  # what is not finite is found below, and said once
-    def step(self, pool: Threads) -> None:
-        """One update from `accumulate` batches."""
-        c = self.config
-        self.model.train(np.random.default_rng(c.seed))  # its pieces draw from generators of their own
-        batches = [sample_batch(self.ids, c.batch, c.context, self.rng) for _ in range(c.accumulate)]
-        loss = add_gradients(self.model, self.optimizer, batches, pool, (c.seed, self.steps))
-        norm = self.optimizer.clip(c.grad_clip)
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self.error(f"the loss is {loss} and the gradient's length {norm} at step {self.steps + 1}")
-        self.optimizer.step(warmup_cosine(self.steps, c.iters, c.warmup, c.lr, c.min_lr))
-        self.history.losses.append(loss)
-
-    @np.errstate(all="ignore")
-    def evaluate(self, shown: Progress, sample: Callable[[], str] | None, pool: Threads) -> None:
-        """Measure the validation loss and show it with a sample, unless a resumed run already has."""
-        evaluations, c = self.history.evaluations, self.config
-        if evaluations and evaluations[-1][0] == self.steps:
-            return
-        self.model.eval()
-        with shown.evaluating():
-            loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows, threads=pool.number)
-            text = sample() if sample and not shown.quiet and math.isfinite(loss) else ""
-        if not math.isfinite(loss):
-            raise self.error(f"the validation loss is {loss} after step {self.steps}")
-        evaluations.append((self.steps, loss))
-        recent = self.history.losses[-c.eval_every :]
-        shown.evaluation(self.steps, float(np.mean(recent)) if recent else math.nan, loss, text)
-
-    def error(self, problem: str) -> TrainingError:
-        """`problem`, what is left, and what to do."""
-        kept = self.path and self.path.exists()
-        left = f"the last good state is in {self.path}" if kept else "no checkpoint was kept"
-        return TrainingError(f"{problem}; {left}. A lower learning rate than {self.config.lr:g} usually helps")
-
-
-def _check(model: Llama, train_ids: np.ndarray, val_ids: np.ndarray, context: int) -> None:
-    """Raise ValueError now rather than in the middle of a run."""
-    model.refuse_if_merged("train")
-    longest = model.config.max_position_embeddings
-    if context > longest:
-        raise ValueError(f"a context of {context} tokens is more than the model's, which is {longest}")
-    for ids in (train_ids, val_ids):
-        check_length(ids, context)
+def _evaluate(run: Run, shown: Progress, sample: Callable[[], str] | None) -> None:
+    """Evaluate and show the loss with a sample, unless this step has been evaluated."""
+    if run.history.evaluations and run.history.evaluations[-1][0] == run.steps:
+        return
+    with shown.evaluating():
+        loss = run.evaluate()
+        text = sample() if sample and not shown.quiet else ""
+    recent = run.history.losses[-run.config.eval_every :]
+    shown.evaluation(run.steps, float(np.mean(recent)) if recent else math.nan, loss, text)
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from minilora.nn import Llama
-from minilora.threads import Threads
-from minilora.training.step import Batch, training_step
+from minilora.training.config import TrainingConfig
+from minilora.training.pieces import Batch
+from minilora.training.run import Run
 
 STEPS = 3  # measured
 
@@ -61,13 +62,12 @@ def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepM
     """
     before, rng = [(p, p.data, p.grad) for p in model.parameters()], model.rng
     try:
-        with Threads(threads) as pool:
-            optimizer, step = training_step(model, pool)
-            step(batch)
-            activations = _most_taken(lambda: [step(batch) for _ in range(STEPS)])
-        state = optimizer.m, optimizer.v, optimizer._scratch
+        rows, context = batch[0].shape
+        run = Run(model, None, None, TrainingConfig(batch=rows, context=context), threads=threads)
+        run.step([batch])
+        activations = _most_taken(lambda: [run.step([batch]) for _ in range(STEPS)])
         weights = sum(p.data.nbytes for p in model.parameters())
-        return StepMemory(weights, optimizer.grad.nbytes, sum(array.nbytes for array in state), activations)
+        return StepMemory(weights, run.optimizer.grad.nbytes, run.optimizer.nbytes, activations)
     finally:
         for p, data, grad in before:  # the optimizer has put views of its buffers in their place
             p.data, p.grad = data, grad

@@ -1,77 +1,96 @@
-"""AdamW over one flat buffer.
+"""Optimizers over flat buffers, chosen by name.
 
-All trainable parameters become views into one long array, their gradients into a second. Clipping and the update
-are then a few large in-place operations, whatever the number of parameters. For LoRA the buffer holds A and B
-alone, and so do the two moments: this is where fine-tuning with LoRA saves memory.
+All trainable parameters become views into one long array, and their gradients into a second. Clipping and the update
+are then a few large in-place operations, whatever the number of parameters. For LoRA the buffers hold A and B alone,
+and so does AdamW's state: this is where fine-tuning with LoRA saves memory.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from importlib import import_module
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
+from minilora.registry import MODULES
+
+_OPTIMIZERS: dict[str, type[Optimizer]] = {}
 
 
-class AdamW:
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), the decay times the learning rate, as in PyTorch.
+class ParameterGroup(NamedTuple):
+    """Parameters that share a weight decay λ and a multiple of the learning rate."""
 
-        m ← β₁m + (1-β₁)g,   v ← β₂v + (1-β₂)g²
-        θ ← θ - lr · m̂ / (√v̂ + ε) - lr · λ · θ,   m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ)
+    parameters: list[tuple[str, Tensor]]
+    weight_decay: float = 0.0
+    lr_scale: float = 1.0
 
-    Matrices decay; vectors, which are gains, do not.
+
+class Optimizer(ABC):
+    """Base class: the flat buffers, the gradients in them, and clipping.
 
     Parameters
     ----------
-    parameters : named tensors; their `.data` and `.grad` become views into the flat buffers
-    weight_decay : λ
-    betas, eps : β₁, β₂, ε
+    groups : the parameters to train; their `.data` and `.grad` become views into the buffers `data` and `grad`
+    betas : decay rates of running averages, for optimizers that keep any
+
+    A subclass updates `data` in `step` and lists in `state` the arrays that a checkpoint has to keep.
     """
 
-    def __init__(
-        self,
-        parameters: Iterable[tuple[str, Tensor]],
-        weight_decay: float = 0.0,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-    ) -> None:
-        given = list(parameters)
-        named = sorted(given, key=lambda item: item[1].ndim < 2)  # stable: matrices first, then gains
+    name: ClassVar[str]
+
+    def __init__(self, groups: Iterable[ParameterGroup], betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        groups, self.betas, self.steps = list(groups), betas, 0
+        named = [pair for group in groups for pair in group.parameters]
         if not named:
             raise ValueError("expected parameters to train, found none with requires_grad=True")
-        self.parameters = [p for _, p in given]
-        self.weight_decay, self.betas, self.eps, self.steps = weight_decay, betas, eps, 0
+        self.parameters = [p for _, p in named]
         self.layout = [(name, p.shape) for name, p in named]
-        self.decayed = sum(p.size for _, p in named if p.ndim >= 2)
-        size = sum(p.size for _, p in named)
-        first = named[0][1].data
-        self.data, self.grad, self.m, self.v, self._scratch = (np.zeros_like(first, shape=size) for _ in range(5))
+        self.data, self.grad = self._buffer(), self._buffer()
+        self._parts: dict[int, slice] = {}
         self._views: list[tuple[Tensor, Array, Array]] = []
-        offset = 0
-        for _, p in named:
-            here = slice(offset, offset + p.size)
+        end = 0
+        for p in self.parameters:
+            start, end = end, end + p.size
+            here = self._parts[id(p)] = slice(start, end)
             self.data[here] = p.data.reshape(-1)
             p.data, p.grad = self.data[here].reshape(p.shape), self.grad[here].reshape(p.shape)
             self._views.append((p, p.data, p.grad))
-            offset += p.size
+        ends = np.cumsum([0, *(sum(p.size for _, p in group.parameters) for group in groups)]).tolist()
+        self.groups = [(g, slice(a, b)) for g, a, b in zip(groups, ends, ends[1:], strict=False)]
+
+    @abstractmethod
+    def step(self, lr: float) -> None:
+        """One update with learning rate `lr`. The gradient stays as it is until `zero_grad`."""
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The arrays that the next updates depend on, besides the parameters; each as long as `data`."""
+        return {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state and of working buffers."""
+        return sum(array.nbytes for array in self.state.values())
 
     def zero_grad(self) -> None:
-        """Forget the gradients; `step` does it by itself."""
+        """Set all gradients to zero."""
         self.grad.fill(0)
         for p, _, grad in self._views:
             p.grad = grad
 
     def add(self, gradients: Iterable[Array]) -> None:
-        """Add a gradient to that of each parameter, in the order in which the parameters were given."""
+        """Add a gradient to that of each parameter, in the order of `parameters`."""
         self.collect()
         for p, gradient in zip(self.parameters, gradients, strict=True):
             assert p.grad is not None  # `collect` has seen to it
             p.grad += gradient
 
     def collect(self) -> None:
-        """See that every `.grad` lies in the flat buffer, also where it was set anew, say to None.
+        """Copy gradients that were assigned, such as None, into the flat buffer.
 
         Raises RuntimeError when a parameter has left the buffer: `astype` or a second optimizer does that.
         """
@@ -83,33 +102,107 @@ class AdamW:
                 p.grad = grad
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradient down to `max_norm` if it is longer; return its length before."""
+        """Scale the gradient down to length `max_norm` if it is longer (0: no limit); return its length before."""
         self.collect()
         norm = float(np.sqrt(np.dot(self.grad, self.grad)))
         if norm > max_norm > 0:
             self.grad *= max_norm / norm
         return norm
 
+    def forget(self, parameter: Tensor) -> None:
+        """Zero the state of one parameter, for methods that restart it during training."""
+        for array in self.state.values():
+            array[self._parts[id(parameter)]] = 0
+
+    def _buffer(self) -> Array:
+        """A zero array for all parameters, of their type and on their device."""
+        return np.zeros_like(self.parameters[0].data, shape=sum(p.size for p in self.parameters))
+
+
+def optimizer(cls: type[Optimizer]) -> type[Optimizer]:
+    """Register an optimizer under its name. Its module should be listed in `registry.py`."""
+    _OPTIMIZERS[cls.name] = cls
+    return cls
+
+
+def optimizers() -> dict[str, type[Optimizer]]:
+    """Every optimizer by name."""
+    for module in MODULES:
+        import_module(module)
+    return _OPTIMIZERS
+
+
+@optimizer
+class SGD(Optimizer):
+    """Stochastic gradient descent, with weight decay outside the gradient as in AdamW: θ ← θ - lr · g - lr · λ · θ."""
+
+    name = "sgd"
+
     def step(self, lr: float) -> None:
-        """One update with learning rate `lr`; then the gradient is zero again."""
+        self.collect()
+        self.steps += 1
+        for group, part in self.groups:
+            rate = lr * group.lr_scale
+            self.data[part] *= 1 - rate * group.weight_decay
+            self.data[part] -= rate * self.grad[part]
+
+
+@optimizer
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), the decay times the learning rate, as in PyTorch.
+
+        m ← β₁m + (1-β₁)g,   v ← β₂v + (1-β₂)g²
+        θ ← θ - lr · m̂ / (√v̂ + ε) - lr · λ · θ,   m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ)
+
+    Parameters
+    ----------
+    parameters : named tensors, which form one group, or a list of ParameterGroup, each with a λ of its own
+    weight_decay : λ of named tensors
+    betas, eps : β₁, β₂, ε
+    """
+
+    name = "adamw"
+
+    def __init__(
+        self,
+        parameters: Iterable[ParameterGroup] | Iterable[tuple[str, Tensor]],
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        given = list(parameters)
+        groups = [item for item in given if isinstance(item, ParameterGroup)]
+        named = [item for item in given if not isinstance(item, ParameterGroup)]
+        super().__init__(groups + ([ParameterGroup(named, weight_decay)] if named else []), betas)
+        self.eps = eps
+        self.m, self.v, self._scratch = self._buffer(), self._buffer(), self._buffer()
+
+    @property
+    def state(self) -> dict[str, Array]:
+        return {"exp_avg": self.m, "exp_avg_sq": self.v}
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self._scratch.nbytes
+
+    def step(self, lr: float) -> None:
         self.collect()
         self.steps += 1
         (b1, b2), g, m, v, s = self.betas, self.grad, self.m, self.v, self._scratch
-        _decay_towards(m, g, b1, s)
-        np.multiply(g, g, out=g)  # the gradient is not needed any more
-        _decay_towards(v, g, b2, s)
+        np.multiply(g, 1 - b1, out=s)
+        m *= b1
+        m += s
+        np.multiply(g, g, out=s)
+        s *= 1 - b2
+        v *= b2
+        v += s
         np.sqrt(v, out=s)
         s *= 1 / (1 - b2**self.steps) ** 0.5
         s += self.eps
         np.divide(m, s, out=s)
-        s *= lr / (1 - b1**self.steps)
-        self.data[: self.decayed] *= 1 - lr * self.weight_decay
+        for group, part in self.groups:
+            rate = lr * group.lr_scale
+            s[part] *= rate / (1 - b1**self.steps)
+            if group.weight_decay:
+                self.data[part] *= 1 - rate * group.weight_decay
         self.data -= s
-        g.fill(0)
-
-
-def _decay_towards(average: Array, value: Array, beta: float, scratch: Array) -> None:
-    """average ← β average + (1-β) value, in place."""
-    np.multiply(value, 1 - beta, out=scratch)
-    average *= beta
-    average += scratch

@@ -5,8 +5,8 @@ import pytest
 
 from minilora import lora
 from minilora.autograd import gradients
-from minilora.training import TrainingConfig, step, train
-from minilora.training.schedule import warmup_cosine
+from minilora.training import TrainingConfig, pieces, train
+from minilora.training.schedule import learning_rate
 from tests.training.textbook import Textbook
 
 EXACT = 1e-9  # relative, in float64: sums in another order, then divided by √v̂
@@ -26,8 +26,9 @@ def textbook_run(model, ids, c):
             for mean, g in zip(grads, gradients(loss, parameters), strict=True):
                 mean += g / c.accumulate
         length = np.sqrt(sum((g**2).sum() for g in grads))
+        rate = learning_rate(t, c.iters, lr=c.lr, min_lr=c.min_lr, warmup=c.warmup)
         for p, book, g in zip(parameters, books, grads, strict=True):
-            book.step(g * min(1.0, c.grad_clip / length), warmup_cosine(t, c.iters, c.warmup, c.lr, c.min_lr))
+            book.step(g * min(1.0, c.grad_clip / length), rate)
             p.data = book.theta
         losses.append(total)
     return losses
@@ -36,8 +37,8 @@ def textbook_run(model, ids, c):
 @pytest.mark.parametrize(("method", "accumulate"), [("full", 1), ("lora", 3)])
 def test_a_run_is_the_textbook_run(method, accumulate, make_model, ids, config, run, monkeypatch):
     """Each batch of three windows is worked on in a piece of one and a piece of two."""
-    monkeypatch.setattr(step, "PIECE", 6)
-    assert len(step.cut(3, 5)) == 2
+    monkeypatch.setattr(pieces, "PIECE", 6)
+    assert len(pieces.cut(3, 5)) == 2
     c = config(accumulate=accumulate, weight_decay=0.3, grad_clip=0.5)
     model, expected = make_model(method), make_model(method)
     model.astype(np.float64)

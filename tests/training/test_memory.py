@@ -9,11 +9,10 @@ import pytest
 from minilora import lora
 from minilora.autograd import engine, gradients
 from minilora.data.batches import sample_batch
-from minilora.threads import Threads
+from minilora.training import Run, TrainingConfig, step_memory
 from minilora.training import memory as memory_module
-from minilora.training import step as step_module
-from minilora.training import step_memory
-from minilora.training.step import cut, training_step
+from minilora.training import pieces as pieces_module
+from minilora.training.pieces import cut
 
 FLOAT = 4  # bytes
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 64}
@@ -122,15 +121,14 @@ def test_the_step_is_the_one_of_train(make_model, config, run, ids, bits):
     history = run(trained, constant)
     rng = np.random.default_rng(constant.seed)
     batches = [sample_batch(ids[:300], constant.batch, constant.context, rng) for _ in range(3)]
-    with Threads(1) as pool:
-        _, step = training_step(stepped, pool, lr=0.01)
-        assert [step(batch) for batch in batches] == history.losses
+    stepping = Run(stepped, None, None, constant, threads=1)
+    assert [stepping.step([batch]) for batch in batches] == history.losses
     assert bits(stepped) == bits(trained)
 
 
 def test_a_step_lets_go_of_its_activations(make, batch, measured, monkeypatch):
     """Where they stay until all gradients are there, it takes those on top."""
-    monkeypatch.setattr(step_module, "gradients", lambda *arguments, release: gradients(*arguments))
+    monkeypatch.setattr(pieces_module, "gradients", lambda *arguments, release: gradients(*arguments))
     kept = step_memory(make(), batch, threads=1)
     assert kept.activations > measured["full"].activations + kept.gradients
 
@@ -143,9 +141,9 @@ def array_bytes():
 
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_after_a_step_only_the_known_arrays_are_left(method, make, batch, traced, without_collector):
-    with Threads(1) as pool:
-        _, step = training_step(make(method), pool)
-        before = array_bytes()
-        for _ in range(3):
-            step(batch)
-            assert array_bytes() == before
+    run = Run(make(method), None, None, TrainingConfig(context=64), threads=1)
+    run.step([batch])
+    before = array_bytes()
+    for _ in range(3):
+        run.step([batch])
+        assert array_bytes() == before

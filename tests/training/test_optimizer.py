@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora.autograd import Tensor
-from minilora.training import AdamW
+from minilora.training import SGD, AdamW, ParameterGroup
 from tests.training.textbook import Textbook
 
 EXACT = 1e-11  # relative, in float64
@@ -37,25 +37,61 @@ def give(named, grads):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_it_is_the_textbook_step_for_each_parameter(shapes, betas, decay, eps, max_norm, lrs, seed):
+    """In two groups: the first two parameters have a decay and a rate of their own."""
     rng = np.random.default_rng(seed)
     named = parameters(shapes, rng)
-    books = [Textbook(p.data, decay if p.ndim >= 2 else 0.0, betas, eps) for _, p in named]
-    optimizer = AdamW(named, decay, betas, eps)
+    groups = [ParameterGroup(named[:2], decay, 3.0), ParameterGroup(named[2:])]
+    rules = [(decay, 3.0)] * 2 + [(0.0, 1.0)] * len(named)
+    books = [Textbook(p.data, decay, betas, eps) for (_, p), (decay, _) in zip(named, rules, strict=False)]
+    optimizer = AdamW(groups, betas=betas, eps=eps)
     for lr in lrs:
+        optimizer.zero_grad()
         grads = [rng.standard_normal(shape) for shape in shapes]
         give(named, grads)
         length = math.sqrt(sum((g**2).sum() for g in grads))
         assert optimizer.clip(max_norm) == pytest.approx(length, rel=EXACT)
         shrink = max_norm / length if length > max_norm > 0 else 1.0
-        for book, g in zip(books, grads, strict=True):
-            book.step(g * shrink, lr)
+        for book, g, (_, scale) in zip(books, grads, rules, strict=False):
+            book.step(g * shrink, scale * lr)
         optimizer.step(lr)
-        for (_, p), book in zip(named, books, strict=True):
+        for (_, p), book, g in zip(named, books, grads, strict=True):
             np.testing.assert_allclose(p.data, book.theta, rtol=EXACT, atol=EXACT)
-            assert not p.grad.any()
+            np.testing.assert_allclose(p.grad, g * shrink, rtol=EXACT, atol=EXACT)  # for those who look afterwards
 
 
-def test_parameters_become_views_and_keep_their_values_matrices_first():
+def test_named_parameters_are_one_group_that_decays():
+    named = parameters([(2, 3), (4,)], np.random.default_rng(0))
+    books = [Textbook(p.data, 0.2, (0.9, 0.999), 1e-8) for _, p in named]
+    optimizer = AdamW(named, weight_decay=0.2)
+    for (_, p), book in zip(named, books, strict=True):
+        p.grad[...] = p.data
+        book.step(p.data.copy(), 0.1)
+    optimizer.step(0.1)
+    for (_, p), book in zip(named, books, strict=True):
+        np.testing.assert_allclose(p.data, book.theta, rtol=EXACT)
+
+
+def test_gradient_descent_goes_against_the_gradient():
+    named = parameters([(2, 3), (4,)], np.random.default_rng(0))
+    before, grads = [p.data.copy() for _, p in named], [p.data**2 for _, p in named]
+    optimizer = SGD([ParameterGroup(named[:1], 0.5), ParameterGroup(named[1:], 0.0, 2.0)])
+    give(named, grads)
+    optimizer.step(0.1)
+    np.testing.assert_allclose(named[0][1].data, before[0] * (1 - 0.1 * 0.5) - 0.1 * grads[0], rtol=EXACT)
+    np.testing.assert_allclose(named[1][1].data, before[1] - 0.2 * grads[1], rtol=EXACT)
+
+
+def test_forgetting_zeroes_the_state_of_one_parameter_alone():
+    named = parameters([(2, 3), (4,), (2,)], np.random.default_rng(0))
+    optimizer = AdamW(named)
+    give(named, [np.ones(p.shape) for _, p in named])
+    optimizer.step(0.1)
+    optimizer.forget(named[1][1])
+    for array in optimizer.state.values():
+        assert [bool(part.any()) for part in np.split(array, [6, 10])] == [True, False, True]
+
+
+def test_parameters_become_views_and_keep_their_values():
     named = parameters([(3,), (2, 3), (1,), (2, 1)], np.random.default_rng(0), np.float32)
     before = [p.data.copy() for _, p in named]
     optimizer = AdamW(named)
@@ -65,7 +101,7 @@ def test_parameters_become_views_and_keep_their_values_matrices_first():
         assert np.shares_memory(p.grad, optimizer.grad)
     for buffer in (optimizer.data, optimizer.grad, optimizer.m, optimizer.v):
         assert (buffer.shape, buffer.dtype) == ((12,), np.float32)
-    assert optimizer.layout == [("p1", (2, 3)), ("p3", (2, 1)), ("p0", (3,)), ("p2", (1,))]
+    assert optimizer.layout == [("p0", (3,)), ("p1", (2, 3)), ("p2", (1,)), ("p3", (2, 1))]
 
 
 def test_without_parameters_there_is_nothing_to_train():

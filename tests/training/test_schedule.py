@@ -1,18 +1,19 @@
-"""The learning rate rises to its peak in a straight line and falls along a half cosine."""
+"""The learning rate rises to its peak in a straight line and falls along a half cosine, a line, or not at all."""
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from minilora.training.schedule import warmup_cosine
+from minilora.training.schedule import SCHEDULES, learning_rate
 
 
 @given(st.integers(1, 300), st.floats(0, 1), st.floats(1e-5, 1.0), st.floats(0, 1))
 def test_it_reaches_the_peak_and_ends_at_the_floor(iters, part, peak, low):
     warmup, floor = int(part * iters), low * peak
-    rates = [warmup_cosine(step, iters, warmup, peak, floor) for step in range(iters + 8)]
+    rates = [learning_rate(step, iters, lr=peak, min_lr=floor, warmup=warmup) for step in range(iters + 8)]
     assert rates[max(0, warmup - 1)] == pytest.approx(peak, rel=1e-12)
-    assert rates[warmup] == max(rates) == pytest.approx(peak, rel=1e-12)
+    assert rates[warmup] == pytest.approx(peak, rel=1e-12)
+    assert max(rates) == pytest.approx(peak, rel=1e-12)
     for step in (iters if iters > warmup else iters + 1, iters + 7):
         assert rates[step] == pytest.approx(floor, rel=1e-12, abs=1e-17)
 
@@ -23,9 +24,17 @@ def test_the_fall_is_a_half_cosine(warmup, sixths, peak, part):
     floor, length = part * peak, 6 * sixths
     assume(peak > floor)
     for way, left in ((2, 0.75), (3, 0.5), (4, 0.25)):
-        lr = warmup_cosine(warmup + way * sixths, warmup + length, warmup, peak, floor)
+        lr = learning_rate(warmup + way * sixths, warmup + length, lr=peak, min_lr=floor, warmup=warmup)
         assert lr == pytest.approx(floor + left * (peak - floor), rel=1e-12)
 
 
 def test_the_rise_is_a_straight_line():
-    assert [warmup_cosine(step, 10, 4, 1.0, 0.0) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
+    for schedule in SCHEDULES:
+        rates = [learning_rate(step, 10, schedule=schedule, lr=1.0, warmup=4) for step in range(4)]
+        assert rates == [0.25, 0.5, 0.75, 1.0], schedule
+
+
+def test_linear_falls_in_a_straight_line_and_constant_stays():
+    linear = [learning_rate(step, 6, schedule="linear", lr=1.0, min_lr=0.5, warmup=2) for step in range(2, 9)]
+    assert linear == [1.0, 0.875, 0.75, 0.625, 0.5, 0.5, 0.5]
+    assert {learning_rate(step, 6, schedule="constant", lr=0.1, min_lr=0.05) for step in range(9)} == {0.1}

@@ -1,4 +1,4 @@
-"""Training step by step, for who shows the losses in their own way: the same run as `train`'s."""
+"""Training step by step, for callers with their own display: the same run as `train`'s."""
 
 import contextvars
 import threading
@@ -24,12 +24,12 @@ def whole(parts, make_model, bits):
 
 def test_it_yields_after_every_step_and_at_the_end_and_says_nothing(parts, whole, bits, capsys):
     lengths, evaluated = [], []
-    for history in train_steps(*parts):
-        lengths.append(len(history.losses))
-        evaluated.append([step for step, _ in history.evaluations])
+    for run in train_steps(*parts):
+        lengths.append(len(run.history.losses))
+        evaluated.append([step for step, _ in run.history.evaluations])
     assert lengths == [1, 2, 3, 4, 5, 6, 6]
     assert evaluated == [[0], [0], [0, 2], [0, 2], [0, 2, 4], [0, 2, 4], [0, 2, 4, 6]]
-    assert (bits(parts[0]), history) == whole
+    assert (bits(parts[0]), run.history) == whole
     assert capsys.readouterr() == ("", "")
 
 
@@ -54,7 +54,7 @@ def test_each_step_may_come_in_another_thread_and_context(parts, whole, bits):
         thread.join()
     assert len(found) == 7
     assert np.geterr() == {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
-    assert (bits(parts[0]), found[-1]) == whole
+    assert (bits(parts[0]), found[-1].history) == whole
 
 
 def test_a_mistake_is_found_before_anything_is_written(parts, tmp_path):

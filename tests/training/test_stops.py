@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.training import AdamW, CheckpointError, Interrupted, TrainingError, loop
+from minilora.files import read_tensors
+from minilora.training import AdamW, CheckpointError, Interrupted, TrainingError
+from minilora.training import run as run_module
 
 
 @pytest.fixture
@@ -44,7 +46,7 @@ def test_an_enormous_learning_rate(lr, make_model, config, run, path):
         warnings.simplefilter("error")
         with pytest.raises(TrainingError, match=r"(after|at) step \d+; the last good state is in"):
             run(make_model(), c, path)
-    tensors = loop.checkpoint.read_tensors(path)
+    tensors = read_tensors(path)
     assert all(np.isfinite(tensors[name]).all() for name in ("parameters", "losses", "evaluations"))
 
 
@@ -60,13 +62,13 @@ def test_a_parameter_that_is_not_finite_is_not_saved(make_model, config, run, pa
     monkeypatch.setattr(AdamW, "step", overflow)
     with pytest.raises(TrainingError, match="after step 6; the last good state is in"):
         run(make_model(), config(checkpoint_every=1), path)
-    tensors = loop.checkpoint.read_tensors(path)
+    tensors = read_tensors(path)
     assert np.isfinite(tensors["parameters"]).all()
     assert len(tensors["losses"]) == 5
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(make_model, config, run, path, monkeypatch):
-    monkeypatch.setattr(loop, "evaluate", lambda *_, **__: np.inf)
+    monkeypatch.setattr(run_module, "evaluate", lambda *_, **__: np.inf)
     with pytest.raises(TrainingError, match="the validation loss is inf after step 0; the last good state is in"):
         run(make_model(), config(), path)
 
@@ -87,7 +89,7 @@ def test_ctrl_c_saves_the_step_and_a_second_one_stops_at_once(
     with pytest.raises(error):
         run(model, config(checkpoint_every=100), path)
     assert signal.getsignal(signal.SIGINT) is before
-    assert len(loop.checkpoint.read_tensors(path)["losses"]) == saved
+    assert len(read_tensors(path)["losses"]) == saved
 
 
 def test_a_run_in_a_thread(make_model, config, run, bits):

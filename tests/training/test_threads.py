@@ -13,8 +13,8 @@ from minilora import threads
 from minilora.autograd import Tensor, gradients, no_grad
 from minilora.autograd.tensor import recording
 from minilora.threads import Threads
-from minilora.training import AdamW, Interrupted, step
-from minilora.training.step import cut
+from minilora.training import AdamW, Interrupted, pieces
+from minilora.training.pieces import cut
 
 
 def blas():
@@ -25,16 +25,16 @@ def blas():
 @pytest.fixture
 def many_pieces(monkeypatch):
     """Small batches are cut as large ones are, into pieces of a window or two."""
-    monkeypatch.setattr(step, "PIECE", 6)
+    monkeypatch.setattr(pieces, "PIECE", 6)
 
 
 @pytest.mark.parametrize(
-    ("size", "pieces"),
+    ("size", "count"),
     [((3, 5), 1), ((12, 64), 2), ((7, 300), 4), ((32, 128), 4), ((16, 256), 4), ((100, 256), 8), ((1, 9000), 1)],
 )
-def test_pieces_are_the_rows_in_their_order(size, pieces):
+def test_pieces_are_the_rows_in_their_order(size, count):
     found = cut(*size)
-    assert len(found) == pieces
+    assert len(found) == count
     assert [i for rows in found for i in range(size[0])[rows]] == list(range(size[0]))
     lengths = [rows.stop - rows.start for rows in found]
     assert max(lengths) - min(lengths) <= 1
@@ -60,9 +60,9 @@ def test_each_piece_has_its_own_dropout(make_model, ids):
     model.train(np.random.default_rng(0))
     window = ids[None, :5], ids[None, 1:6]
     found = []
-    for dice, batches in [((0, 0), [window]), ((0, 0), [window] * 2), ((0, 1), [window]), ((1, 0), [window])]:
+    for seed, batches in [((0, 0), [window]), ((0, 0), [window] * 2), ((0, 1), [window]), ((1, 0), [window])]:
         with Threads(2) as pool:
-            found.append(step.add_gradients(model, optimizer, batches, pool, dice))
+            found.append(pieces.add_gradients(model, optimizer, batches, pool, seed))
     assert len(set(found)) == 4
 
 

@@ -1,0 +1,177 @@
+"""A training run, and the order of a step: rate, gradients, clipping, update."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from minilora.adapters.attach import hosts
+from minilora.adapters.hook import Hook
+from minilora.autograd.engine import gradients
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array, keep_freed_memory
+from minilora.data.batches import check_length, sample_batch
+from minilora.nn import Llama
+from minilora.threads import Threads
+from minilora.training import checkpoint
+from minilora.training.checkpoint import CheckpointError, History
+from minilora.training.config import TrainingConfig
+from minilora.training.evaluate import evaluate
+from minilora.training.groups import make_optimizer
+from minilora.training.pieces import Batch, add_gradients, smallest_piece
+from minilora.training.schedule import learning_rate
+
+
+class TrainingError(ValueError):
+    """Training cannot go on."""
+
+
+class Run:
+    """Training of the parameters of `model` with requires_grad=True: `run = Run(...); run.step()`.
+
+    Parameters
+    ----------
+    model : it is put into training mode by each step
+    train_ids, val_ids : token ids (n,); None where no batches are drawn or nothing is evaluated
+    config : how to train
+    checkpoint_path : the file that `save` writes and `load` reads; without it, neither does anything
+    threads : pieces of a batch worked on at a time, by default one per core; any number gives the same bits. A GPU is
+        kept busy by one
+
+    Attributes
+    ----------
+    optimizer : it has the parameters and their gradients
+    hooks : what the methods of the active adapters do besides their updates, by adapter
+    rng : draws the batches; its state is the position in the data
+    history : the losses so far
+    steps : updates done so far
+
+    Raises AdapterError while adapters are merged, and ValueError when there is nothing to train, a text is too short
+    for the context, or the context is longer than the model's.
+    """
+
+    def __init__(
+        self,
+        model: Llama,
+        train_ids: Array | None,
+        val_ids: Array | None,
+        config: TrainingConfig,
+        checkpoint_path: Path | None = None,
+        threads: int | None = None,
+    ) -> None:
+        _check(model, train_ids, val_ids, config.context)
+        keep_freed_memory()
+        self.model, self.train_ids, self.val_ids, self.config = model, train_ids, val_ids, config
+        self.checkpoint_path, self.threads = checkpoint_path, Threads(threads, model.device)
+        self.rng = np.random.default_rng(config.seed)
+        self.history = History()
+        if checkpoint_path:  # before a hook can change a frozen weight
+            self.settings = {**dataclasses.asdict(config), **checkpoint.fingerprints(model, train_ids, val_ids)}
+        self.hooks = _hooks(model)
+        self.optimizer = make_optimizer(model, config)
+        self.smallest_piece = smallest_piece(model)
+
+    @property
+    def steps(self) -> int:
+        return self.optimizer.steps
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        c = self.config
+        return learning_rate(self.steps, c.iters, schedule=c.schedule, lr=c.lr, min_lr=c.min_lr, warmup=c.warmup)
+
+    @np.errstate(all="ignore")  # what is not finite is reported once, by `_refuse_infinite`
+    def step(self, batches: Sequence[Batch] | None = None) -> float:
+        """One update from the mean loss over `batches`, by default `accumulate` drawn ones; returns the loss in nats."""
+        rate, batches = self.rate, batches or self._draw()
+        self.optimizer.zero_grad()
+        loss = self._add_gradients(batches)
+        norm = self.optimizer.clip(self.config.grad_clip)
+        self._refuse_infinite(loss, norm)
+        for hook in self.hooks.values():
+            hook.before_update(self)
+        self.optimizer.step(rate)
+        for hook in self.hooks.values():
+            hook.after_update(self)
+        self.history.losses.append(loss)
+        return loss
+
+    @np.errstate(all="ignore")
+    def evaluate(self) -> float:
+        """The validation loss in nats, added to the history; at the step of the latest evaluation, that one's."""
+        c, evaluations = self.config, self.history.evaluations
+        if evaluations and evaluations[-1][0] == self.steps:
+            return evaluations[-1][1]
+        if self.val_ids is None:
+            raise ValueError("a run without val_ids has nothing to evaluate on")
+        self.model.eval()
+        loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows, threads=self.threads.number)
+        if not math.isfinite(loss):
+            raise self._error(f"the validation loss is {loss} after step {self.steps}")
+        evaluations.append((self.steps, loss))
+        return loss
+
+    def forget(self, parameter: Tensor) -> None:
+        """Zero the optimizer's state of one parameter."""
+        self.optimizer.forget(parameter)
+
+    def save(self) -> None:
+        """Write the checkpoint. Raises TrainingError, and keeps the one before, when a parameter is not finite."""
+        if not np.isfinite(self.optimizer.data).all():
+            raise self._error(f"a parameter is not finite after step {self.steps}")
+        if self.checkpoint_path:
+            checkpoint.save(self.checkpoint_path, self.optimizer, self.rng, self.history, self.settings, self.hooks)
+
+    def load(self) -> None:
+        """Go on from the checkpoint: bit-identical to a run that never stopped."""
+        if not self.checkpoint_path:
+            raise CheckpointError("cannot resume without a checkpoint_path")
+        checkpoint.load(self.checkpoint_path, self.optimizer, self.rng, self.history, self.settings, self.hooks)
+
+    def _draw(self) -> list[Batch]:
+        c = self.config
+        if self.train_ids is None:
+            raise ValueError("a run without train_ids needs the batches of each step")
+        return [sample_batch(self.train_ids, c.batch, c.context, self.rng) for _ in range(c.accumulate)]
+
+    def _add_gradients(self, batches: Sequence[Batch]) -> float:
+        """Add the gradients of the loss and of the penalties; return the loss, without the penalties."""
+        self.model.train(np.random.default_rng(self.config.seed))  # its pieces draw from generators of their own
+        seed = self.config.seed, self.steps
+        with self.threads as threads:
+            loss = add_gradients(self.model, self.optimizer, batches, threads, seed, self.smallest_piece)
+            for hook in self.hooks.values():
+                if (penalty := hook.penalty()) is not None:
+                    self.optimizer.add(gradients(penalty, self.optimizer.parameters, release=True))
+        return loss
+
+    def _refuse_infinite(self, loss: float, norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise self._error(f"the loss is {loss} and the gradient's length {norm} at step {self.steps + 1}")
+
+    def _error(self, problem: str) -> TrainingError:
+        """`problem`, what is left, and what to do."""
+        path = self.checkpoint_path
+        left = f"the last good state is in {path}" if path and path.exists() else "no checkpoint was kept"
+        return TrainingError(f"{problem}; {left}. A lower learning rate than {self.config.lr:g} usually helps")
+
+
+def _check(model: Llama, train_ids: Array | None, val_ids: Array | None, context: int) -> None:
+    model.refuse_if_merged("train")
+    longest = model.config.max_position_embeddings
+    if context > longest:
+        raise ValueError(f"a context of {context} tokens is more than the model's, which is {longest}")
+    for ids in (train_ids, val_ids):
+        if ids is not None:
+            check_length(ids, context)
+
+
+def _hooks(model: Llama) -> dict[str, Hook]:
+    """The hook of each active adapter that has one."""
+    configs = {name: host.config[name] for host in hosts(model).values() for name in host.active}
+    return {name: hook for name, config in configs.items() if (hook := config.hook(model, name))}
