@@ -22,13 +22,14 @@ from unittest import mock
 
 from minilora.assets import VOICES
 from minilora.cli import main
-from minilora.cli.settings import settings
-from minilora.cli.training import CHECKPOINT
-from minilora.data import load_corpus, split
+from minilora.data import load_corpus, load_ids, split
 from minilora.generation import write
-from minilora.lora import read_adapter
+from minilora.lora import load_adapter, read_adapter
 from minilora.messages import visible
+from minilora.nn import Llama
+from minilora.runs import CHECKPOINT, RUN, load_settings, open_base, run
 from minilora.threads import cores
+from minilora.training import evaluate
 from minilora.voices import NAMES, attach, voices
 
 README = Path(__file__).parent.parent / "README.md"
@@ -49,7 +50,7 @@ def make(name: str) -> None:
     """Train a voice and measure it. What was there is replaced at the end."""
     with tempfile.TemporaryDirectory() as folder:
         out, began = Path(folder) / name, time.monotonic()
-        run("finetune", "--preset", name, "--out", str(out))
+        run(load_settings(name), out)
         seconds = time.monotonic() - began
         (out / CHECKPOINT).unlink()
         metrics = {"description": SAYS[name][0], **identity(name), **losses(name, out)}
@@ -63,7 +64,7 @@ def make(name: str) -> None:
 
 def identity(name: str) -> dict[str, str]:
     """What the voice is measured on: the corpus, and a checksum of its held-out part."""
-    (corpus,) = settings(name).corpus
+    (corpus,) = load_settings(name).corpus
     _, held_out = split(load_corpus(corpus))
     found = {"corpus": corpus, "held_out_sha256": hashlib.sha256(held_out.encode()).hexdigest()}
     return {**found, "python": platform.python_version()} if corpus == "python" else found
@@ -71,24 +72,20 @@ def identity(name: str) -> dict[str, str]:
 
 def losses(name: str, folder: Path) -> dict[str, float]:
     """Nats per character: of its own kind of text and of the base's, without the voice and with it."""
-    (corpus,) = settings(name).corpus
-    on = ("--adapter", str(folder))
-    values = [evaluated(where, flags) for where in ((corpus,), HOME) for flags in ((), on)]
+    corpora, voiced = (tuple(load_settings(name).corpus), HOME), open_base()
+    load_adapter(voiced, folder)
+    values = [loss for corpus in corpora for loss in (base_loss(corpus), held_out_loss(voiced, corpus))]
     return dict(zip(LOSSES, values, strict=True))
 
 
 @cache
-def evaluated(corpora: tuple[str, ...], flags: tuple[str, ...]) -> float:
+def base_loss(corpus: tuple[str, ...]) -> float:
+    return held_out_loss(open_base(), corpus)
+
+
+def held_out_loss(model: Llama, corpus: tuple[str, ...]) -> float:
     """What `minilora eval` measures."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        run("eval", "--corpus", *corpora, *flags, "--json", file.name)
-        return json.loads(Path(file.name).read_text())["loss"]
-
-
-def run(*command: str) -> None:
-    print("minilora", *command, flush=True)
-    if main(command):
-        raise SystemExit(1)
+    return evaluate(model, load_ids(list(corpus))[1], model.config.max_position_embeddings, 256)
 
 
 def check() -> None:
@@ -174,7 +171,7 @@ def facts(name: str) -> dict[str, str]:
     folder = VOICES / name
     f, history = (json.loads((folder / file).read_text()) for file in ("metrics.json", "history.json"))
     config, tensors = read_adapter(folder)
-    t = settings(str(folder / "run.toml")).training
+    t = load_settings(folder / RUN).training
     train, held_out = split(load_corpus(f["corpus"]))
     version = f", of Python {f['python']}" if "python" in f else ""
     size, parameters = (folder / "adapter_model.safetensors").stat().st_size, sum(a.size for a in tensors.values())

@@ -1,6 +1,6 @@
 """The second tab: a person's text becomes a voice in about a minute.
 
-The settings are the demo's, but that the head is adapted too. How many steps fit into the time is found by timing a
+The settings are the demo's, except that the head is adapted too. How many steps fit into the time is found by timing a
 few first; the voice that is kept is the one whose loss on the held-out tenth of the text was lowest, since a short text
 is soon known by heart.
 """
@@ -11,7 +11,7 @@ import os
 import re
 import time
 import zipfile
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +19,16 @@ from pathlib import Path
 import numpy as np
 
 from minilora import lora
-from minilora.assets import BASE
 from minilora.backend import Array
 from minilora.data import ByteTokenizer, Corpus, CorpusError, load_corpus, split
 from minilora.data.corpora import to_ascii
-from minilora.nn import Llama
-from minilora.training import TrainingConfig, evaluate, train_steps
+from minilora.runs import Settings, load_settings, run_steps
+from minilora.training import Run
 
 MINUTE = 60.0
 LARGEST_FILE = 2 * 1024**2  # bytes
 SHORTEST = 1_000  # characters: a tenth is held out, and should be more than a line or two
-BATCH, CONTEXT, LR, WARMUP = 16, 128, 5e-3, 20  # presets/demo.toml
+PRESET = "demo"
 EVALUATIONS, WINDOWS = 8, 32
 TARGETS = ".*_proj|lm_head"  # the head too: a text may have characters that the base has never seen
 PAUSE = 0.25  # seconds between two pictures of the curve
@@ -43,11 +42,6 @@ class Lesson:
     name: str
     train_ids: Array
     val_ids: Array
-
-    @property
-    def context(self) -> int:
-        """The demo's, or as much as the held-out part has."""
-        return min(CONTEXT, len(self.val_ids) - 1)
 
 
 @dataclass(frozen=True)
@@ -130,61 +124,50 @@ def learn(
     what it has learned by then.
     """
     began = shown = time.monotonic()
-    model = Llama.from_pretrained(BASE)
-    iters = _steps_in(model, lesson, seconds)
-    lora.inject(model, _adapter(), adapter=lesson.name, rng=np.random.default_rng(0))
-    evaluations, every = [(0, _loss(model, lesson))], max(1, iters // EVALUATIONS)
-    yield Progress(iters, [], evaluations[:], seconds)
-    start = time.monotonic()
-    with closing(train_steps(model, lesson.train_ids, lesson.val_ids, settings(lesson, iters))) as steps:
-        for history in steps:
-            step, now = len(history.losses), time.monotonic()
-            last = step == iters or stopped() or now - began > 1.5 * seconds
-            if last or step % every == 0:
-                evaluations.append((step, _loss(model, lesson)))
-                if min(evaluations[1:], key=lambda pair: pair[1])[0] == step:
-                    lora.save_adapter(model, folder, lesson.name, dtype="float16")
+    iters = _steps_in(lesson, seconds)
+    start, every = time.monotonic(), max(1, iters // EVALUATIONS)
+    with closing(_steps(lesson, iters)) as steps:
+        for run in steps:
+            history, now = run.history, time.monotonic()
+            last = run.steps == iters or stopped() or now - began > 1.5 * seconds
+            if last or run.steps % every == 0:
+                run.evaluate()
+                if min(history.evaluations[1:], key=lambda pair: pair[1])[0] == run.steps:
+                    lora.save_adapter(run.model, folder, lesson.name, dtype="float16")
             if last or now - shown > PAUSE:
-                left = (now - start) / step * (iters - step)
-                yield Progress(iters, history.losses[:], evaluations[:], left, finished=last)
+                left = (now - start) / run.steps * (iters - run.steps)
+                yield Progress(iters, history.losses[:], history.evaluations[:], left, finished=last)
                 shown = time.monotonic()
             if last:
                 return
 
 
-def settings(lesson: Lesson, iters: int) -> TrainingConfig:
-    """The demo's, for so many steps. `learn` evaluates by itself, so the loop hardly does."""
-    return TrainingConfig(
+def _steps(lesson: Lesson, iters: int) -> Generator[Run, None, None]:
+    return run_steps(settings(lesson, iters), (lesson.train_ids, lesson.val_ids), adapter=lesson.name)
+
+
+def settings(lesson: Lesson, iters: int) -> Settings:
+    """The demo's, for so many steps, with a context that the held-out part has room for."""
+    demo = load_settings(PRESET).training
+    return load_settings(
+        PRESET,
         iters=iters,
-        batch=BATCH,
-        context=lesson.context,
-        lr=LR,
-        min_lr=LR / 10,
-        warmup=min(WARMUP, iters // 5),
-        weight_decay=0.0,
-        eval_every=iters,
-        eval_windows=1,
+        context=min(demo.context, len(lesson.val_ids) - 1),
+        warmup=min(demo.warmup, iters // 5),
+        eval_every=iters,  # `learn` evaluates
+        eval_windows=WINDOWS,
+        targets=TARGETS,
     )
 
 
-def _adapter() -> lora.LoraConfig:
-    return lora.LoraConfig(r=8, lora_alpha=16, target_modules=TARGETS)
-
-
-def _steps_in(model: Llama, lesson: Lesson, seconds: float) -> int:
-    """How many steps fit into the time: a few are timed, with an adapter that is taken out again."""
-    lora.inject(model, _adapter(), adapter="probe", rng=np.random.default_rng(0))
+def _steps_in(lesson: Lesson, seconds: float) -> int:
+    """How many steps fit into the time, found by timing a few."""
     times = [time.monotonic()]
-    with closing(train_steps(model, lesson.train_ids, lesson.val_ids, settings(lesson, PROBE))) as steps:
+    with closing(_steps(lesson, PROBE)) as steps:
         for _, _ in zip(range(PROBE), steps, strict=False):
             times.append(time.monotonic())
-    lora.delete_adapter(model, "probe")
     step = float(np.median(np.diff(times)))  # the first is slower than those to come
     return max(PROBE, int(0.9 * seconds / step) - PROBE)  # a tenth is for loading and evaluating
-
-
-def _loss(model: Llama, lesson: Lesson) -> float:
-    return evaluate(model, lesson.val_ids, lesson.context, WINDOWS)
 
 
 def pack(folder: Path) -> Path:

@@ -17,14 +17,13 @@ from typing import Any
 import numpy as np
 
 from minilora import __version__, lora
-from minilora.backend import keep_freed_memory
 from minilora.cli import options
 from minilora.files import write_json
 from minilora.generation import Sampler, generate
 from minilora.nn import Llama, LlamaConfig
 from minilora.threads import Threads
-from minilora.training import StepMemory, TrainingConfig, step_memory
-from minilora.training.step import Batch, training_step
+from minilora.training import Run, StepMemory, TrainingConfig, step_memory
+from minilora.training.pieces import Batch
 
 PROMPT, TOKENS = 16, 256  # ids that the model reads, and then writes
 BATCHES = 64  # different ones, so that a model does not learn them by heart
@@ -77,8 +76,7 @@ def _check_file(path: Path) -> None:
 
 def _measure(flags: Namespace) -> dict[str, Any]:
     """Measure, print what was found as it is found, and return it for the JSON file."""
-    keep_freed_memory()  # as `train` does
-    TrainingConfig(batch=flags.batch, context=flags.context)  # refuses what is no size
+    config = TrainingConfig(batch=flags.batch, context=flags.context, schedule="constant", warmup=0)
     if flags.rounds < 1:
         raise ValueError(f"rounds should be at least 1, got {flags.rounds}")
     models, pool = {method: _model(flags, method) for method in METHODS}, Threads(flags.threads)
@@ -86,7 +84,8 @@ def _measure(flags: Namespace) -> dict[str, Any]:
     counts = lora.report(models["lora"])
     _headline(flags, pool.number, counts)
     with pool:
-        steps = {method: _endless(training_step(model, pool)[1], batches) for method, model in models.items()}
+        runs = {method: Run(model, None, None, config, threads=flags.threads) for method, model in models.items()}
+        steps = {method: _endless(run.step, batches) for method, run in runs.items()}
         times = _in_turns(steps, flags.rounds, "training steps")
         times |= _in_turns({"writing": _writing(flags)}, flags.rounds, "writing")
     _print_times(times, flags.batch * flags.context)
@@ -118,10 +117,10 @@ def _batches(flags: Namespace) -> list[Batch]:
     return [(rows[:, :-1], rows[:, 1:]) for rows in ids]
 
 
-def _endless(step: Callable[[Batch], float], batches: list[Batch]) -> Callable[[], float]:
+def _endless(step: Callable[[list[Batch]], float], batches: list[Batch]) -> Callable[[], float]:
     """A step without arguments: at each call, on the next batch."""
     circle = itertools.cycle(batches)
-    return lambda: step(next(circle))
+    return lambda: step([next(circle)])
 
 
 def _writing(flags: Namespace) -> Callable[[], object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 import time
 from argparse import Namespace
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ import numpy as np
 
 from minilora import lora
 from minilora.assets import BASE
-from minilora.backend import Array, device_module
+from minilora.backend import Array
 from minilora.cli import options
 from minilora.cli.columns import Column, side_by_side
 from minilora.cli.picture import draw
-from minilora.cli.settings import Settings, settings
 from minilora.data import CorpusError, load_ids
 from minilora.files import write_json
 from minilora.generation import write
 from minilora.messages import visible
 from minilora.nn import Llama
+from minilora.runs import Settings, load_settings, open_base
 from minilora.training import History, evaluate, train
 
 ADAPTER = "demo"
@@ -89,10 +89,8 @@ def run(flags: Namespace) -> None:
 
 
 def _prepare(flags: Namespace) -> Stage:
-    device_module(flags.device)  # before anything is written
-    out = Path(flags.out)
-    out.mkdir(parents=True, exist_ok=True)  # first, so that a folder that cannot be written costs no waiting
-    chosen, model = _settings(flags), options.open_model(None, device=flags.device)
+    chosen, model, out = _settings(flags), open_base(device=flags.device), Path(flags.out)
+    out.mkdir(parents=True, exist_ok=True)  # before the corpora, so that an unusable folder costs no waiting
     corpus, train_ids, val_ids = _style()
     return Stage(flags, chosen, model, out, corpus, train_ids, val_ids, *_home(corpus))
 
@@ -180,12 +178,12 @@ def _length(stage: Stage) -> int:
 
 
 def _settings(flags: Namespace) -> Settings:
-    chosen = settings("demo", flags)
+    iters = 30 if flags.quick and flags.iters is None else flags.iters
+    given = {"iters": iters, "rank": flags.rank, "seed": flags.seed}
+    changes = {name: value for name, value in given.items() if value is not None}
     if flags.quick:
-        iters = 30 if flags.iters is None else flags.iters
-        training = replace(chosen.training, iters=iters, warmup=5, eval_every=iters, eval_windows=32)
-        chosen = replace(chosen, training=training)
-    return chosen
+        changes |= {"warmup": 5, "eval_every": iters, "eval_windows": 32}
+    return load_settings("demo", **changes)
 
 
 def _style() -> tuple[str, Array, Array]:

@@ -5,9 +5,6 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-import numpy as np
-
-from minilora import lora
 from minilora.adapters.method import methods
 from minilora.cli import options, training
 
@@ -35,12 +32,7 @@ def add(commands: Any) -> None:
 
 
 def run(flags: Namespace) -> None:
-    chosen = training.settings_of(flags)
-    model = options.open_model(chosen.base, device=flags.device)
-    if chosen.adapter:
-        lora.inject(model, chosen.adapter, rng=np.random.default_rng(chosen.training.seed))
-    print(lora.report(model))
-    training.train_and_save(model, chosen, flags)
+    training.train(flags, fresh=False)
 
 
 def _targets(text: str) -> list[str] | str:

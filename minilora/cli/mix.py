@@ -12,6 +12,7 @@ from minilora import lora
 from minilora.autograd.tensor import no_grad
 from minilora.cli import options
 from minilora.nn import Llama
+from minilora.runs import new_folder
 
 
 def add(commands: Any) -> None:
@@ -38,7 +39,7 @@ def add(commands: Any) -> None:
 def run(flags: Namespace) -> None:
     if not flags.adapter:
         raise ValueError("expected at least one --adapter to mix")
-    out = options.new_folder(flags.out)
+    out = new_folder(flags.out)
     model = options.open_model(flags.model, flags.adapter)
     strengths = lora.active(model)
     mixture = lora.mix(model, strengths, "mixed", flags.how, flags.rank)

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from minilora import lora
-from minilora.assets import BASE
-from minilora.backend import DEVICES, device_module
-from minilora.data.tokenizer import ByteTokenizer
+from minilora.backend import DEVICES
 from minilora.generation import Sampler
 from minilora.nn import Llama
+from minilora.runs import open_base
 from minilora.voices import voice_folder
 
 
@@ -110,20 +109,9 @@ def _at_least_one(text: str) -> int:
     return int(text)
 
 
-def new_folder(path: str) -> Path:
-    """Where a result goes. Raises ValueError when a model or an adapter is there already."""
-    folder = Path(path)
-    if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
-        raise ValueError(f"{folder} already holds a model or an adapter; choose another --out")
-    return folder
-
-
 def open_model(folder: str | None, adapters: list[str] | None = None, device: str = "cpu") -> Llama:
     """The model of a folder, or the packaged one, with adapters attached and acting, on `device`."""
-    device_module(device)  # first, so that a missing GPU costs no waiting
-    model = Llama.from_pretrained(folder or BASE, device)
-    ByteTokenizer.load(folder or BASE)  # a model of another tokenizer could be opened, but not given text
-    strengths = {}
+    model, strengths = open_base(folder, device), {}
     for i, argument in enumerate(adapters or []):
         path, strength = split_strength(argument)
         name = f"adapter{i + 1}"
@@ -131,7 +119,6 @@ def open_model(folder: str | None, adapters: list[str] | None = None, device: st
         strengths[name] = strength
     if strengths:
         lora.set_active(model, strengths)
-    model.eval()
     return model
 
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-import numpy as np
-
 from minilora.cli import options, training
-from minilora.nn import Llama
 
 
 def add(commands: Any) -> None:
@@ -27,10 +24,8 @@ def add(commands: Any) -> None:
         "kv-heads": "key/value heads",
     }.items():
         parser.add_argument(f"--{flag}", type=int, metavar="N", help=what)
-    parser.set_defaults(run=run, method="full")
+    parser.set_defaults(run=run)
 
 
 def run(flags: Namespace) -> None:
-    chosen = training.settings_of(flags)
-    model = Llama(chosen.model, np.random.default_rng(chosen.training.seed)).to(flags.device)
-    training.train_and_save(model, chosen, flags)
+    training.train(flags, fresh=True)

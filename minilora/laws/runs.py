@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -172,7 +173,7 @@ def draw_start(case: Case) -> Callable[[], Crashing]:
 
 def draw_run(case: Case) -> Callable[..., History]:
     """A training run of two or three steps."""
-    steps = {name: case.size(name, 1, 3) for name in ("eval_every", "checkpoint_every")}
+    steps: dict[str, Any] = {name: case.size(name, 1, 3) for name in ("eval_every", "checkpoint_every")}
     steps |= {"iters": case.size("iters", 2, 3), "accumulate": case.size("accumulate", 1, 2)}
     seed = int(case.rng.integers(2**32))
     config = TrainingConfig(**steps, batch=2, context=4, eval_windows=1, lr=0.05, min_lr=0.01, warmup=1, seed=seed)

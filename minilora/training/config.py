@@ -51,7 +51,7 @@ class TrainingConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} should be a whole number of at least 1, got {value!r}")
-        for name, known in {"optimizer": optimizers(), "schedule": SCHEDULES}.items():
+        for name, known in {"optimizer": [*optimizers()], "schedule": [*SCHEDULES]}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} should be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from importlib import import_module
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -170,10 +170,10 @@ class AdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
     ) -> None:
-        given = list(parameters)
-        groups = [item for item in given if isinstance(item, ParameterGroup)]
-        named = [item for item in given if not isinstance(item, ParameterGroup)]
-        super().__init__(groups + ([ParameterGroup(named, weight_decay)] if named else []), betas)
+        given: list[Any] = list(parameters)
+        if not all(isinstance(item, ParameterGroup) for item in given):
+            given = [ParameterGroup(given, weight_decay)]
+        super().__init__(given, betas)
         self.eps = eps
         self.m, self.v, self._scratch = self._buffer(), self._buffer(), self._buffer()
 

@@ -1,7 +1,7 @@
 """The loss of a step's batches and its gradient, piece by piece on several threads.
 
-How a batch is cut into pieces depends on the batch and the size of the model, never on the threads, and the pieces' gradients are added in
-a fixed order, so any number of threads gives the same bits.
+How a batch is cut into pieces depends on the batch and the size of the model, never on the threads, and the pieces'
+gradients are added in a fixed order, so any number of threads gives the same bits.
 """
 
 from __future__ import annotations
@@ -85,4 +85,4 @@ def add_gradients(
 
 
 def _rows(model: Llama, ids: Array, least: int) -> list[slice]:
-    return [slice(None)] if model.device == "cuda" else cut(*ids.shape, least)
+    return [slice(None)] if model.device == "cuda" else cut(len(ids), ids.shape[1], least)

@@ -87,7 +87,7 @@ class Run:
 
     @np.errstate(all="ignore")  # what is not finite is reported once, by `_refuse_infinite`
     def step(self, batches: Sequence[Batch] | None = None) -> float:
-        """One update from the mean loss over `batches`, by default `accumulate` drawn ones; returns the loss in nats."""
+        """One update from the mean loss over `batches`, by default drawn ones; returns the loss in nats."""
         rate, batches = self.rate, batches or self._draw()
         self.optimizer.zero_grad()
         loss = self._add_gradients(batches)

@@ -111,7 +111,7 @@ def test_a_stopped_voice_is_kept(act, session, recipes):
     next(learns)
     actions.stop_learning(session)
     *_, (status, _) = learns
-    assert status.startswith("Learned in 1 steps")
+    assert status.startswith("Learned in 2 steps")
     assert list(session.voices) == ["cook"]
 
 

@@ -1,5 +1,6 @@
 """A text becomes a voice: what cannot is said, the time is kept, and the best of what was learned is saved."""
 
+import dataclasses
 import itertools
 import zipfile
 from types import SimpleNamespace
@@ -12,6 +13,8 @@ from minilora.app import learning
 from minilora.assets import BASE
 from minilora.data import ByteTokenizer
 from minilora.nn import Llama
+from minilora.runs import load_settings
+from minilora.training import History, evaluate
 
 LONG = "All work and no play makes Jack a dull boy.\n" * 30
 
@@ -72,11 +75,13 @@ def test_a_file_is_read_as_its_pasted_text(tmp_path, encoding):
 
 
 def test_the_settings_are_the_demos_and_short_texts_get_a_shorter_context():
-    assert [lesson(pasted="x" * n).context for n in (1000, 1290, 9000)] == [99, 128, 128]
-    found = learning.settings(lesson(pasted="x" * 9000), 200)
-    demo = {"batch": 16, "context": 128, "lr": 5e-3, "min_lr": 5e-4, "warmup": 20, "weight_decay": 0.0}
-    assert {name: getattr(found, name) for name in demo} == demo
-    assert learning.settings(lesson(), 10).warmup == 2
+    lessons = [lesson(pasted="x" * n) for n in (1000, 1290, 9000)]
+    assert [learning.settings(each, 200).training.context for each in lessons] == [99, 128, 128]
+    found, demo = learning.settings(lessons[-1], 200), load_settings("demo")
+    own = {"eval_every": 200, "eval_windows": learning.WINDOWS}
+    assert found.training == dataclasses.replace(demo.training, **own)
+    assert found.adapter == dataclasses.replace(demo.adapter, target_modules=learning.TARGETS)
+    assert learning.settings(lesson(), 10).training.warmup == 2
 
 
 def test_a_voice_learns_and_is_saved(tmp_path, recipes):
@@ -86,7 +91,7 @@ def test_a_voice_learns_and_is_saved(tmp_path, recipes):
     assert len(end.losses) >= learning.PROBE or end.seconds_left > 0
     model = Llama.from_pretrained(BASE)
     lora.load_adapter(model, tmp_path / "cook")
-    found = learning.evaluate(model, lesson(pasted=recipes).val_ids, 128, learning.WINDOWS)
+    found = evaluate(model, lesson(pasted=recipes).val_ids, 128, learning.WINDOWS)
     assert found == pytest.approx(end.best[1], abs=1e-4)
 
 
@@ -98,14 +103,16 @@ def quick(monkeypatch):
         clock = SimpleNamespace(now=0.0)
         saved, found = [], iter(losses)
 
-        def steps(*_):
-            for step in itertools.count(1):
+        def steps(*_, **__):
+            run = SimpleNamespace(steps=0, model=None, history=History([], [(0, next(found))]))
+            run.evaluate = lambda: run.history.evaluations.append((run.steps, next(found)))
+            for run.steps in itertools.count(1):
                 clock.now += seconds_a_step
-                yield SimpleNamespace(losses=[2.0] * step)
+                run.history.losses.append(2.0)
+                yield run
 
-        monkeypatch.setattr(learning, "train_steps", steps)
+        monkeypatch.setattr(learning, "run_steps", steps)
         monkeypatch.setattr(learning, "_steps_in", lambda *_: 10)
-        monkeypatch.setattr(learning, "_loss", lambda *_: next(found))
         monkeypatch.setattr(learning, "PAUSE", -1)
         monkeypatch.setattr(learning, "EVALUATIONS", 5)
         monkeypatch.setattr(learning.time, "monotonic", lambda: clock.now)
@@ -129,9 +136,9 @@ def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
 def test_every_step_is_shown(quick, tmp_path):
     quick([1.0] * 6, seconds_a_step=2.0)
     shown = list(learning.learn(lesson(), tmp_path, 60))
-    assert [len(progress.losses) for progress in shown] == list(range(11))
-    assert [progress.seconds_left for progress in shown[1:]] == [2.0 * left for left in range(9, -1, -1)]
-    assert [progress.finished for progress in shown] == [False] * 10 + [True]
+    assert [len(progress.losses) for progress in shown] == list(range(1, 11))
+    assert [progress.seconds_left for progress in shown] == [2.0 * left for left in range(9, -1, -1)]
+    assert [progress.finished for progress in shown] == [False] * 9 + [True]
 
 
 def test_when_stopped_it_keeps_what_it_has(quick, tmp_path):
@@ -150,22 +157,14 @@ def test_a_busy_machine_gets_half_as_much_time_again(quick, tmp_path):
 def test_as_many_steps_as_fit_into_the_time(monkeypatch, seconds, a_step, steps):
     clock = SimpleNamespace(now=0.0)
 
-    def slow_first(*_):
+    def slow_first(*_, **__):
         for step in itertools.count():
             clock.now += a_step if step else 9.0
             yield
 
-    monkeypatch.setattr(learning, "train_steps", slow_first)
+    monkeypatch.setattr(learning, "run_steps", slow_first)
     monkeypatch.setattr(learning.time, "monotonic", lambda: clock.now)
-    assert learning._steps_in(Llama.from_pretrained(BASE), lesson(), seconds) == steps
-
-
-def test_timing_leaves_no_trace():
-    model, base = Llama.from_pretrained(BASE), Llama.from_pretrained(BASE)
-    learning._steps_in(model, lesson(), 1)
-    assert lora.adapters(model) == []
-    for name, array in base.state_dict().items():
-        assert np.array_equal(model.state_dict()[name], array)
+    assert learning._steps_in(lesson(), seconds) == steps
 
 
 def test_the_archive_holds_the_folder(tmp_path):

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from minilora.cli.settings import Settings, settings
 from minilora.data import CorpusError, load_ids
 from minilora.data.batches import fixed_windows
 from minilora.nn import Llama
+from minilora.runs import Settings, load_settings
 from minilora.training import evaluate
 from tests.benchmarks.interleave import Row
 from tests.benchmarks.ours import Options
@@ -50,7 +50,7 @@ EVAL_EVERY = 250
 def run(options: Options) -> list[Row]:
     """A row for the times, and one for the losses."""
     assert options.nanogpt is not None
-    chosen = settings(PRESET)
+    chosen = load_settings(PRESET)
     steps = TINY_STEPS if options.tiny else chosen.training.iters
     windows = TINY_WINDOWS if options.tiny else chosen.training.eval_windows
     what = f"{steps:,} steps, as a process"

@@ -16,7 +16,7 @@ from autograd import value_and_grad
 from autograd.tracer import getval
 
 from minilora.nn import Llama, LlamaConfig
-from minilora.training import AdamW
+from minilora.training.groups import make_optimizer
 from tests.benchmarks import ours
 from tests.benchmarks.equal import Unequal, same_losses
 from tests.benchmarks.interleave import Row, compare
@@ -45,7 +45,7 @@ def steps(size: Size) -> dict[str, Callable[[], Any]]:
 def training_step(model: Llama) -> Step:
     """A step by autograd on the model's own weights."""
     named = list(model.named_parameters())
-    optimizer = AdamW(named, SETTINGS.weight_decay, (SETTINGS.beta1, SETTINGS.beta2))
+    optimizer = make_optimizer(model, SETTINGS)
     constants = turns(model.config), mask(model.config)
     loss_and_gradients = value_and_grad(lambda w, ids, targets: loss(w, model.config, constants, ids, targets))
 

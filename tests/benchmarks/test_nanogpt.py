@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 
-from minilora.cli.settings import settings
 from minilora.data import ByteTokenizer
 from minilora.data.batches import fixed_windows
+from minilora.runs import load_settings
 from tests.benchmarks import __main__ as command
 from tests.benchmarks.interleave import Row, table
 
@@ -97,7 +97,7 @@ def test_its_loss_is_that_of_its_checkpoint_over_the_fixed_windows(nanogpt, tmp_
     import torch
 
     (tmp_path / "model.py").write_text(MODEL)
-    chosen, ids = settings(nanogpt.PRESET), np.random.default_rng(0).integers(9, size=500)
+    chosen, ids = load_settings(nanogpt.PRESET), np.random.default_rng(0).integers(9, size=500)
     with pytest.raises(nanogpt.Failed, match="expected nanoGPT to write"):
         nanogpt.their_loss(tmp_path, ids, chosen, windows=33)
     (tmp_path / nanogpt.CHECKPOINT).parent.mkdir()

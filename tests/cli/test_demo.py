@@ -11,9 +11,10 @@ import pytest
 
 from minilora import lora
 from minilora.assets import BASE
-from minilora.cli import demo, main, options
+from minilora.cli import demo, main
 from minilora.files import read_tensors
 from minilora.nn import Llama, LlamaConfig
+from minilora.runs import runner
 from tests.gpu import standin
 
 FIGURES = """
@@ -89,7 +90,7 @@ def small_base(monkeypatch, tmp_path, here):
     Llama(LlamaConfig(**shape, max_position_embeddings=128), np.random.default_rng(0)).save_pretrained(folder)
     for file in here.tiny.glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
-    for module in (demo, options):
+    for module in (demo, runner):
         monkeypatch.setattr(module, "BASE", folder)
     return folder
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from minilora.cli import main
-from minilora.cli.settings import presets
 from minilora.data import sources
+from minilora.runs import presets
 
 TUNE = "finetune --model {tiny} --corpus {verse} --context 16 --iters 2 --batch 2 --out out"
 LINEAR = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"

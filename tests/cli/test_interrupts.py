@@ -25,7 +25,7 @@ KILLED = textwrap.dedent(
     import os, runpy, signal, sys
     import minilora.cli, tqdm.auto, safetensors.numpy
 
-    moment, calls, load_ids = int(sys.argv.pop(1)), 0, minilora.cli.training.load_ids
+    moment, calls, load_ids = int(sys.argv.pop(1)), 0, minilora.runs.runner.load_ids
 
     def watch(frame, event, argument):
         global calls
@@ -38,8 +38,8 @@ KILLED = textwrap.dedent(
         sys.setprofile(watch)
         return texts
 
-    minilora.cli.training.load_ids = begin
-    minilora.cli.training.write = lambda *_, **__: ""  # samples would be most of the calls, and no state is in them
+    minilora.runs.runner.load_ids = begin
+    minilora.runs.runner.write = lambda *_, **__: ""  # samples would be most of the calls, and no state is in them
     os.fsync = lambda handle: None  # this kills processes, not machines
     try:
         runpy.run_module("minilora", run_name="__main__")

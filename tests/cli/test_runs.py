@@ -2,16 +2,15 @@
 
 import json
 import re
-from argparse import Namespace
 
 import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.cli.settings import settings
 from minilora.data import ByteTokenizer, load_ids
 from minilora.files import read_tensors
 from minilora.nn import Llama
+from minilora.runs import load_settings
 from minilora.training import evaluate
 
 RUN = {"run.toml", "history.json", "checkpoint.safetensors"}
@@ -34,7 +33,7 @@ def test_pretraining_leaves_a_model_and_the_record_of_its_run(original):
     assert len(history["losses"]) == 5
     assert [step for step, _ in history["evaluations"]] == [0, 5]
     _, val_ids = load_ids([str(original / "text")])
-    windows = settings(str(tiny / "run.toml")).training.eval_windows
+    windows = load_settings(str(tiny / "run.toml")).training.eval_windows
     assert evaluate(model, val_ids, 16, windows) == pytest.approx(history["evaluations"][-1][1], rel=1e-6)
 
 
@@ -50,7 +49,7 @@ def test_lora_leaves_an_adapter_and_the_base_as_it_was(here, minilora, adapt, co
     assert all(array.any() for array in tensors.values())  # B began at zero
     said = re.search(r"validation loss (\d+\.\d+) nats per character; saved in new", out)
     _, val_ids = load_ids([str(here.verse)])
-    windows = settings("new/run.toml").training.eval_windows
+    windows = load_settings("new/run.toml").training.eval_windows
     assert evaluate(model, val_ids, 16, windows) == pytest.approx(float(said[1]), abs=1e-4)
 
 
@@ -78,9 +77,9 @@ def test_targets_and_dtype(here, minilora, adapt):
 def test_the_recorded_settings_are_those_that_were_used(here, minilora, adapt):
     flags = ["--rank", 2, "--dropout", 0.25, "--seed", 7, "--out", "new"]
     minilora("finetune", "--model", here.tiny, "--corpus", here.verse, *adapt, *flags)
-    expected = {"corpus": [str(here.verse)], "model": str(here.tiny), "rank": 2, "dropout": 0.25, "seed": 7}
+    expected = {"corpus": [str(here.verse)], "base": str(here.tiny), "rank": 2, "dropout": 0.25, "seed": 7}
     expected |= {"context": 16, "batch": 4, "iters": 5, "lr": 0.05}
-    assert settings("new/run.toml") == settings("demo", Namespace(**expected))
+    assert load_settings("new/run.toml") == load_settings("demo", **expected)
 
 
 def test_run_toml_as_a_preset_makes_the_same_bytes_again(here, minilora, contents):

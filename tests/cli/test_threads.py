@@ -3,7 +3,7 @@
 import pytest
 
 from minilora import threads
-from minilora.training import step
+from minilora.training import pieces
 from tests.cli.test_devices import COMMANDS
 
 CHOSEN = {name: COMMANDS[name] for name in ("pretrain", "finetune", "eval")}
@@ -12,8 +12,8 @@ CHOSEN = {name: COMMANDS[name] for name in ("pretrain", "finetune", "eval")}
 @pytest.fixture
 def asked(monkeypatch):
     """The numbers of threads that were asked for; and small batches are cut as large ones are."""
-    monkeypatch.setattr(step, "PIECE", 20)
-    monkeypatch.setattr(step, "LEAST", 20)
+    for name in ("PIECE", "LEAST", "LARGE"):
+        monkeypatch.setattr(pieces, name, 20)
     numbers, init = [], threads.Threads.__init__
 
     def noting(self, number=None, *device):

@@ -8,10 +8,10 @@ import pytest
 
 from minilora import lora
 from minilora.assets import BASE, VOICES
-from minilora.cli.settings import settings
 from minilora.data import ByteTokenizer
 from minilora.generation import write
 from minilora.nn import Llama
+from minilora.runs import load_settings
 from minilora.voices import NAMES, attach, compare, voice_folder, voices
 
 IDS = np.random.default_rng(0).integers(32, 127, (3, 100))
@@ -32,7 +32,7 @@ def test_all_voices_are_listed():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pack_is_small_and_was_made_by_its_preset(name):
     assert sum(file.stat().st_size for file in voice_folder(name).iterdir()) <= 400_000
-    recorded, preset = settings(str(voice_folder(name) / "run.toml")), settings(name)
+    recorded, preset = load_settings(str(voice_folder(name) / "run.toml")), load_settings(name)
     used = {"corpus", "base", "method", "dtype", "adapter", "training"}
     assert {k: getattr(recorded, k) for k in used} == {k: getattr(preset, k) for k in used}
     config, tensors = lora.read_adapter(voice_folder(name))
@@ -48,7 +48,7 @@ def test_a_card_says_what_was_measured(voice):
     assert f"| {f['base_off']:.4f} → {f['base_on']:.4f}," in card
     history = json.loads((voice.folder / "history.json").read_text())
     assert abs(history["evaluations"][-1][1] - f["after"]) < 1e-3  # but for float16 on disk, the same measurement
-    assert len(history["losses"]) == settings(voice.name).training.iters
+    assert len(history["losses"]) == load_settings(voice.name).training.iters
     sample = write(attach(), "The king ", 350, adapters=voice.name)
     assert f"```\nThe king {sample.rstrip()}\n```" in card
 

@@ -1,11 +1,10 @@
-"""The settings of a training run: a preset in TOML, overridden by flags, written down beside the result."""
+"""The settings of a run: a preset in TOML, with changes, written down beside the result."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import tomllib
-from argparse import Namespace
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -16,11 +15,12 @@ from minilora.files import write_atomically
 from minilora.nn import LlamaConfig
 from minilora.training import TrainingConfig
 
-PRESETS = resources.files("minilora") / "presets"
+PRESETS = resources.files("minilora.runs") / "presets"
+RUN = "run.toml"
 
-FLAGS = {  # a flag that is set overrides this entry
+CHANGES = {  # the short name of a setting, its table, and its name there
     "corpus": ("", "corpus"),
-    "model": ("", "base"),
+    "base": ("", "base"),
     "method": ("", "method"),
     "dtype": ("", "dtype"),
     "rank": ("adapter", "r"),
@@ -32,11 +32,7 @@ FLAGS = {  # a flag that is set overrides this entry
     "intermediate": ("model", "intermediate_size"),
     "heads": ("model", "num_attention_heads"),
     "kv_heads": ("model", "num_key_value_heads"),
-    "iters": ("training", "iters"),
-    "batch": ("training", "batch"),
-    "context": ("training", "context"),
-    "lr": ("training", "lr"),
-    "seed": ("training", "seed"),
+    **{field.name: ("training", field.name) for field in dataclasses.fields(TrainingConfig)},
 }
 
 
@@ -47,19 +43,31 @@ class Settings:
     Attributes
     ----------
     corpus : names or paths of the texts to learn from
-    base : folder of the model to start from (fine-tuning), "" for the packaged one
+    base : folder of the model to start from, "" for the packaged one
     method : "full", or the name of an adaptation method such as "lora"
     dtype : of the result on disk, "float32" or "float16"; training is in float32
-    model, adapter, training : the three configurations; without an adapter where the method is "full"
+    model : the shape of a fresh model, to be trained from nothing; None to start from `base`
+    adapter : the settings of the adapter; None where the method is "full"
+    training : how to train
     """
 
     corpus: list[str]
     base: str
     method: str
     dtype: str
-    model: LlamaConfig
+    model: LlamaConfig | None
     adapter: Method | None
     training: TrainingConfig
+
+    def save(self, folder: str | Path) -> Path:
+        """Write them as `run.toml`, which is a preset again."""
+        flat = dataclasses.asdict(self)
+        model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
+        lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
+        for name, table in {"model": model, self.method: adapter, "training": training}.items():
+            if table:
+                lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
+        return write_atomically(Path(folder) / RUN, "\n".join(lines) + "\n")
 
 
 def presets() -> list[str]:
@@ -67,35 +75,34 @@ def presets() -> list[str]:
     return sorted(entry.name.removesuffix(".toml") for entry in PRESETS.iterdir() if entry.name.endswith(".toml"))
 
 
-def settings(preset: str, flags: Namespace | None = None) -> Settings:
-    """The settings of a preset, by name or as a path to a TOML file, with the flags that were given.
+def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any) -> Settings:
+    """The settings of a preset, by name or as a path to a TOML file, with changes: `load_settings("demo", rank=4)`.
 
-    Raises ValueError for an unknown preset, an entry that means nothing, or values that do not go together.
+    Parameters
+    ----------
+    fresh : train a fresh model from nothing (True) or start from `base` (False); by default as the preset has it
+    changes : settings by the names in CHANGES. With another rank and no alpha, alpha changes so that α/r stays
+
+    Raises ValueError for an unknown preset, an unknown entry, or values that do not go together.
     """
-    given = {flag: value for flag, value in vars(flags or Namespace()).items() if value is not None}
-    top = {entry: given[flag] for flag, (section, entry) in FLAGS.items() if not section and flag in given}
+    if unknown := ", ".join(sorted(changes.keys() - CHANGES.keys())):
+        raise ValueError(f"there is no setting {unknown}; there are {', '.join(CHANGES)}")
+    preset = str(preset)
+    top = {entry: changes[name] for name, (section, entry) in CHANGES.items() if not section and name in changes}
     table = {"method": "lora", **_read(preset), **top}
     table["adapter"] = _adapter_entries(preset, table)
-    if "rank" in given and "alpha" not in given:  # the scale α/r stays
-        _keep_scale(table, given["rank"])
-    for flag, (section, entry) in FLAGS.items():
-        if section and flag in given:
-            table.setdefault(section, {})[entry] = given[flag]
-    if "context" in given and "model" in table:
-        table["model"]["max_position_embeddings"] = given["context"]
+    if "rank" in changes and "alpha" not in changes:
+        _keep_scale(table, changes["rank"])
+    if fresh:
+        table |= {"method": "full", "model": table.get("model", {})}
+    for name, (section, entry) in CHANGES.items():
+        if section and name in changes and (section != "model" or "model" in table):
+            table.setdefault(section, {})[entry] = changes[name]
+    if fresh is False:
+        table.pop("model", None)
+    elif "context" in changes and "model" in table:
+        table["model"]["max_position_embeddings"] = changes["context"]
     return _check(preset, table)
-
-
-def write(folder: Path, values: Settings, with_model: bool = True) -> Path:
-    """Write the effective settings as `run.toml`, which is a preset again."""
-    flat = dataclasses.asdict(values)
-    model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
-    tables = {"model": model if with_model else None, values.method: adapter, "training": training}
-    lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
-    for name, table in tables.items():
-        if table:
-            lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
-    return write_atomically(folder / "run.toml", "\n".join(lines) + "\n")
 
 
 def _adapter_entries(preset: str, table: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +150,8 @@ def _check(preset: str, table: dict[str, Any]) -> Settings:
     for name, choices in {"method": (*methods(), "full"), "dtype": ("float32", "float16")}.items():
         if values[name] not in choices:
             raise ValueError(f"preset {preset}: {name} should be one of {', '.join(choices)}, got {values[name]!r}")
-    kinds = {"model": LlamaConfig, "adapter": methods().get(values["method"]), "training": TrainingConfig}
+    model = LlamaConfig if "model" in values else None
+    kinds = {"model": model, "adapter": methods().get(values["method"]), "training": TrainingConfig}
     for name, kind in kinds.items():
         values[name] = _config(preset, values["method"] if name == "adapter" else name, kind, values.get(name, {}))
     if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):

@@ -1,0 +1,132 @@
+"""One way to run: settings in, a trained model and its folder out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from minilora import lora
+from minilora.assets import BASE
+from minilora.backend import Array, device_module
+from minilora.data import ByteTokenizer, load_ids
+from minilora.files import remove_unfinished, write_atomically
+from minilora.generation import write
+from minilora.nn import Llama
+from minilora.runs.settings import Settings
+from minilora.training import History, Run, train, train_steps
+
+CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.json"
+
+Texts: TypeAlias = tuple[Array, Array]
+"""Token ids to learn from and to evaluate on, each (n,)."""
+
+
+def run(
+    settings: Settings,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    quiet: bool = False,
+) -> History:
+    """Train as `settings` say; the folder `out` gets the result, the settings, the losses and the checkpoint.
+
+    The result is an adapter in PEFT's layout, or with the method "full" a model in Hugging Face's.
+
+    Parameters
+    ----------
+    resume : go on with the interrupted run in `out`, which has these settings: bit-identical to one that never stopped
+    device, threads : where to compute, and on how many cores; any number of cores gives the same bits
+    quiet : show nothing
+
+    Raises what `train` raises, and ValueError when `out` already holds a run, a model or an adapter.
+    """
+    folder = Path(out)
+    if not resume:
+        _refuse_used(folder)
+    model, (train_ids, val_ids) = make_model(settings, device), load_ids(settings.corpus)
+    if not quiet:
+        if settings.model is None:
+            print(lora.report(model))
+        corpora = " and ".join(settings.corpus)
+        print(f"learning from {corpora}: {len(train_ids):,} characters, {len(val_ids):,} held out", flush=True)
+    if not resume:
+        settings.save(folder)
+    remove_unfinished(folder)
+    checkpoint = folder / CHECKPOINT
+    history = train(
+        model,
+        train_ids,
+        val_ids,
+        settings.training,
+        checkpoint_path=checkpoint,
+        resume=resume and checkpoint.exists(),
+        sample=lambda: write(model, "\n", 120, seed=settings.training.seed),
+        quiet=quiet,
+        threads=threads,
+    )
+    save_result(model, settings, folder, history)
+    return history
+
+
+def run_steps(
+    settings: Settings, texts: Texts | None = None, *, adapter: str = "default", threads: int | None = None
+) -> Generator[Run, None, None]:
+    """The same training step by step, in memory: yields the Run after each step, and nothing is written.
+
+    `texts` are the token ids to learn from, by default those of the settings' corpus.
+    """
+    model, (train_ids, val_ids) = make_model(settings, adapter=adapter), texts or load_ids(settings.corpus)
+    return train_steps(model, train_ids, val_ids, settings.training, threads=threads)
+
+
+def make_model(settings: Settings, device: str = "cpu", adapter: str = "default") -> Llama:
+    """The model that a run starts from: a fresh one, or the base, with a fresh adapter where the method has one."""
+    rng = np.random.default_rng(settings.training.seed)
+    if settings.model:
+        return Llama(settings.model, rng).to(device)
+    model = open_base(settings.base, device)
+    if settings.adapter:
+        lora.inject(model, settings.adapter, adapter, rng=rng)
+    return model
+
+
+def open_base(folder: str | Path | None = None, device: str = "cpu") -> Llama:
+    """The model in a folder, by default the packaged one. Raises ValueError where its tokens are not bytes."""
+    device_module(device)  # first, so that a missing GPU costs no waiting
+    model = Llama.from_pretrained(folder or BASE, device)
+    ByteTokenizer.load(folder or BASE)
+    model.eval()
+    return model
+
+
+def new_folder(path: str | Path) -> Path:
+    """`path` as a Path. Raises ValueError when it already holds a model or an adapter."""
+    folder = Path(path)
+    for name in ("config.json", "adapter_config.json"):
+        if (folder / name).exists():
+            raise ValueError(f"{folder} already holds a model or an adapter; choose another --out")
+    return folder
+
+
+def _refuse_used(folder: Path) -> None:
+    """Raise ValueError when a folder already holds a run, a model or an adapter."""
+    if (folder / CHECKPOINT).exists():
+        raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another --out")
+    new_folder(folder)
+
+
+def save_result(model: Llama, settings: Settings, folder: Path, history: History) -> None:
+    """Write the trained adapter, or with the method "full" the model, and the losses."""
+    if settings.adapter:
+        lora.save_adapter(model, folder, base=settings.base, dtype=settings.dtype)
+    else:
+        model.save_pretrained(folder, settings.dtype)
+        ByteTokenizer().save(folder)
+    losses = {"losses": [round(x, 5) for x in history.losses], "evaluations": history.evaluations}
+    write_atomically(folder / HISTORY, json.dumps(losses) + "\n")
