@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from minilora.adapters.method import Method
 from minilora.adapters.rows import RowUpdates
 from minilora.adapters.update import Update
@@ -114,10 +112,8 @@ class AdaptedLinear(Linear):
         """The updates in this layer that `strengths` names, with their strengths."""
         return [(self.updates[name], s) for name, s in strengths.items() if name in self.updates]
 
-    def row_updates(self, rows: RowChoice | None) -> RowUpdates:
-        """The updates of each row of a batch; None means the active adapters for every row."""
-        if rows is None:
-            rows = RowChoice((self.active,), np.zeros(1, dtype=np.intp))
+    def row_updates(self, rows: RowChoice) -> RowUpdates:
+        """The updates of each row of a batch."""
         if any(self._drops(update) for choice in rows.distinct for update, _ in self.acting(choice)):
             raise AdapterError("different adapters per row are not supported with dropout; call model.eval() first")
         return RowUpdates(self.updates, self.base, rows)

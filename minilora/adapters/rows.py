@@ -10,6 +10,7 @@ rows that use it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +35,7 @@ class RowSubset(NamedTuple):
 
 
 class RowUpdates:
-    """The updates of one Linear for each row, prepared once for a call or for a generated text.
+    """The updates of one Linear for each row.
 
     Attributes
     ----------
@@ -44,11 +45,10 @@ class RowUpdates:
     """
 
     def __init__(self, updates: Mapping[str, Update], base: Linear, rows: RowChoice) -> None:
-        self.base = base
+        self.base, self.rows = base, rows
         choices = [{updates[name]: s for name, s in choice.items() if name in updates} for choice in rows.distinct]
         factors = {update: update.factors(base) for choice in choices for update in choice}
-        thin = [[(f, s) for update, s in choice.items() if (f := factors[update])] for choice in choices]
-        self.table = self._gathered(thin, rows) if any(thin) else None
+        self._thin = [[(f, s) for update, s in choice.items() if (f := factors[update])] for choice in choices]
         self.others = [_subset(update, choices, rows) for update, known in factors.items() if known is None]
 
     def add(self, h: Tensor, x: Tensor) -> Tensor:
@@ -70,11 +70,14 @@ class RowUpdates:
             total = total + (u if rows is None else _scattered(u, rows, x.shape[0]))
         return total
 
-    def _gathered(self, choices: list[list[tuple[Factors, float]]], rows: RowChoice) -> tuple[Tensor, Tensor]:
-        A, B = self._tables(choices)
-        if len(choices) == 1:
+    @cached_property
+    def table(self) -> tuple[Tensor, Tensor] | None:
+        if not any(self._thin):
+            return None
+        A, B = self._tables(self._thin)
+        if len(self._thin) == 1:
             return A, B
-        index = like(rows.index, A.data)
+        index = like(self.rows.index, A.data)
         return A[index], B[index]
 
     def _tables(self, choices: list[list[tuple[Factors, float]]]) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,8 @@
-"""Generation: `sampling.py` chooses a token, `generate.py` goes on from there."""
+"""Generation: `sampling.py` chooses a token, `decode.py` writes texts, `generate.py` has the usual calls."""
 
+from minilora.generation.decode import Decoding, decode
 from minilora.generation.generate import generate, stream, write, write_stream
+from minilora.generation.request import Request, Token
 from minilora.generation.sampling import Sampler
 
-__all__ = ["Sampler", "generate", "stream", "write", "write_stream"]
+__all__ = ["Decoding", "Request", "Sampler", "Token", "decode", "generate", "stream", "write", "write_stream"]

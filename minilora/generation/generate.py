@@ -1,35 +1,33 @@
-"""Generation: token after token, each from a cache of the past, for one text or several side by side."""
+"""Generation: ids or text that continue a prompt, whole or as they come. Each function is a caller of `decode`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from minilora.adapters.attach import active
-from minilora.autograd.tensor import no_grad
-from minilora.backend import Array, to_host
+from minilora.backend import Array
 from minilora.data.tokenizer import ByteTokenizer
+from minilora.generation.decode import decode
+from minilora.generation.request import Chooser, Request, Token
 from minilora.generation.sampling import Sampler
-from minilora.generation.token_step import TokenStep, can_step
-from minilora.nn import Cache, Llama
-from minilora.nn.choice import Choice, RowChoice, resolve
-from minilora.threads import one_core
+from minilora.nn import Llama
+from minilora.nn.choice import Choice, resolve
 
 
 def generate(
     model: Llama,
     prompts: Sequence[Array],
     tokens: int,
-    sampler: Sampler | None = None,
+    sampler: Chooser | None = None,
     seed: int = 0,
     adapters: Choice | Sequence[Choice] = None,
 ) -> list[Array]:
-    """`tokens` new ids for each prompt; prompts may differ in length, and in the adapters that they go on with.
+    """New ids for each prompt, `tokens` of them or up to an end token of the model; prompts may differ in length.
 
-    Row i draws from its own generator, seeded with (seed, i), and only for its own new tokens: what it writes does
-    not depend on its neighbours. `adapters` are used in place of the active ones: a name, names with strengths, or a
-    list that has one of these, or None for the base, for each prompt.
+    Row i draws from its own generator, seeded with (seed, i): what it writes does not depend on its neighbours.
+    `adapters` are used in place of the active ones: a name, names with strengths, or a list that has one of these, or
+    None for the base, for each prompt.
     """
     written: list[list[int]] = [[] for _ in prompts]
     for column in stream(model, prompts, tokens, sampler, seed, adapters):
@@ -43,106 +41,81 @@ def stream(
     model: Llama,
     prompts: Sequence[Array],
     tokens: int,
-    sampler: Sampler | None = None,
+    sampler: Chooser | None = None,
     seed: int = 0,
     adapters: Choice | Sequence[Choice] = None,
 ) -> Iterator[list[int | None]]:
-    """As `generate`, but yields each step's new ids as they come: one for each row, None where a row has none.
+    """As `generate`, but yields each step's new ids as they come: one for each row, None for a row that has ended."""
+    if len(prompts) == 0:
+        raise ValueError("expected at least one prompt, got none")
+    choices: list[Choice] = [None] * len(prompts)
+    if adapters is not None:
+        rows = resolve(model, adapters, len(prompts))
+        choices = [rows.distinct[i] for i in rows.index]
+    requests = [
+        Request(prompt, tokens, sampler or Sampler(), (seed, row), choice)
+        for row, (prompt, choice) in enumerate(zip(prompts, choices, strict=True))
+    ]
+    return _columns(requests, decode(model, requests))
 
-    Rows advance together. Where a longer prompt still has tokens to read, its row reads while others write, so
-    nothing is padded and nothing masked. When the context is full, the older half of it is forgotten.
-    """
-    check_prompts(model, prompts, tokens)  # here, not at the first step: a mistake shows before anything is written
-    if adapters is None and not model.merged:
-        adapters = active(model)  # those of now: choosing others does not change a text half-way
-    rows = None if adapters is None else resolve(model, adapters, len(prompts))
-    return _columns(model, prompts, tokens, sampler or Sampler(), seed, rows)
 
-
-def _columns(
-    model: Llama, prompts: Sequence[Array], tokens: int, sampler: Sampler, seed: int, rows: RowChoice | None
-) -> Iterator[list[int | None]]:
-    rngs = [np.random.default_rng([seed, row]) for row in range(len(prompts))]
-    lengths = [len(prompt) for prompt in prompts]
-    ids = np.empty((len(prompts), max(lengths) + tokens), dtype=np.int64)  # (B, time)
-    first = min(lengths)
-    read = Reader(model, len(prompts), rows, calls=ids.shape[1] - first)
-    ids[:, :first] = [prompt[:first] for prompt in prompts]
-    for time in range(first, ids.shape[1]):
-        logits = read(ids[:, :time])
-        writes = [length <= time < length + tokens for length in lengths]
-        draws = np.array([rng.random() if w else 0.0 for rng, w in zip(rngs, writes, strict=True)])
-        column = sampler.choose(logits, draws)
-        for row, prompt in enumerate(prompts):
-            if time < lengths[row]:
-                column[row] = prompt[time]
-        ids[:, time] = column
-        yield [int(token) if w else None for token, w in zip(column, writes, strict=True)]
+def _columns(requests: list[Request], steps: Iterator[list[Token]]) -> Iterator[list[int | None]]:
+    for step in steps:
+        written = {token.request: token.id for token in step}
+        yield [written.get(request) for request in requests]
 
 
 def write(
-    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0, adapters: Choice = None
+    model: Llama,
+    prompt: str,
+    tokens: int,
+    sampler: Chooser | None = None,
+    seed: int = 0,
+    adapters: Choice = None,
+    stop: str | Sequence[str] = (),
 ) -> str:
-    """The text that the model continues `prompt` with, `tokens` bytes long."""
-    return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters))
+    """The text that the model continues `prompt` with: at most `tokens` tokens, without the text that stops it.
+
+    It ends before any of the texts in `stop`, and at an end token of the model (`eos_token_id`).
+    """
+    return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters, stop))
 
 
 def write_stream(
-    model: Llama, prompt: str, tokens: int, sampler: Sampler | None = None, seed: int = 0, adapters: Choice = None
+    model: Llama,
+    prompt: str,
+    tokens: int,
+    sampler: Chooser | None = None,
+    seed: int = 0,
+    adapters: Choice = None,
+    stop: str | Sequence[str] = (),
 ) -> Iterator[str]:
     """As `write`, piece by piece; a character of several bytes comes when its last byte has."""
-    return _pieces(stream(model, [ByteTokenizer().encode(prompt)], tokens, sampler, seed, adapters))
+    request = Request(ByteTokenizer().encode(prompt), tokens, sampler or Sampler(), (seed, 0), adapters)
+    stops = [stop] if isinstance(stop, str) else list(stop)
+    if not all(stops):
+        raise ValueError("a text to stop at should not be empty")
+    return _until(_pieces(decode(model, [request])), stops)
 
 
-def _pieces(columns: Iterator[list[int | None]]) -> Iterator[str]:
+def _pieces(steps: Iterator[list[Token]]) -> Iterator[str]:
     decoder = ByteTokenizer().stream()
-    for (token,) in columns:
-        assert token is not None  # a single row writes at every step
-        yield decoder.decode(bytes([token]))
+    for (token,) in steps:
+        if token.finish_reason != "stop":
+            yield decoder.decode(bytes([token.id]))
     yield decoder.decode(b"", final=True)
 
 
-class Reader:
-    """Reads what has not been read yet: several tokens by the model's forward pass, a single one by a TokenStep.
-
-    `calls` is how often it will be called: the first call alone does not need a TokenStep.
-    """
-
-    def __init__(self, model: Llama, batch: int, rows: RowChoice | None, calls: int) -> None:
-        self.model, self.batch, self.rows, self.end = model, batch, rows, 0
-        self.context = model.config.max_position_embeddings
-        self.cache: Cache = model.new_cache(batch)
-        self.step = TokenStep(model, rows) if calls > 1 and can_step(model) else None
-
-    @no_grad()
-    def __call__(self, ids: Array) -> Array:
-        """The logits (B, V), on the host, for what comes after `ids` (B, time): the last call's and what is new."""
-        unread, self.end = ids[:, self.end :], ids.shape[1]
-        if self.cache.length + unread.shape[1] > self.context:
-            self.cache = self.model.new_cache(self.batch)
-            unread = ids[:, -(self.context // 2 or 1) :]
-        # e**-gate may be infinite, and silu is then 0; other infinities are found below.
-        with one_core, np.errstate(all="ignore"):
-            if self.step and unread.shape[1] == 1:
-                logits = to_host(self.step(unread[:, 0], self.cache))
-            else:
-                logits = to_host(self.model(unread, self.cache, self.rows).data[:, -1])
-        if not np.isfinite(logits).all():
-            raise ValueError("the model's logits are not finite; adapters should have smaller strengths")
-        return logits
-
-
-def check_prompts(model: Llama, prompts: Sequence[Array], tokens: int) -> None:
-    context = model.config.max_position_embeddings
-    if any(not hasattr(prompt, "dtype") or prompt.ndim != 1 for prompt in prompts):
-        raise ValueError("expected a list of prompts, each an array of ids (n,); for text there is `write`")
-    if len(prompts) == 0 or tokens < 1:
-        raise ValueError(
-            f"expected at least one prompt and at least one token to write, got {len(prompts)} and {tokens}"
-        )
-    for prompt in prompts:
-        if not 1 <= len(prompt) <= context:
-            raise ValueError(
-                f"a prompt should have 1 to {context} tokens, the model's context; this one has {len(prompt)}. "
-                "In a byte-level model a token is a byte"
-            )
+def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
+    """The pieces of a text up to where one of `stops` begins. What may be the beginning of one is held back."""
+    text = ""
+    for piece in pieces:
+        text += piece
+        ends = [end for stop in stops if (end := text.find(stop)) >= 0]
+        if ends:
+            yield text[: min(ends)]
+            return
+        held = max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        yield text[: len(text) - held]
+        text = text[len(text) - held :]
+    yield text

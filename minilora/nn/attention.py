@@ -39,10 +39,10 @@ class Attention(Module):
 
 
 class LayerCache:
-    """One layer's keys and values of the tokens seen so far, in arrays made once for the whole context."""
+    """One layer's keys and values of the tokens seen so far, in arrays that grow with the text."""
 
     def __init__(self, batch: int, config: LlamaConfig, like: Array) -> None:
-        shape = (batch, config.kv_heads, config.max_position_embeddings, config.head_size)
+        shape = (batch, config.kv_heads, 0, config.head_size)
         self.keys, self.values = np.empty_like(like, shape=shape), np.empty_like(like, shape=shape)
         self.length = 0
 
@@ -51,10 +51,18 @@ class LayerCache:
         if k.requires_grad or v.requires_grad:
             raise ValueError("a cache holds no gradients: generate inside `with no_grad():`")
         stop = self.length + k.shape[2]
+        if stop > self.keys.shape[2]:
+            room = max(stop, 2 * self.keys.shape[2])  # so that all copies together take no longer than the text itself
+            self.keys, self.values = (self._with_room(array, room) for array in (self.keys, self.values))
         self.keys[:, :, self.length : stop] = k.data
         self.values[:, :, self.length : stop] = v.data
         self.length = stop
         return Tensor(self.keys[:, :, :stop]), Tensor(self.values[:, :, :stop])
+
+    def _with_room(self, array: Array, room: int) -> Array:
+        larger = np.empty_like(array, shape=(*array.shape[:2], room, array.shape[3]))
+        larger[:, :, : self.length] = array[:, :, : self.length]
+        return larger
 
 
 def rotary_turns(config: LlamaConfig, start: int, stop: int, like: Array) -> tuple[Array, Array]:

@@ -67,7 +67,11 @@ def resolve(model: Module, adapters: RowChoice | Choice | Sequence[Choice], batc
         raise AdapterError(f"expected a name, names with strengths, or a list of these, one a row, got {adapters!r}")
     if len(adapters) != batch:
         raise AdapterError(f"expected adapters for {batch} rows, one for each, got {len(adapters)}")
-    rows = [strengths(choice, known) for choice in adapters]
+    return row_choice([strengths(choice, known) for choice in adapters])
+
+
+def row_choice(rows: Sequence[dict[str, float]]) -> RowChoice:
+    """The adapters of each row, where they are known to exist."""
     distinct: list[dict[str, float]] = []
     for row in rows:
         if row not in distinct:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class LlamaConfig:
     rope_theta : the base of the rotary wavelengths, which go from 2π to almost 2π rope_theta positions
     tie_word_embeddings : whether the output head is the embedding's table
     initializer_range : standard deviation of fresh weights
+    bos_token_id, eos_token_id : the tokens that begin and end a text; eos may be a list. None: there are none
     """
 
     vocab_size: int = 256
@@ -40,12 +42,16 @@ class LlamaConfig:
     rope_theta: float = 10000.0
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
+    bos_token_id: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         for field in dataclasses.fields(self):
-            if field.name != "tie_word_embeddings":
+            if field.name.endswith("token_id"):
+                _check_token(field.name, getattr(self, field.name))
+            elif field.name != "tie_word_embeddings":
                 _check_positive(field, getattr(self, field.name))
         if self.num_attention_heads % self.kv_heads:
             raise ValueError(
@@ -61,6 +67,14 @@ class LlamaConfig:
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.head_size % 2:
             raise ValueError(f"head_dim should be even, so that features can be turned in pairs; got {self.head_size}")
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The ids of eos_token_id."""
+        eos = self.eos_token_id
+        if eos is None:
+            return frozenset()
+        return frozenset(eos if isinstance(eos, Sequence) else [eos])
 
     @property
     def kv_heads(self) -> int:
@@ -104,8 +118,6 @@ class LlamaConfig:
             "attention_bias": False,
             "mlp_bias": False,
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
-            "bos_token_id": None,  # bytes have no special tokens
-            "eos_token_id": None,
         }
 
 
@@ -114,6 +126,8 @@ HUGGING_FACE_DEFAULTS: dict[str, Any] = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
 }
 """What transformers' LlamaConfig means where a config.json is silent and our own default differs."""
 
@@ -149,6 +163,13 @@ def _check_positive(field: dataclasses.Field[Any], value: Any) -> None:
     fits = isinstance(value, numbers.Real if real else numbers.Integral) and not isinstance(value, bool)
     if not fits or not 0 < value < math.inf:
         raise ValueError(f"{field.name} should be a positive {'' if real else 'whole '}number, got {value!r}")
+
+
+def _check_token(name: str, value: Any) -> None:
+    """Raise ValueError unless it is an id, a list of ids or None."""
+    for token in value if isinstance(value, list | tuple) else [value]:
+        if value is not None and not (isinstance(token, numbers.Integral) and int(token) >= 0):
+            raise ValueError(f"{name} should be a token id, a list of these or null, got {value!r}")
 
 
 def _flatten_rope(values: dict[str, Any]) -> dict[str, Any]:

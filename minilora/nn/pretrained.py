@@ -14,6 +14,7 @@ from minilora.files import read_json, read_tensors, write_json, write_tensors
 from minilora.nn.config import LlamaConfig
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+GENERATION = "generation_config.json"
 
 
 def read(folder: str | Path) -> tuple[LlamaConfig, dict[str, Array]]:
@@ -24,7 +25,10 @@ def read(folder: str | Path) -> tuple[LlamaConfig, dict[str, Array]]:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is no model folder: expected config.json and {WEIGHTS} in it")
-    config = LlamaConfig.from_dict(read_json(folder / "config.json"))
+    values = read_json(folder / "config.json")
+    if (folder / GENERATION).is_file():  # where there is one, it says when a text ends
+        values |= {k: v for k, v in read_json(folder / GENERATION).items() if k in ("bos_token_id", "eos_token_id")}
+    config = LlamaConfig.from_dict(values)
     tensors = _read_weights(folder)
     if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)  # some writers store the shared table twice

@@ -1,4 +1,4 @@
-"""The same prompt and the same dice in several voices; and how much each character tells a voice from the base.
+"""The same prompt and the same seed in several voices; and how much each character tells a voice from the base.
 
         ratio(c)  =  log p_voice(c | what stands before)  -  log p_base(c | what stands before)        in nats
 
@@ -17,10 +17,9 @@ import numpy as np
 
 from minilora.backend import Array
 from minilora.data.tokenizer import ByteTokenizer
-from minilora.generation import Sampler
-from minilora.generation.generate import Reader, check_prompts
+from minilora.generation import Request, Sampler, Token, decode
 from minilora.nn import Llama
-from minilora.nn.choice import Choice, resolve, strengths
+from minilora.nn.choice import Choice, strengths
 from minilora.voices.packs import attach
 
 BASE = "base"  # in a list of voices: no adapter at all
@@ -119,12 +118,12 @@ def stream(
     model: Llama, prompt: str, voices: Sequence[Choice], seed: int = 0, *, tokens: int, sampler: Sampler | None = None
 ) -> Iterator[list[Letter]]:
     """As `compare`, but yields each step's letters as they come, one for each of `voices`."""
-    mixes, ids = _mixes(model, voices), ByteTokenizer().encode(prompt)
-    check_prompts(model, [ids], tokens)  # here, not at the first letter: a mistake shows at once
+    mixes = _mixes(model, voices)
     distinct = [mix for i, mix in enumerate(mixes) if mix not in mixes[:i]]
     places = [distinct.index(mix) for mix in mixes]
-    steps = _letters(model, ids, distinct, seed, tokens, sampler or Sampler())
-    return ([letters[place] for place in places] for letters in steps)
+    texts = [_Writing(mix, ByteTokenizer().encode(prompt), tokens, sampler or Sampler(), seed) for mix in distinct]
+    steps = decode(model, [request for text in texts for request in text.requests])
+    return ([letters[place] for place in places] for letters in _letters(texts, steps))
 
 
 def _mixes(model: Llama, voices: Sequence[Choice]) -> list[dict[str, float]]:
@@ -133,29 +132,36 @@ def _mixes(model: Llama, voices: Sequence[Choice]) -> list[dict[str, float]]:
     return [{name: s for name, s in strengths(choice, model.adapters).items() if s} for choice in choices]
 
 
-def _letters(
-    model: Llama, prompt: Array, mixes: list[dict[str, float]], seed: int, tokens: int, sampler: Sampler
-) -> Iterator[list[Letter]]:
-    texts = [_Writing(mix) for mix in mixes]
-    rows = [row for text in texts for row in text.rows]
-    first = np.cumsum([0, *(len(text.rows) for text in texts)])  # text -> its first row, which writes it
-    read = Reader(model, len(rows), resolve(model, rows, len(rows)), calls=tokens)
-    ids = np.tile(prompt, (len(rows), 1))  # (rows, T)
-    rng = np.random.default_rng([seed, 0])  # the dice of `generation.write`
-    for left in reversed(range(tokens)):
-        logits = read(ids)  # (rows, V)
-        chosen = sampler.choose(logits[first[:-1]], np.full(len(texts), rng.random()))  # (texts,), from one draw
-        ids = np.column_stack([ids, np.repeat(chosen, np.diff(first))])
-        seen = np.split(_log_softmax(logits), first[1:-1])
-        yield [text.letter(int(token), log_p, not left) for text, token, log_p in zip(texts, chosen, seen, strict=True)]
+def _letters(texts: list[_Writing], steps: Iterator[list[Token]]) -> Iterator[list[Letter]]:
+    """Each step's tokens, of all rows of all texts, as one letter for each text."""
+    ends = np.cumsum([len(text.rows) for text in texts])
+    for step in steps:
+        seen = np.split(_log_softmax(np.stack([token.logits for token in step])), ends[:-1])
+        first = [step[end - len(text.rows)] for text, end in zip(texts, ends, strict=True)]
+        yield [
+            text.letter(token.id, log_p, bool(token.finish_reason))
+            for text, token, log_p in zip(texts, first, seen, strict=True)
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class _FirstWrites:
+    """Rows of one text: the first chooses each token, the others read along."""
+
+    sampler: Sampler
+
+    def choose(self, logits: Array, draws: Array) -> Array:
+        return np.repeat(self.sampler.choose(logits[:1], draws[:1]), len(logits))
 
 
 class _Writing:
-    """A text as it is written. Of its rows in the batch the first writes; the others read along and expect."""
+    """A text as it is written, in several rows of the batch: the mix, and for comparison the base and each voice."""
 
-    def __init__(self, mix: dict[str, float]) -> None:
+    def __init__(self, mix: dict[str, float], prompt: Array, tokens: int, sampler: Sampler, seed: int) -> None:
         alone = [{name: strength} for name, strength in mix.items()]
         self.mix, self.rows = mix, [mix, *(choice for choice in ({}, *alone) if choice != mix)]
+        first = _FirstWrites(sampler)
+        self.requests = [Request(prompt, tokens, first, (seed, 0), row, stop=()) for row in self.rows]
         self.decoder = ByteTokenizer().stream()
 
     def letter(self, token: int, log_p: Array, final: bool) -> Letter:

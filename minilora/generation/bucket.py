@@ -1,0 +1,93 @@
+"""The keys and values of several texts, each of its own length, in arrays that a step can work on at once.
+
+Texts of similar length lie side by side in a bucket. When a text has filled its place, it moves to the bucket with
+twice the room. So little of the arrays is empty, and a text joins or leaves without the others being moved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from minilora.backend import Array, array_module, like
+from minilora.nn import LlamaConfig
+
+SMALLEST = 64  # tokens
+
+
+class Text(Protocol):
+    """A text in a bucket: how many of its tokens have been read."""
+
+    length: int
+
+
+class Bucket:
+    """Texts with room for `room` tokens each.
+
+    Attributes
+    ----------
+    texts : in the order in which they lie in the arrays
+    slots : for each of them its row in the batch of the current step
+    arrays : keys and values of each layer in turn, each (texts, G, room, D)
+    """
+
+    def __init__(self, config: LlamaConfig, room: int, like: Array) -> None:
+        self.room, self.texts = room, list[Text]()
+        self.slots: Array | None = None
+        shape = (0, config.kv_heads, room, config.head_size)
+        self.arrays = [np.empty_like(like, shape=shape) for _ in range(2 * config.num_hidden_layers)]
+
+    def add(self, texts: Sequence[Text], arrays: Sequence[Array]) -> None:
+        """Copy the keys and values of some texts, each array (texts, G, at least their lengths, D)."""
+        start, longest = len(self.texts), max(text.length for text in texts)
+        stop, had = start + len(texts), len(self.arrays[0])
+        for i, given in enumerate(arrays):
+            if stop > had:  # zeros: what is masked has to be finite
+                shape = max(stop - had, had // 2), *self.arrays[i].shape[1:]
+                more = array_module(given).zeros(shape, given.dtype)  # its pages are taken when first written to
+                self.arrays[i] = np.concatenate([self.arrays[i], more]) if had else more
+            self.arrays[i][start:stop, :, :longest] = given[:, :, :longest]
+        self.texts += texts
+
+    def remove(self, text: Text) -> None:
+        """Take a text out; the last one moves to its place."""
+        place, last = self.texts.index(text), self.texts.pop()
+        if last is not text:
+            for array in self.arrays:
+                array[place, :, : last.length] = array[len(self.texts), :, : last.length]
+            self.texts[place] = last
+
+    def move(self, texts: Sequence[Text], other: Bucket) -> None:
+        """Move some texts to another bucket."""
+        places = [self.texts.index(text) for text in texts]
+        if texts == self.texts:
+            other.add(texts, [array[: len(texts)] for array in self.arrays])
+        else:
+            other.add(texts, [array[like(np.array(places), array)] for array in self.arrays])
+        for text in texts:
+            self.remove(text)
+
+    def begin(self) -> None:
+        """Prepare a step, in which each text gets one token more."""
+        lengths = [text.length for text in self.texts]
+        self.stop = max(lengths) + 1
+        self.even = min(lengths) == max(lengths)
+        if not self.even:
+            places, self.ends = (like(np.array(x), self.arrays[0]) for x in (range(len(lengths)), lengths))
+            self.places, unused = places, np.arange(self.stop) > np.array(lengths)[:, None]  # (texts, S)
+            mask = np.where(unused, -np.inf, 0.0)[:, None, None]
+            self.mask = like(mask.astype(self.arrays[0].dtype), self.arrays[0])  # (texts, 1, 1, S)
+
+    def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
+        """Append the keys and values (texts, G, D) of the new tokens; those of all tokens, (texts, G, S, D)."""
+        n, stop = len(self.texts), self.stop
+        keys, values = self.arrays[2 * layer], self.arrays[2 * layer + 1]
+        if self.even:
+            keys[:n, :, stop - 1] = k
+            values[:n, :, stop - 1] = v
+        else:
+            keys[self.places, :, self.ends] = k
+            values[self.places, :, self.ends] = v
+        return keys[:n, :, :stop], values[:n, :, :stop]

@@ -1,0 +1,74 @@
+"""What a caller asks `decode` for, and what it gets."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from minilora.backend import Array
+from minilora.generation.sampling import Sampler
+from minilora.nn.choice import Choice
+
+
+class Chooser(Protocol):
+    """What chooses tokens: a `Sampler`, or anything hashable with this method."""
+
+    def choose(self, logits: Array, draws: Array) -> Array:
+        """One token for each row of logits (n, V), by uniform random numbers (n,) in [0, 1).
+
+        The rows are those of all requests with an equal chooser, in the order of the requests.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One text to write.
+
+    Attributes
+    ----------
+    prompt : token ids (n,), at least one and at most the model's context
+    tokens : how many to write at most
+    sampler : how each is chosen
+    seed : of the text's own random numbers, one for each new token
+    adapters : a name, or names with strengths; {} is the base. None: the model's active adapters
+    stop : token ids that end the text. None: the model's end tokens (eos_token_id)
+    """
+
+    prompt: Array
+    tokens: int
+    sampler: Chooser = field(default_factory=Sampler)
+    seed: int | Sequence[int] = 0
+    adapters: Choice = None
+    stop: Collection[int] | None = None
+
+
+class Token(NamedTuple):
+    """One new token of a text.
+
+    Attributes
+    ----------
+    request : whose text it belongs to
+    id : the token
+    logits : (V,) what the model expected here, on the host
+    finish_reason : why the text ends with this token: "stop" for an end token, "length"; None if it goes on
+    """
+
+    request: Request
+    id: int
+    logits: Array
+    finish_reason: str | None
+
+
+def check_prompt(prompt: Array, context: int, vocabulary: int) -> None:
+    """Raise ValueError unless it is an array of token ids that fits into the context."""
+    if getattr(prompt, "ndim", None) != 1 or prompt.dtype.kind not in "iu":
+        raise ValueError("expected prompts that are arrays of ids (n,), of an integer type; for text there is `write`")
+    if not 1 <= len(prompt) <= context:
+        raise ValueError(
+            f"a prompt should have 1 to {context} tokens, the model's context; this one has {len(prompt)}. "
+            "In a byte-level model a token is a byte"
+        )
+    least, most = int(prompt.min()), int(prompt.max())
+    if least < 0 or most >= vocabulary:
+        raise ValueError(f"a prompt's ids should be from 0 to {vocabulary - 1}, got {least if least < 0 else most}")

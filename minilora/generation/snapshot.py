@@ -1,0 +1,51 @@
+"""A model as it is now: what later happens to the original's adapters does not reach it.
+
+A text is written over many steps. If an adapter is merged, deleted or replaced meanwhile, the rest of the text must not
+change. So writing works on a copy of the modules. Copying the weights would cost too much, so they are shared; the
+numbers of an adapter are few, and are copied when a text begins to use it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from minilora.adapters.attach import hosts
+from minilora.adapters.update import Update
+from minilora.autograd.tensor import Tensor
+from minilora.backend import Array
+from minilora.nn import Llama, Module
+
+
+def snapshot(model: Llama) -> Llama:
+    """A copy of all modules and Tensors that shares their arrays, and shares the updates of adapters."""
+    return _copied(model, {}, lambda array: array, keep=Update)
+
+
+def copy_adapters(model: Llama, adapters: Iterable[str]) -> None:
+    """Give a snapshot its own numbers for some of its adapters."""
+    seen: dict[int, Any] = {}  # tensors that several updates share stay shared
+    for host in hosts(model).values():
+        for name in adapters:
+            if name in host.updates:
+                host.updates[name] = _copied(host.updates[name], seen, lambda array: array.copy())
+
+
+def _copied(part: Any, seen: dict[int, Any], array: Callable[[Array], Array], keep: type | tuple[()] = ()) -> Any:
+    """A copy of a module and of what is in it; what was seen before is the same copy again."""
+    if isinstance(part, keep) or not isinstance(part, Module | Tensor | list | tuple | dict):
+        return part
+    if id(part) in seen:
+        return seen[id(part)][0]
+    if isinstance(part, Tensor):
+        twin: Any = Tensor(array(part.data))
+    elif isinstance(part, Module):
+        twin = object.__new__(type(part))
+        vars(twin).update({name: _copied(value, seen, array, keep) for name, value in vars(part).items()})
+    elif isinstance(part, dict):
+        twin = {name: _copied(value, seen, array, keep) for name, value in part.items()}
+    else:
+        twin = [_copied(value, seen, array, keep) for value in part]
+        twin = twin if isinstance(part, list) else tuple(twin)
+    seen[id(part)] = twin, part  # the original too: while it lives, no other object has its id
+    return twin
