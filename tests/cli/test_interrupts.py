@@ -4,17 +4,21 @@ The processes here are real and so are the signals. When they come is counted, i
 timed, so that a failure can be repeated.
 """
 
+import os
 import random
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+from functools import cache
+from pathlib import Path
 
 import pytest
 
 from minilora.files import read_tensors
 
+ROOT = Path(__file__).parents[2]  # where the methods of the tests are imported from
 ITERS = 8
 TRAINING = dict(iters=ITERS, batch=2, context=16, accumulate=2, lr=0.05, warmup=2, eval_every=3, eval_windows=4)
 
@@ -24,6 +28,9 @@ KILLED = textwrap.dedent(
     """
     import os, runpy, signal, sys
     import minilora.cli, tqdm.auto, safetensors.numpy
+    from tests.training import methods
+
+    methods.register()
 
     moment, calls, load_ids = int(sys.argv.pop(1)), 0, minilora.runs.runner.load_ids
 
@@ -53,7 +60,7 @@ KILLED = textwrap.dedent(
 WAITING = textwrap.dedent(
     """
     import os, runpy, signal, time
-    from minilora.training import AdamW, loop
+    from minilora.training import AdamW
 
     os.fsync = lambda handle: None
     clip = AdamW.clip
@@ -74,17 +81,21 @@ WAITING = textwrap.dedent(
 
 def start(script, *arguments):
     command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", env=environment
+    )
 
 
 @pytest.fixture(scope="module")
 def preset(original, tmp_path_factory):
-    """preset(checkpoint_every): a run with dropout and accumulation, as a TOML file."""
+    """preset(checkpoint_every, method): a run with dropout and accumulation, as a TOML file."""
 
-    def write(checkpoint_every):
+    def write(checkpoint_every, method="lora"):
         path = tmp_path_factory.mktemp("preset") / "run.toml"
-        lora = '{ r = 2, lora_alpha = 4, lora_dropout = 0.25, target_modules = "all-linear" }'
-        lines = [f'corpus = ["{original}/verse"]', f'base = "{original}/tiny"', f"lora = {lora}", "[training]"]
+        adapter = '{ r = 2, lora_alpha = 4, lora_dropout = 0.25, target_modules = "all-linear" }'
+        lines = [f'corpus = ["{original}/verse"]', f'base = "{original}/tiny"', f'method = "{method}"']
+        lines += [f"{method} = {adapter}"] * (method != "full") + ["[training]"]
         training = {**TRAINING, "checkpoint_every": checkpoint_every}
         path.write_text("\n".join([*lines, *(f"{name} = {value}" for name, value in training.items())]))
         return path
@@ -94,24 +105,30 @@ def preset(original, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(preset, contents, tmp_path_factory):
-    """A run that nothing stopped: its preset, what it left, and how many calls it took."""
-    preset, folder = preset(checkpoint_every=1), tmp_path_factory.mktemp("whole")
-    run = start(KILLED, 0, "finetune", "--preset", preset, "--out", folder)
-    out, err = run.communicate()
-    assert (run.returncode, err) == (0, "")
-    return preset, contents(folder), int(re.search(r"^calls: (\d+)$", out, re.M)[1])
+    """whole(method): a run that nothing stopped: its preset, what it left, and how many calls it took."""
+
+    @cache
+    def of(method):
+        made, folder = preset(1, method), tmp_path_factory.mktemp("whole")
+        run = start(KILLED, 0, "finetune", "--preset", made, "--out", folder)
+        out, err = run.communicate()
+        assert (run.returncode, err) == (0, "")
+        return made, contents(folder), int(re.search(r"^calls: (\d+)$", out, re.M)[1])
+
+    return of
 
 
 CHAINS = [
-    *([part] for part in (0.0, 0.25, 0.5, 0.75, 0.995)),
-    *([random.Random(i).random() / 2.5 for i in range(n, n + 3)] for n in (0, 9)),
+    *(("lora", [part]) for part in (0.0, 0.25, 0.5, 0.75, 0.995)),
+    *(("lora", [random.Random(i).random() / 2.5 for i in range(n, n + 3)]) for n in (0, 9)),
+    *((method, [0.4, 0.3]) for method in ("dora", "full", "restart", "prune")),
 ]
 
 
-@pytest.mark.parametrize("parts", CHAINS)
-def test_kill_at_any_moment(parts, here, whole, minilora, contents):
+@pytest.mark.parametrize(("method", "parts"), CHAINS)
+def test_kill_at_any_moment(method, parts, here, whole, contents):
     """Killed after parts of the calls that a whole run takes, again and again: what is left is whole each time."""
-    preset, expected, calls = whole
+    preset, expected, calls = whole(method)
     folder = here.work / "killed"
     path, steps = folder / "checkpoint.safetensors", [0]
     for part in parts:
@@ -122,7 +139,8 @@ def test_kill_at_any_moment(parts, here, whole, minilora, contents):
         steps.append(len(read_tensors(path)["losses"]) if path.exists() else 0)
     assert steps == sorted(steps)  # no progress is lost
     go_on = ["--resume"] if (folder / "run.toml").exists() else ["--preset", preset]
-    minilora("finetune", *go_on, "--out", folder)
+    run = start(KILLED, 0, "finetune", *go_on, "--out", folder)
+    assert (run.communicate()[1], run.returncode) == ("", 0)
     assert contents(folder) == expected  # and nothing else lies there
 
 
