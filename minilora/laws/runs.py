@@ -18,7 +18,7 @@ from minilora.laws.kit.case import Case
 from minilora.laws.kit.law import EXACT, law
 from minilora.laws.model import draw_model, logits
 from minilora.nn import Llama, LlamaConfig
-from minilora.training import AdamW, History, TrainingConfig, train
+from minilora.training import AdamW, History, ParameterGroup, TrainingConfig, train
 
 TINY = LlamaConfig(
     vocab_size=11,
@@ -247,11 +247,14 @@ def training_an_adapter_leaves_the_whole_base_as_it_was(case: Case) -> None:
     "Kingma & Ba 2015, section 2.1; Loshchilov & Hutter 2019, algorithm 2",
 )
 def the_first_step_of_adamw_is_as_long_as_the_learning_rate(case: Case) -> None:
-    """With both moments corrected for their beginning, the gradient's size is divided out, and its sign is left."""
+    """With both moments corrected for their beginning, the gradient's size is divided out, and its sign is left.
+
+    Each group of parameters decays by its own weight decay.
+    """
     W = Tensor(case.array("W", case.size("out", 1, 4), case.size("in", 1, 4)), requires_grad=True)
     w = Tensor(case.array("w", case.size("width", 1, 4)), requires_grad=True)
     lr, decay, before = case.number("lr", positive=True), case.number("decay", positive=True), (W.data, w.data)
-    optimizer = AdamW([("W", W), ("w", w)], weight_decay=decay, eps=0)
+    optimizer = AdamW([ParameterGroup([("W", W)], decay), ParameterGroup([("w", w)])], eps=0)
     W.grad, w.grad = case.array("g_W", *W.shape), case.array("g_w", *w.shape)
     signs = np.sign(W.grad), np.sign(w.grad)
     optimizer.step(lr)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from minilora import lora
+from minilora.adapters.attach import hosts
+from minilora.family.dora import DoraConfig
 from minilora.nn import Llama, LlamaConfig
 
 SHAPE = {
@@ -47,9 +49,31 @@ def make_adapted(make_model):
     return make
 
 
+@pytest.fixture(scope="session")
+def make_family(make_adapted):
+    """make_family(**shape): as make_adapted, and with "d", a DoRA: its updates have no factors. It has dropout."""
+
+    def make(**shape):
+        model = make_adapted(**shape)
+        options = {"lora_dropout": 0.5, "init_lora_weights": False, "target_modules": ["q_proj", "up_proj", "o_proj"]}
+        lora.inject(model, DoraConfig(r=2, lora_alpha=4, **options), adapter="d", rng=np.random.default_rng(5))
+        for host in hosts(model, "d").values():  # as trained: the norms of the rows differ from those it began with
+            host.updates["d"].lora_magnitude_vector.data *= np.linspace(0.5, 1.5, host.out_features)
+        lora.set_active(model, "b")
+        model.astype(np.float64)
+        return model
+
+    return make
+
+
 @pytest.fixture
 def adapted(make_adapted):
     return make_adapted()
+
+
+@pytest.fixture
+def family(make_family):
+    return make_family()
 
 
 @pytest.fixture(scope="session")
@@ -59,20 +83,26 @@ def prompts():
 
 
 @pytest.fixture(scope="session")
-def without_cache():
-    """without_cache(model, prompt, tokens, sampler, rng): every token from a whole new forward pass.
+def whole_passes():
+    """whole_passes(model, prompt, tokens, sampler, rng, adapters): tokens and logits from whole new forward passes.
 
-    What is seen is the text so far; when it grows beyond the context, the older half of the context is forgotten.
+    The model sees the text so far; when it grows beyond the context, the older half of the context is forgotten.
     """
 
-    def write(model, prompt, tokens, sampler, rng=None):
+    def write(model, prompt, tokens, sampler, rng=None, adapters=None):
         context, text, first = model.config.max_position_embeddings, list(prompt), 0
         for _ in range(tokens):
             if len(text) - first > context:
                 first = len(text) - max(1, context // 2)
-            logits = model(np.array([text[first:]])).data[:, -1]
+            logits = model(np.array([text[first:]]), adapters=adapters).data[:, -1]
             draws = rng.random(1) if rng else np.zeros(1)
             text.append(int(sampler.choose(logits, draws)[0]))
-        return text[len(prompt) :]
+            yield text[-1], logits[0]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def without_cache(whole_passes):
+    """without_cache(model, prompt, tokens, sampler, rng): the same, the tokens alone."""
+    return lambda *rest: [token for token, _ in whole_passes(*rest)]

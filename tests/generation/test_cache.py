@@ -1,12 +1,14 @@
 """The cache is a matter of speed: what is written is what whole forward passes would write, beyond the context too."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilora.generation import Sampler, generate, stream
+from minilora.generation import Decoding, Sampler, generate, stream
 from minilora.generation.token_step import TokenStep
-from minilora.nn import Llama
+from minilora.nn.llama import Decoder
+from tests.generation.texts import DECODE, request
 
 GREEDY = Sampler(temperature=0)
 
@@ -20,24 +22,57 @@ def test_greedy_is_greedy_without_a_cache(seed, length, tokens, context, make_mo
 
 
 def test_a_stream_is_the_same_tokens_as_they_come(make_model, prompts):
-    """A row that still reads its prompt, or is done, has None in its place."""
-    model, texts = make_model(), prompts(0, 2, 5)
-    columns = list(stream(model, texts, 4, Sampler(1.0), seed=3))
-    assert [[token is None for token in column] for column in columns] == (
-        [[False, True]] * 3 + [[False, False]] + [[True, False]] * 3
-    )
-    rows = [[token for token in row if token is not None] for row in zip(*columns, strict=True)]
-    assert rows == [row.tolist() for row in generate(model, texts, 4, Sampler(1.0), seed=3)]
+    """A row of another length begins at once; a row that has ended has None in its place."""
+    model, texts = make_model(eos_token_id=[4, 11]), prompts(0, 2, 5, 3)
+    columns = list(stream(model, texts, 9, Sampler(1.0), seed=3))
+    rows = [row.tolist() for row in generate(model, texts, 9, Sampler(1.0), seed=3)]
+    assert sorted({len(row) for row in rows}) == [2, 9]  # at least one ends before the others
+    assert columns == [[row[i] if i < len(row) else None for row in rows] for i in range(9)]
 
 
-def test_it_is_the_cache_that_is_read(make_model, prompts, monkeypatch):
+@pytest.fixture
+def reads(monkeypatch):
+    """How much is read, call by call: (rows, tokens of each) by whole forward passes, or rows by the TokenStep."""
+    seen = []
+    forward, step = Decoder.forward, TokenStep.__call__
+    monkeypatch.setattr(Decoder, "forward", lambda self, ids, *a: seen.append(ids.shape) or forward(self, ids, *a))
+    monkeypatch.setattr(TokenStep, "__call__", lambda self, ids, *a: seen.append(len(ids)) or step(self, ids, *a))
+    return seen
+
+
+def test_it_is_the_cache_that_is_read(make_model, prompts, reads):
     """One forward pass over the prompt, then one token at a time, until the context is full."""
-    model, widths = make_model(), []
-    forward, step = Llama.forward, TokenStep.__call__
-    monkeypatch.setattr(Llama, "forward", lambda self, ids, *a: widths.append(ids.shape[1]) or forward(self, ids, *a))
-    monkeypatch.setattr(TokenStep, "__call__", lambda self, ids, cache: widths.append("one") or step(self, ids, cache))
-    generate(model, prompts(0, 9), 12, GREEDY)
-    assert widths == [9, "one", "one", "one", 6, "one", "one", "one", "one", "one", "one", 6]
+    generate(make_model(), prompts(0, 9), 12, GREEDY)
+    assert reads == [(1, 9), 1, 1, 1, (1, 6), 1, 1, 1, 1, 1, 1, (1, 6)]
+
+
+def test_a_text_that_joins_or_forgets_is_the_only_one_that_is_read(make_model, reads):
+    """The other texts take one token each, in the same step."""
+    decoding = Decoding(make_model())
+    for length, steps in [(10, 1), (7, 5)]:  # the first text forgets in the fourth step
+        decoding.add(request(0, length, 20))
+        for _ in range(steps):
+            decoding.step()
+    assert reads == [(1, 10), 1, (1, 7), 2, 1, (1, 6), 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "passes"),
+    [
+        ([12], [(1, 12)]),
+        ([6, 12, 7], [(3, 12)]),
+        ([5, 12, 1, 6, 3, 2], [(2, 12), (2, 5), (2, 2)]),
+        ([1, 3, 12], [(1, 12), (1, 3), (1, 1)]),
+    ],
+    ids=str,
+)
+def test_prompts_are_read_together_if_the_longest_is_at_most_twice_the_shortest(lengths, passes, make_model, reads):
+    assert DECODE.PADDED == 2
+    decoding = Decoding(make_model())
+    for length in lengths:
+        decoding.add(request(0, length, 5))
+    decoding.step()
+    assert reads == passes
 
 
 def test_it_goes_on_far_beyond_the_context(make_model, prompts):

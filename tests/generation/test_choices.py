@@ -1,11 +1,15 @@
 """From a seed to a text: what repeats, what differs, what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 
 from minilora import lora
 from minilora.autograd import Tensor, no_grad
-from minilora.generation import Sampler, generate, stream, write, write_stream
+from minilora.generation import Decoding, Request, Sampler, generate, stream, write, write_stream
+
+NO_ARRAY = "expected prompts that are arrays of ids (n,), of an integer type"
 
 
 def rows(model, texts, seed=0):
@@ -36,7 +40,7 @@ def test_a_model_of_bytes_writes_text(make_model):
 
 @pytest.fixture
 def script(monkeypatch):
-    """What is chosen, whatever the scores: the bytes of this text."""
+    """A text whose bytes are chosen in turn, whatever the scores."""
     text = "é → 日本 🦙!"
     left = iter(text.encode())
     monkeypatch.setattr(Sampler, "choose", lambda self, logits, draws: np.array([next(left)]))
@@ -44,11 +48,11 @@ def script(monkeypatch):
 
 
 def test_a_character_of_several_bytes_comes_when_its_last_byte_has(make_model, script):
-    size = len(script.encode())
-    pieces = list(write_stream(make_model(vocab_size=256), "x", size))
+    data = script.encode()
+    pieces = list(write_stream(make_model(vocab_size=256), "x", len(data)))
     assert "".join(pieces) == script
-    assert [piece for piece in pieces if piece] == list(script)
-    assert len(pieces) == size + 1  # one for each byte, and the end
+    for n in range(1, len(data) + 1):  # after n bytes there are the characters that are whole
+        assert "".join(pieces[:n]) == data[:n].decode(errors="ignore")
 
 
 def test_a_character_that_is_cut_is_shown_as_cut(make_model, script):
@@ -92,8 +96,9 @@ def test_nothing_is_recorded_and_recording_and_the_model_are_left_as_they_were(a
     [
         ([3, 13], 5, "a prompt should have 1 to 12 tokens, the model's context; this one has 13"),
         ([3, 0], 5, "this one has 0"),
-        ([3], 0, "at least one token to write, got 1 and 0"),
-        ([], 5, "at least one prompt .* got 0 and 5"),
+        ([3], 0, "expected at least one token to write, got 0"),
+        ([3], -2, "expected at least one token to write, got -2"),
+        ([], 5, "expected at least one prompt, got none"),
     ],
 )
 def test_what_cannot_be_written_shows_before_anything_is(lengths, tokens, words, make_model, prompts):
@@ -101,6 +106,36 @@ def test_what_cannot_be_written_shows_before_anything_is(lengths, tokens, words,
     with pytest.raises(ValueError, match=words) as caught:
         stream(make_model(), prompts(0, *lengths), tokens)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        (np.array([3, 17, 18]), "a prompt's ids should be from 0 to 16, got 18"),
+        (np.array([3, 17]), "a prompt's ids should be from 0 to 16, got 17"),
+        (np.array([16, -1]), "a prompt's ids should be from 0 to 16, got -1"),
+        ([1, 2, 3], NO_ARRAY),
+        ("abc", NO_ARRAY),
+        (np.array([1.0, 2.0]), NO_ARRAY),
+        (np.array([[1, 2]]), NO_ARRAY),
+        (np.array(3), NO_ARRAY),
+        (np.array([True, False]), NO_ARRAY),
+    ],
+    ids=repr,
+)
+def test_a_prompt_that_is_no_array_of_known_ids_is_refused(ids, message, make_model):
+    """Also as the second of two, before the first is written."""
+    model = make_model()
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        stream(model, [np.array([1, 2]), ids], 5)
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        Decoding(model).add(Request(ids, 5))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.int64, np.uint64], ids=str)
+def test_the_ids_at_both_ends_of_the_vocabulary_are_read_in_any_integer_type(kind, make_model):
+    model, ids = make_model(), np.array([0, 16, 5])
+    assert rows(model, [ids.astype(kind)]) == rows(model, [ids])
 
 
 @pytest.mark.parametrize("prompt", ["", "123456é7890123"])

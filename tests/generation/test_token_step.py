@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from minilora import lora, no_grad
-from minilora.generation import Sampler, generate, stream
-from minilora.generation.token_step import TokenStep, can_step
+from minilora.generation import Decoding, Request, Sampler, generate, stream
+from minilora.generation.token_step import can_step
 from minilora.nn import Linear
 from minilora.nn.choice import resolve
+from tests.generation.texts import Script, far
 
 SHAPES = [
     {},
@@ -19,47 +20,53 @@ CHOICES = [
     None,
     {"a": 0.5, "b": -2.0},
     {},
-    ["a", None, "c"],
+    ["a", {}, "c"],
     [{"b": 1.5, "c": 0.25}, "a", "a"],
 ]
 
 
 @no_grad()
 def both(model, choice, seed=0, tokens=7):
-    """The logits of `tokens` tokens of three rows, one at a time, by the step and by the model; and both caches."""
-    rows = None if choice is None else resolve(model, choice, 3)
+    """The logits of `tokens` single tokens of three rows, from the step and from the model; then both caches.
+
+    Of both, the cache is a list of arrays (3, G, S, D): keys and values of each layer in turn.
+    """
     ids = np.random.default_rng(seed).integers(0, 17, (3, 2 + tokens))
-    caches = model.new_cache(3), model.new_cache(3)
-    for cache in caches:
-        model(ids[:, :2], cache, rows)
-    step, found, expected = TokenStep(model, rows), [], []
-    for i in range(2, 2 + tokens):
-        found.append(step(ids[:, i], caches[0]))
-        expected.append(model(ids[:, i : i + 1], caches[1], rows).data[:, 0])
-    return np.array(found), np.array(expected), caches
+    decoding, cache = Decoding(model), model.new_cache(3)
+    for row, adapters in zip(ids, choice if isinstance(choice, list) else [choice] * 3, strict=True):
+        decoding.add(Request(row[:2], tokens + 2, Script([*row[2:], 0]), adapters=adapters))
+    steps = [decoding.step() for _ in range(tokens + 1)]
+    rows = None if choice is None else resolve(model, choice, 3)
+    model(ids[:, :2], cache, rows)
+    expected = [model(ids[:, i : i + 1], cache, rows).data[:, 0] for i in range(2, 2 + tokens)]
+    found = [[token.logits for token in step] for step in steps[1:]]
+    theirs = [array[:, :, : cache.length] for layer in cache.layers for array in (layer.keys, layer.values)]
+    return np.array(found), np.array(expected), held(decoding), theirs
 
 
-def far(found, expected):
-    return np.abs(found - expected).max() / np.abs(expected).max()
+def held(decoding):
+    """The keys and values of texts of the same length, read from their bucket."""
+    (bucket,), (length,) = {text.bucket for text in decoding.texts}, {text.length for text in decoding.texts}
+    places = [bucket.texts.index(text) for text in decoding.texts]
+    return [array[places, :, :length] for array in bucket.arrays]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_the_step_is_the_forward_pass_for_one_token(shape, choice, make_adapted):
-    found, expected, caches = both(make_adapted(**shape), choice)
+    found, expected, mine, theirs = both(make_adapted(**shape), choice)
     assert found.dtype == expected.dtype
     assert far(found, expected) < 1e-12
-    for mine, other in zip(caches[0].layers, caches[1].layers, strict=True):
-        assert mine.length == other.length == 9
-        assert far(mine.keys[:, :, :9], other.keys[:, :, :9]) < 1e-12
-        assert far(mine.values[:, :, :9], other.values[:, :, :9]) < 1e-12
+    for array, other in zip(mine, theirs, strict=True):
+        assert array.shape[2] == 9
+        assert far(array, other) < 1e-12
 
 
 def test_merged_adapters_count_once(make_adapted):
     model = make_adapted()
-    apart, _, _ = both(model, None)
+    apart, *_ = both(model, None)
     lora.merge(model)
-    found, expected, _ = both(model, None)
+    found, expected, *_ = both(model, None)
     assert far(found, expected) < 1e-12
     assert far(found, apart) < 1e-12
 
@@ -68,7 +75,7 @@ def test_float32_stays_float32(make_adapted):
     model = make_adapted()
     model.astype(np.float32)
     for choice in CHOICES:
-        found, expected, _ = both(model, choice)
+        found, expected, *_ = both(model, choice)
         assert found.dtype == np.float32
         assert far(found, expected) < 1e-5
 
@@ -79,7 +86,7 @@ def test_scores_far_apart_do_not_overflow(make_model):
         layer.self_attn.q_proj.weight.data *= 1e3
         layer.mlp.gate_proj.weight.data *= 1e3
     with np.errstate(over="ignore", invalid="raise"):
-        found, expected, _ = both(model, None)
+        found, expected, *_ = both(model, None)
     assert np.isfinite(found).all()
     assert far(found, expected) < 1e-9
 

@@ -219,5 +219,6 @@ def module(devices=1):
     cupy.ndarray, cupy.asarray, cupy.asnumpy, cupy.cos, cupy.sin = DeviceArray, asarray, asnumpy, np.cos, np.sin
     cupy.add = SimpleNamespace(at=add_at)
     cupy.arange = lambda *args: DeviceArray(np.arange(*args))
+    cupy.zeros = lambda *args: DeviceArray(np.zeros(*args))
     cupy.cuda = SimpleNamespace(runtime=SimpleNamespace(getDeviceCount=lambda: devices))
     return cupy

@@ -24,9 +24,9 @@ llama = importlib.import_module("minilora.nn.llama")
 adapter_files = importlib.import_module("minilora.adapters.files")
 pretrained = importlib.import_module("minilora.nn.pretrained")
 sampling = importlib.import_module("minilora.generation.sampling")
-step = importlib.import_module("minilora.training.step")
+pieces = importlib.import_module("minilora.training.pieces")
 token_step = importlib.import_module("minilora.generation.token_step")
-training = importlib.import_module("minilora.training.loop")
+training = importlib.import_module("minilora.training.run")
 
 OWN = [law for law in LAWS.values() if law.group in ("autograd", "model", "runs")]
 
@@ -199,7 +199,8 @@ def a_norm_is_not_frozen(right, model, *rest, **options):
 
 
 def gains_decay(right, self, lr):
-    self.decayed = self.data.size
+    decay = self.groups[0][0].weight_decay
+    self.groups = [(group._replace(weight_decay=decay), part) for group, part in self.groups]
     right(self, lr)
 
 
@@ -313,7 +314,7 @@ MORE = [
     ("wherever-its-bytes-are-cut-a-text-is-the-same", the_last_piece(lambda piece: piece or "\ufffd")),
     (
         "a-resumed-run-is-one-that-never-stopped",
-        patched(step, "drawing_from", lambda right, rng: right(OWN_DICE)),  # dropout does not draw from the run's dice
+        patched(pieces, "drawing_from", lambda right, rng: right(OWN_DICE)),  # dropout does not draw from the run's dice
     ),
     (
         "greedy-writing-takes-the-likeliest-token",
