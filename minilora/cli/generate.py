@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from typing import Any
 
 from minilora.cli import options
@@ -23,14 +23,28 @@ def add(commands: Any) -> None:
     options.add_device(parser)
     parser.add_argument("--prompt", default="\n", help="the beginning (default: an empty line)")
     options.add_sampling(parser, tokens=300)
+    parser.add_argument(
+        "--stop",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        type=_text,
+        help=r"end before this text, where \n is a line end; repeat it for several",
+    )
     parser.set_defaults(run=run)
 
 
 def run(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter, flags.device)
-    pieces = write_stream(model, flags.prompt, flags.tokens, options.sampler(flags), flags.seed)
+    pieces = write_stream(model, flags.prompt, flags.tokens, options.sampler(flags), flags.seed, stop=flags.stop)
     sys.stdout.write(visible(flags.prompt))
     for piece in pieces:
         sys.stdout.write(visible(piece))
         sys.stdout.flush()
     sys.stdout.write("\n")
+
+
+def _text(argument: str) -> str:
+    if not argument:
+        raise ArgumentTypeError("expected a text to stop at, got an empty one")
+    return argument.replace(r"\n", "\n")

@@ -28,9 +28,9 @@ PIECE = 1024
 FEW = 4
 """Pieces that a smaller batch is cut into if they are large enough: one for each core of a laptop."""
 
-LEAST, LARGE, WORK = 384, 64, 1.15e9
-"""The fewest tokens of such a piece: up to 384 in a small model, where much of the time of a smaller piece is not
-arithmetic; in a large model, at least 64, and enough for 1.15e9 multiplications."""
+LEAST, LARGE, WORK = 384, 128, 1.15e9
+"""The fewest tokens of such a piece: 384 in a small model, where much of the time of a smaller piece is not arithmetic;
+in a larger one, as many as take 1.15e9 multiplications, but at least 128, because each piece reads all weights."""
 
 MOST = 8
 """The most pieces of a batch, and so the most threads that it keeps busy: each piece has a full set of gradients."""

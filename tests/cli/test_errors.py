@@ -29,6 +29,7 @@ CASES = {
     "demo below a file": ("demo --quick --out {verse}/out", "verse"),
     "json below a file": ("eval --model {tiny} --corpus {verse} --windows 2 --json {verse}/x.json", "verse"),
     "long prompt": (f"{WRITE} --prompt 12345678901234567", "should have 1 to 16 tokens.* this one has 17"),
+    "no text to stop at": ("generate --model {tiny} --stop=", "argument --stop: expected a text to stop at"),
     "no tokens": ("generate --model {tiny} --tokens 0", "at least one token to write"),
     "negative temperature": (f"{WRITE} --temperature -1", "temperature should be 0 or more, got -1"),
     "top-k 0": (f"{WRITE} --top-k 0", "top_k should be at least 1, got 0"),

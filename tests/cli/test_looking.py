@@ -27,6 +27,18 @@ def test_generate_writes_what_the_library_writes(both, model, minilora):
     assert minilora("generate", *both, *flags, "--seed", 5) != out
 
 
+def test_generate_ends_before_a_text(here, minilora):
+    """Of several the first that comes; \\n is a line end."""
+    flags = ["generate", "--voice", "shakespeare", "--prompt", "The king ", "--tokens", 60]
+    whole = minilora(*flags)
+    body = whole.removeprefix("The king ").removesuffix("\n")
+    assert body.index("\n") < body.index("love")
+    assert minilora(*flags, "--stop", r"\n", "--stop", "love") == "The king " + body[: body.index("\n")] + "\n"
+    assert minilora(*flags, "--stop", "love") == "The king " + body[: body.index("love")] + "\n"
+    assert minilora(*flags, "--stop", "no such text") == whole
+
+
+
 def test_a_strength_of_zero_is_no_adapter_and_none_is_one(here, minilora):
     flags = ["--model", here.tiny, "--tokens", 40]
     base = minilora("generate", *flags)

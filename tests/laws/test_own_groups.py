@@ -314,7 +314,7 @@ MORE = [
     ("wherever-its-bytes-are-cut-a-text-is-the-same", the_last_piece(lambda piece: piece or "\ufffd")),
     (
         "a-resumed-run-is-one-that-never-stopped",
-        patched(pieces, "drawing_from", lambda right, rng: right(OWN_DICE)),  # dropout does not draw from the run's dice
+        patched(pieces, "drawing_from", lambda right, rng: right(OWN_DICE)),  # dropout draws from another seed
     ),
     (
         "greedy-writing-takes-the-likeliest-token",

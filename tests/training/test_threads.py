@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from minilora import threads
 from minilora.autograd import Tensor, gradients, no_grad
 from minilora.autograd.tensor import recording
+from minilora.nn import Llama, LlamaConfig
 from minilora.threads import Threads
 from minilora.training import AdamW, Interrupted, pieces
 from minilora.training.pieces import cut
@@ -38,6 +39,22 @@ def test_pieces_are_the_rows_in_their_order(size, count):
     assert [i for rows in found for i in range(size[0])[rows]] == list(range(size[0]))
     lengths = [rows.stop - rows.start for rows in found]
     assert max(lengths) - min(lengths) <= 1
+
+
+@pytest.mark.parametrize(
+    ("shape", "least", "count"),
+    [
+        ({}, 384, 1),  # the packaged base: 2.7 million multiplications a token
+        ({"hidden_size": 384, "intermediate_size": 1024}, int(1.15e9 // 10_715_136), 4),
+        ({"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}, 128, 4),
+    ],
+    ids=["small", "middle", "large"],
+)
+def test_large_models_are_given_smaller_pieces(shape, least, count):
+    """So that four windows of 128 tokens keep all cores of a laptop busy."""
+    model = Llama(LlamaConfig(**shape), None)
+    assert pieces.smallest_piece(model) == max(least, 128)
+    assert len(cut(4, 128, pieces.smallest_piece(model))) == count
 
 
 @pytest.mark.usefixtures("many_pieces")
