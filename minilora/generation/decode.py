@@ -23,6 +23,7 @@ from minilora.nn import Cache, Llama
 from minilora.nn.choice import choosing, row_choice, strengths
 from minilora.threads import one_core
 
+TOGETHER = 1 / 8  # of the rows have to be free before requests are taken: reading several prompts at once is faster
 PADDED = 2  # prompts are read together if the longest is at most so many times as long as the shortest
 
 
@@ -31,7 +32,7 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
 
     Parameters
     ----------
-    requests : all of them, or an iterator, which is asked for the next one as soon as there is a free row
+    requests : all of them, or an iterator, which is asked for the next ones when rows are free
     rows : how many texts to write at a time; None: all
 
     The model is used as it is now: what happens to its adapters later does not change the texts. Raises ValueError for
@@ -45,11 +46,11 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
 
 
 def _steps(decoding: Decoding, waiting: Iterator[Request], rows: int | None) -> Iterator[list[Token]]:
+    most = np.inf if rows is None else rows
     while True:
-        while rows is None or len(decoding.texts) < rows:
-            if (request := next(waiting, None)) is None:
-                break
-            decoding.add(request)
+        if len(decoding.texts) <= most * (1 - TOGETHER):
+            while len(decoding.texts) < most and (request := next(waiting, None)):
+                decoding.add(request)
         if not decoding.texts:
             return
         yield decoding.step()

@@ -29,6 +29,14 @@ def smallest_bucket(room):
         yield
 
 
+@contextmanager
+def forward_passes_alone():
+    """Inside this block no model is known to the single-token path: every token is read by a forward pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DECODE, "can_step", lambda model: False)
+        yield
+
+
 def written(steps):
     """The tokens of each request: {request: [token, ...]}."""
     texts = {}

@@ -1,0 +1,141 @@
+"""Requests that cannot be met are refused, at the call where that is possible, and an error leaves nothing behind."""
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_limits
+
+from minilora import lora, threads
+from minilora.generation import Decoding, Request, Sampler, decode, write_stream
+from minilora.nn.llama import Decoder
+from tests.generation.texts import Script, alone, assert_same, request
+
+UNKNOWN = "there is no adapter 'bard'; the model has"
+MERGED = r"cannot choose adapters for a text while .* call lora\.unmerge\(model\) first"
+
+
+@pytest.mark.parametrize("choice", ["bard", {"a": 1.0, "bard": 0.5}], ids=str)
+def test_an_unknown_adapter_is_refused_before_the_first_step(choice, family):
+    """In a list of requests; those of an iterator are looked at when their turn comes."""
+    asked = [request(0, 3, 2), request(1, 3, 5, adapters=choice)]
+    with pytest.raises(lora.AdapterError, match=UNKNOWN):
+        decode(family, asked, rows=1)
+    steps = decode(family, iter(asked), rows=1)
+    assert [len(next(steps)) for _ in range(2)] == [1, 1]
+    with pytest.raises(lora.AdapterError, match=UNKNOWN):
+        next(steps)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), "1", None])
+def test_a_strength_that_is_no_finite_number_is_refused(strength, family):
+    with pytest.raises(lora.AdapterError, match="the strength of 'a' should be a finite number, got"):
+        decode(family, [request(0, 3, 5, adapters={"a": strength})])
+
+
+@pytest.mark.parametrize("choice", ["a", {"a": 1.0}, {}], ids=str)
+def test_adapters_named_for_a_merged_model_are_refused(choice, family):
+    """Even none: what acts is fixed in the weights. The active ones, which are not named, are in them."""
+    lora.merge(family)
+    with pytest.raises(lora.AdapterError, match=MERGED):
+        decode(family, [request(0, 3, 5), request(1, 3, 5, adapters=choice)])
+    with pytest.raises(lora.AdapterError, match=MERGED):
+        Decoding(family).add(request(1, 3, 5, adapters=choice))
+    assert len(list(decode(family, [request(0, 3, 5)]))) == 5
+
+
+def test_a_refused_request_leaves_the_others_to_be_written(family):
+    decoding, asked = Decoding(family), request(0, 3, 5)
+    decoding.add(asked)
+    begun = decoding.step()
+    with pytest.raises(lora.AdapterError, match=UNKNOWN):
+        decoding.add(request(1, 3, 5, adapters="bard"))
+    with pytest.raises(ValueError, match="at least one token to write, got 0"):
+        decoding.add(request(1, 3, 0))
+    rest = [decoding.step() for _ in range(4)]
+    assert_same([token for (token,) in [begun, *rest]], alone(family, asked))
+
+
+@pytest.fixture
+def spoiled(make_model):
+    """A model in which token 3 has no finite embedding; its output head is another matrix."""
+    model = make_model(tie_word_embeddings=False)
+    model.model.embed_tokens.weight.data[3] = np.nan
+    return model
+
+
+def text_of(*ids):
+    """A request for a text whose tokens are prescribed."""
+    return Request(np.array(ids[:1]), len(ids) - 1, Script(ids[1:]))
+
+
+def test_logits_that_are_not_finite_are_an_error(spoiled):
+    """When a prompt is read, and when a single token is."""
+    message = "the model's logits are not finite; adapters should have smaller strengths"
+    assert len(list(decode(spoiled, [text_of(1, 2, 3)]))) == 2  # the last token is not read
+    with pytest.raises(ValueError, match=message):
+        next(decode(spoiled, [text_of(3, 1, 2)]))
+    steps = decode(spoiled, [text_of(1, 2, 3, 4)])
+    assert [token.id for (token,) in (next(steps), next(steps))] == [2, 3]
+    with pytest.raises(ValueError, match=message):
+        next(steps)
+
+
+def test_an_adapter_that_is_far_too_strong_is_an_error(family):
+    with pytest.raises(ValueError, match="the model's logits are not finite"):
+        list(decode(family, [request(0, 3, 5, adapters={"a": 1e300})]))
+
+
+def blas():
+    """How many threads NumPy's matrix products have now."""
+    return [library.get_num_threads() for library in threads._blas()]
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Matrix products have two threads outside; the list holds what they have while the model reads."""
+    inside, forward = [], Decoder.forward
+    monkeypatch.setattr(Decoder, "forward", lambda self, *rest: inside.append(blas()) or forward(self, *rest))
+    with threadpool_limits(2, user_api="blas"):
+        assert set(blas()) == {2}
+        yield inside
+
+
+def test_products_use_one_core_while_the_model_reads_and_are_left_as_they_were(two_threads, family):
+    steps = decode(family, [request(0, 10, 20)])
+    for _ in steps:
+        assert set(blas()) == {2}
+    assert {number for numbers in two_threads for number in numbers} == {1}
+    assert len(two_threads) > 2
+
+
+def test_an_iterator_that_is_abandoned_leaves_products_as_they_were(two_threads, make_model):
+    for steps in (decode(make_model(), [request(0, 10, 20)]), write_stream(make_model(vocab_size=256), "x", 9)):
+        next(steps)
+        assert set(blas()) == {2}
+        steps.close()
+        assert set(blas()) == {2}
+    assert two_threads
+
+
+def test_an_error_leaves_products_and_warnings_as_they_were(two_threads, spoiled):
+    before = np.geterr()
+    for ids in [(3, 1), (1, 3, 2)]:
+        with pytest.raises(ValueError, match="not finite"):
+            list(decode(spoiled, [text_of(*ids)]))
+        assert set(blas()) == {2}
+        assert np.geterr() == before
+    assert two_threads
+
+
+class Stumbling:
+    """A chooser that raises an error."""
+
+    def choose(self, logits, draws):
+        raise KeyError("no choice")
+
+
+def test_an_error_of_a_chooser_comes_through(two_threads, family):
+    with pytest.raises(KeyError, match="no choice"):
+        next(decode(family, [request(0, 3, 5), request(1, 3, 5, sampler=Stumbling())]))
+    assert set(blas()) == {2}
+    assert two_threads
+    assert len(list(decode(family, [request(0, 3, 5, sampler=Sampler(1.0))]))) == 5
