@@ -24,7 +24,7 @@ def test_the_code_runs(block, tmp_path, monkeypatch, capsys):
 
 
 def test_there_are_code_and_commands_to_check():
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 7
     assert len(COMMANDS) == 14
 
 

@@ -1,4 +1,5 @@
-"""Writing text: one stream against transformers' `generate`, and many adapters in one batch against one adapter.
+"""Writing text: one stream against transformers' `generate`, many adapters in one batch against one adapter, and texts
+of different lengths that join and leave against equal ones.
 
 All take the likeliest token each time, so that it can be checked that they write the same. llama2.c, a program in C,
 has a comparison of its own: `llama2c.py`.
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minilora.generation import Sampler, generate
+from minilora.generation import Request, Sampler, decode, generate
 from minilora.nn import Llama
 from tests.benchmarks import ours
 from tests.benchmarks.equal import Unequal, same_tokens
@@ -23,14 +24,14 @@ from tests.benchmarks.ours import Options, Size
 from tests.unit_scale import unit_scale_llama
 
 GREEDY = Sampler(temperature=0)
-TRANSFORMERS, ONE_ADAPTER = "transformers' generate", "32 rows, one adapter"
+TRANSFORMERS, ONE_ADAPTER, EQUAL = "transformers' generate", "32 rows, one adapter", "32 equal texts"
 PROMPT, TOKENS, ROWS, ADAPTERS = 16, 256, 32, 30
 
 
 def run(options: Options) -> list[Row]:
     (size,) = options.sizes(3)
     tokens = 32 if options.tiny else TOKENS
-    return one_stream(size, tokens, options) + many_adapters(size, tokens, options)
+    return one_stream(size, tokens, options) + many_adapters(size, tokens, options) + joining(size, tokens, options)
 
 
 def one_stream(size: Size, tokens: int, options: Options) -> list[Row]:
@@ -74,7 +75,37 @@ def many_adapters(size: Size, tokens: int, options: Options) -> list[Row]:
         return same_tokens(rows, [programs[ONE_ADAPTER]()[0], *alone])
 
     what = f"{ROWS} rows of {tokens} tokens, {ADAPTERS} adapters, {size.layers}/{size.width}/{size.ffn}"
-    return compare(what, programs, goals={ONE_ADAPTER: 0.8}, check=check, tokens=ROWS * tokens, **options.timing)
+    return compare(what, programs, goals={ONE_ADAPTER: 0.85}, check=check, tokens=ROWS * tokens, **options.timing)
+
+
+def joining(size: Size, tokens: int, options: Options) -> list[Row]:
+    """Texts of different lengths, 32 at a time: whenever one ends another begins. As many tokens in all as the peer's.
+
+    The peer writes 32 texts of equal length four times, one batch after the other.
+    """
+    model, rng = decisive_model(size, tokens), np.random.default_rng(6)
+    half = tokens // 2
+    lengths = rng.integers(half // 2, half + half // 2 + 1, 4 * ROWS)
+    prompts = [rng.integers(256, size=n) for n in rng.integers(PROMPT // 2, 2 * PROMPT - PROMPT // 2 + 1, 4 * ROWS)]
+    mixed = [Request(p, int(n), GREEDY) for p, n in zip(prompts, lengths, strict=True)]
+    equal = [Request(prompt()[0], int(lengths.sum()) // (4 * ROWS), GREEDY) for _ in range(ROWS)]
+    count = int(lengths.sum())
+    programs: dict[str, Callable[[], Any]] = {
+        "minilora": lambda: [len(step) for step in decode(model, iter(mixed), rows=ROWS)],
+        EQUAL: lambda: [len(step) for _ in range(4) for step in decode(model, equal)],
+    }
+
+    def check() -> str:
+        """Every token was written, and the first and the last text are what they are alone."""
+        written: dict[Request, list[int]] = {request: [] for request in mixed}
+        for step in decode(model, iter(mixed), rows=ROWS):
+            for token in step:
+                written[token.request].append(token.id)
+        alone = [generate(model, [r.prompt], r.tokens, GREEDY)[0] for r in (mixed[0], mixed[-1])]
+        return same_tokens([np.array(written[mixed[0]]), np.array(written[mixed[-1]])], alone)
+
+    what = f"{4 * ROWS} texts of {half // 2} to {half + half // 2} tokens, {ROWS} at a time"
+    return compare(what, programs, goals={EQUAL: 0.8}, check=check, tokens=count, **options.timing)
 
 
 def decisive_model(size: Size, tokens: int) -> Llama:
