@@ -16,7 +16,7 @@ from minilora.nn import Linear
 from minilora.nn.choice import row_choice
 
 SMALL = 2**18
-"""Multiplications up to which BLAS has a special way for small matrices, where it makes no difference what is in front."""
+"""Multiplications up to which BLAS treats a product as small; in larger ones the order of the factors matters."""
 
 Found: TypeAlias = list[list[tuple[Factors, float]]]
 """For each linear, the factors and strengths of a row's updates."""
@@ -133,6 +133,6 @@ def _product(linear: Linear) -> Callable[[Array], Array]:
     def product(x: Array) -> Array:
         if len(x) == 1 or len(x) * weight.size < SMALL:
             return x.dot(weight.T)  # for so small a product half a microsecond less than `@`
-        return np.ascontiguousarray(weight.dot(x.T).T)  # BLAS takes half as long with the large matrix in front
+        return np.ascontiguousarray(weight.dot(x.T).T)  # with the larger matrix in front, about half as long
 
     return product

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minilora.generation import Decoding, Sampler, generate, stream
+from minilora.generation import Decoding, Sampler, generate, reader, stream
 from minilora.generation.token_step import TokenStep
 from minilora.nn.llama import Decoder
-from tests.generation.texts import DECODE, request
+from tests.generation.texts import request
 
 GREEDY = Sampler(temperature=0)
 
@@ -67,7 +67,7 @@ def test_a_text_that_joins_or_forgets_is_the_only_one_that_is_read(make_model, r
     ids=str,
 )
 def test_prompts_are_read_together_if_the_longest_is_at_most_twice_the_shortest(lengths, passes, make_model, reads):
-    assert DECODE.PADDED == 2
+    assert reader.PADDED == 2
     decoding = Decoding(make_model())
     for length in lengths:
         decoding.add(request(0, length, 5))

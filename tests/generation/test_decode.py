@@ -97,7 +97,7 @@ def play(decoding, visits, found):
         if alive and leaves is not None:
             decoding.remove(alive.pop(leaves % len(alive)))
     assert not alive
-    assert not decoding.texts
+    assert len(decoding) == 0
 
 
 def take_step(decoding, alive, found):

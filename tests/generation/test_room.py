@@ -8,7 +8,7 @@ import pytest
 
 from minilora import no_grad
 from minilora.generation import Decoding, decode
-from tests.generation.texts import request, smallest_bucket
+from tests.generation.texts import request, smallest_bucket, texts_of
 
 CONTEXT = 131072
 ROW = 2 * 2 * 2 * 2 * 8  # bytes of a token: keys and values, two layers, two heads of width 2, float64
@@ -30,7 +30,7 @@ def test_a_bucket_has_at_most_twice_the_room_that_its_longest_text_needs(long_mo
     with smallest_bucket(2):
         for read in range(3, 42):
             decoding.step()
-            (text,) = decoding.texts
+            (text,) = texts_of(decoding)
             assert text.length == read
             assert ROW * read <= held([text]) <= 2 * ROW * (read + 1)
 
@@ -42,7 +42,7 @@ def test_texts_of_other_lengths_have_room_of_their_own(long_model):
         decoding.add(request(0, length, 9))
     with smallest_bucket(4):
         decoding.step()
-        assert held(decoding.texts) == ROW * (128 + 4 * 4)
+        assert held(texts_of(decoding)) == ROW * (128 + 4 * 4)
 
 
 def test_many_texts_have_at_most_half_as_many_empty_places_beside_them(long_model):
@@ -51,7 +51,7 @@ def test_many_texts_have_at_most_half_as_many_empty_places_beside_them(long_mode
         for number in range(1, 30):
             decoding.add(request(number, 20, 60))
             decoding.step()
-            assert held(decoding.texts) <= ROW * (32 + 64) * (1.5 * number + 1)
+            assert held(texts_of(decoding)) <= ROW * (32 + 64) * (1.5 * number + 1)
 
 
 def test_writing_in_a_long_context_takes_little_memory(long_model):
@@ -88,11 +88,11 @@ def test_a_bucket_that_has_become_empty_is_let_go(end, make_model):
         for one in mine, rest:
             decoding.add(one)
         decoding.step()
-        left = weakref.ref(next(text for text in decoding.texts if text.request is mine).bucket)
-        assert [text.request for text in left().texts] == [mine]
+        left = weakref.ref(texts_of(decoding)[0].bucket)
+        assert left().texts == texts_of(decoding)[:1]
         if end == "it is removed":
             decoding.remove(mine)
         for _ in range(5):
             decoding.step()
         assert left() is None
-        assert rest in [text.request for text in decoding.texts]
+        assert rest in [writing.request for writing in decoding.writing]

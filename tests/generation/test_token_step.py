@@ -8,7 +8,7 @@ from minilora.generation import Decoding, Request, Sampler, generate, stream
 from minilora.generation.token_step import can_step
 from minilora.nn import Linear
 from minilora.nn.choice import resolve
-from tests.generation.texts import Script, far
+from tests.generation.texts import Script, far, texts_of
 
 SHAPES = [
     {},
@@ -46,8 +46,9 @@ def both(model, choice, seed=0, tokens=7):
 
 def held(decoding):
     """The keys and values of texts of the same length, read from their bucket."""
-    (bucket,), (length,) = {text.bucket for text in decoding.texts}, {text.length for text in decoding.texts}
-    places = [bucket.texts.index(text) for text in decoding.texts]
+    texts = texts_of(decoding)
+    (bucket,), (length,) = {text.bucket for text in texts}, {text.length for text in texts}
+    places = [bucket.texts.index(text) for text in texts]
     return [array[places, :, :length] for array in bucket.arrays]
 
 

@@ -1,14 +1,11 @@
 """Helpers: choosers that follow a script, texts written alone or in company, and comparing them."""
 
-import sys
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 
-from minilora.generation import Request, decode
-
-DECODE = sys.modules["minilora.generation.decode"]  # the package's own attribute of this name is the function
+from minilora.generation import Request, decode, reader
 
 
 class Script:
@@ -25,7 +22,7 @@ class Script:
 def smallest_bucket(room):
     """Inside this block the smallest bucket has room for so many tokens, so that short texts move between buckets."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DECODE, "SMALLEST", room)
+        patch.setattr(reader, "SMALLEST", room)
         yield
 
 
@@ -33,7 +30,7 @@ def smallest_bucket(room):
 def forward_passes_alone():
     """Inside this block no model is known to the single-token path: every token is read by a forward pass."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DECODE, "can_step", lambda model: False)
+        patch.setattr(reader, "can_step", lambda model: False)
         yield
 
 
@@ -49,6 +46,11 @@ def written(steps):
 def alone(model, request):
     """The tokens of a request, written with no other text beside it."""
     return [token for (token,) in decode(model, [request])]
+
+
+def texts_of(decoding):
+    """What has been read of each request that is being met."""
+    return [writing.text for writing in decoding.writing]
 
 
 def ids_of(tokens):

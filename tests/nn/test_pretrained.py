@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.files import read_tensors, write_json, write_tensors
-from minilora.nn import Llama
+from minilora.files import read_json, read_tensors, write_json, write_tensors
+from minilora.nn import Llama, LlamaConfig
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -105,6 +105,34 @@ def test_what_some_writers_add_is_left_aside(tmp_path, unit_llama, draw_ids):
     write_tensors(tmp_path / "model.safetensors", {**model.state_dict(), "q_proj.bias": np.ones(3, np.float32)})
     with pytest.raises(ValueError, match=r"unknown q_proj\.bias"):
         Llama.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("eos", "tokens"), [(None, []), (7, [7]), ([3, 5], [3, 5])])
+def test_the_tokens_that_end_a_text_stay_with_the_model(eos, tokens, tmp_path, unit_llama):
+    unit_llama(eos_token_id=eos, bos_token_id=1).save_pretrained(tmp_path)
+    assert read_json(tmp_path / "config.json")["eos_token_id"] == eos
+    config = Llama.from_pretrained(tmp_path).config
+    assert (config.eos_token_id, config.bos_token_id) == (eos, 1)
+    assert sorted(config.end_tokens) == tokens
+
+
+def test_generation_config_says_when_a_text_ends(tmp_path, unit_llama):
+    """As in transformers; where it says nothing, config.json does, and there Llama's default is 2."""
+    unit_llama(eos_token_id=3).save_pretrained(tmp_path)
+    write_json(tmp_path / "generation_config.json", {"eos_token_id": [4, 5], "temperature": 0.6})
+    assert Llama.from_pretrained(tmp_path).config.end_tokens == {4, 5}
+    write_json(tmp_path / "generation_config.json", {"temperature": 0.6})
+    assert Llama.from_pretrained(tmp_path).config.end_tokens == {3}
+    values = read_json(tmp_path / "config.json")
+    del values["eos_token_id"]
+    write_json(tmp_path / "config.json", values)
+    assert Llama.from_pretrained(tmp_path).config.end_tokens == {2}
+
+
+@pytest.mark.parametrize("eos", [-1, "</s>", [1, None], 1.5])
+def test_what_is_no_token_id(eos):
+    with pytest.raises(ValueError, match="eos_token_id should be a token id, a list of these or null, got "):
+        LlamaConfig(eos_token_id=eos)
 
 
 @pytest.fixture
