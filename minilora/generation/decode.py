@@ -64,8 +64,10 @@ class Decoding:
     def __init__(self, model: Llama) -> None:
         self.model = snapshot(model)
         self._read = Reader(self.model)
-        self._active = None if self.model.merged else active(self.model)
         self._known, self._copied = self.model.adapters, set[str]()
+        self._active: dict[str, float] | None = {}
+        if self._known:
+            self._active = None if self.model.merged else active(self.model)
         self.writing: list[Writing] = []
 
     def __len__(self) -> int:
@@ -114,8 +116,7 @@ class Decoding:
         for row, writing in enumerate(self.writing):
             samplers.setdefault(writing.request.sampler, []).append(row)
         if len(samplers) == 1:
-            (sampler,) = samplers
-            return sampler.choose(logits, draws)
+            return next(iter(samplers)).choose(logits, draws)
         chosen = np.empty(len(logits), dtype=np.int64)
         for sampler, rows in samplers.items():
             chosen[rows] = sampler.choose(logits[rows], draws[rows])

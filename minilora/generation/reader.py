@@ -6,7 +6,7 @@ until the context is full: then a text forgets its older half, and the rest is r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -53,12 +53,26 @@ class Reader:
         self.model, self.context = model, model.config.max_position_embeddings
         self.step = TokenStep(model) if can_step(model) else None
         self.rows: list[Text] = []  # those of the last single tokens, in the order of the batch
-        self.buckets: dict[int, Bucket] = {}
+        self.buckets: dict[int, Bucket] = {}  # by their room
+        self.past: list[Bucket] = []  # those that the rows are in
+        self.moved = False  # whether a text has changed its bucket since
 
     @no_grad()
-    def __call__(self, texts: Sequence[Text]) -> Array:
+    def __call__(self, texts: list[Text]) -> Array:
         """The logits (texts, V), on the host, for what comes after each text. Each has tokens that are new."""
         self._make_room(texts)
+        # e**-gate may be infinite, and silu is then 0; other infinities are found below.
+        with one_core, np.errstate(all="ignore"):
+            if texts == self.rows and all(text.bucket for text in texts):
+                logits = to_host(self._step(texts))
+            else:
+                logits = self._mixed(texts)
+        if not np.isfinite(logits).all():
+            raise ValueError("the model's logits are not finite; adapters should have smaller strengths")
+        return logits
+
+    def _mixed(self, texts: list[Text]) -> Array:
+        """The logits of texts of which some are read by the single-token path, and others by the forward pass."""
         stepping = [text for text in texts if text.bucket]
         reading = sorted((text for text in texts if not text.bucket), key=lambda text: -len(text.ids))
         read = self._read if self.step else self._read_alone
@@ -66,19 +80,11 @@ class Reader:
         if stepping:
             groups.append((self._arranged(stepping), self._step))
         groups += [(group, read) for group in self._together(reading)]
-        # e**-gate may be infinite, and silu is then 0; other infinities are found below.
-        with one_core, np.errstate(all="ignore"):
-            parts = [to_host(way(group)) for group, way in groups]
-        logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        if not np.isfinite(logits).all():
-            raise ValueError("the model's logits are not finite; adapters should have smaller strengths")
-        order = [text for group, _ in groups for text in group]
-        if order == list(texts):
-            return logits
-        places = {id(text): place for place, text in enumerate(order)}
+        logits = np.concatenate([to_host(way(group)) for group, way in groups])
+        places = {id(text): place for place, text in enumerate(text for group, _ in groups for text in group)}
         return logits[[places[id(text)] for text in texts]]
 
-    def _make_room(self, texts: Sequence[Text]) -> None:
+    def _make_room(self, texts: list[Text]) -> None:
         """Find room for one more token of each text: in a larger bucket, or by forgetting where the context is full."""
         moving: dict[Bucket, list[Text]] = {}
         for text in texts:
@@ -92,10 +98,10 @@ class Reader:
             bucket.move(full, larger)
             for text in full:
                 text.bucket = larger
-        self.buckets = {room: bucket for room, bucket in self.buckets.items() if bucket.texts}
 
     def _bucket(self, tokens: int) -> Bucket:
-        """The bucket for texts of so many tokens."""
+        """The bucket for texts of so many tokens, which move there."""
+        self.moved = True
         room = SMALLEST
         while room < tokens:
             room *= 2
@@ -121,17 +127,22 @@ class Reader:
         assert self.step is not None
         if rows != self.rows:
             self.step.choose([text.choice or {} for text in rows])
-            self.rows = rows
-        past = list(self.buckets.values())
-        row_of = {id(text): row for row, text in enumerate(rows)}
-        for bucket in past:
-            alone = bucket.texts == rows
-            bucket.slots = None if alone else np.array([row_of[id(text)] for text in bucket.texts])
-        tokens, lengths = np.array([text.ids[-1] for text in rows]), np.array([text.length for text in rows])
-        logits = self.step(tokens, lengths, past)
+        if rows != self.rows or self.moved:
+            self._find_rows(rows)
+        logits = self.step([text.ids[-1] for text in rows], [text.length for text in rows], self.past)
         for text in rows:
             text.length += 1
         return logits
+
+    def _find_rows(self, rows: list[Text]) -> None:
+        """Tell the buckets which rows of the batch their texts are."""
+        self.rows, self.moved = rows, False
+        self.buckets = {room: bucket for room, bucket in self.buckets.items() if bucket.texts}
+        self.past = list(self.buckets.values())
+        row_of = {id(text): row for row, text in enumerate(rows)}
+        for bucket in self.past:
+            slots = np.array([row_of[id(text)] for text in bucket.texts])
+            bucket.slots = None if bucket.texts == rows else like(slots, bucket.arrays[0])
 
     def _together(self, texts: list[Text]) -> Iterator[list[Text]]:
         """Texts, longest first, in groups to be read at once."""

@@ -54,13 +54,13 @@ class TokenStep:
         for products in (self.head, *(products for layer in self.layers for products in layer.products)):
             products.choose(choices, changed)
 
-    def __call__(self, tokens: Array, positions: Array, past: Sequence[Bucket]) -> Array:
-        """Logits (N, V) for what comes after `tokens` (N,) at `positions` (N,).
+    def __call__(self, tokens: list[int], positions: list[int], past: Sequence[Bucket]) -> Array:
+        """Logits (N, V) for what comes after N tokens at these positions.
 
         `past` are the buckets that hold what comes before; the tokens' keys and values are added to them.
         """
-        x = self.embedding[like(tokens, self.embedding)]  # (N,) -> (N, C)
-        cos, sin = self._turned_to(positions)
+        x = self.embedding[like(np.array(tokens), self.embedding)]  # (N,) -> (N, C)
+        cos, sin = self._turns_at(positions)
         for bucket in past:
             bucket.begin()
         for i, layer in enumerate(self.layers):
@@ -68,13 +68,14 @@ class TokenStep:
         (logits,) = self.head(self.norm(x))
         return logits
 
-    def _turned_to(self, positions: Array) -> list[Array]:
-        """Cosines and sines for both halves of a head, each (N, 1, 2, D/2)."""
-        last = int(positions.max())
+    def _turns_at(self, positions: list[int]) -> list[Array]:
+        """Cosines and sines for both halves of a head, each (N, 1, 2, D/2), or (1, 1, 2, D/2) for a single position."""
+        first, last = min(positions), max(positions)
         if not self._turns or last >= len(self._turns[0]):
             cos, sin = rotary_turns(self.config, 0, 2 * last + 64, self.embedding)  # (places, 1, D/2)
             self._turns = [np.stack([cos, cos], axis=2), np.stack([-sin, sin], axis=2)]
-        return [table[like(positions, table)] for table in self._turns]
+        places = slice(first, first + 1) if first == last else like(np.array(positions), self.embedding)
+        return [table[places] for table in self._turns]
 
 
 class LayerStep:

@@ -38,7 +38,6 @@ def test_generate_ends_before_a_text(here, minilora):
     assert minilora(*flags, "--stop", "no such text") == whole
 
 
-
 def test_a_strength_of_zero_is_no_adapter_and_none_is_one(here, minilora):
     flags = ["--model", here.tiny, "--tokens", 40]
     base = minilora("generate", *flags)
