@@ -13,12 +13,10 @@ import numpy as np
 from minilora.adapters.attach import active
 from minilora.backend import Array
 from minilora.generation.reader import Reader, Text
-from minilora.generation.request import Chooser, Request, Token, check_prompt
+from minilora.generation.request import Chooser, Request, Token, check_request
 from minilora.generation.snapshot import copy_adapters, snapshot
 from minilora.nn import Llama
 from minilora.nn.choice import strengths
-
-TOGETHER = 1 / 8  # of the rows are free before more requests begin: several prompts are read faster at once
 
 
 def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -> Iterator[list[Token]]:
@@ -26,12 +24,14 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
 
     Parameters
     ----------
-    requests : all of them, or an iterator, which is asked for the next ones when rows are free
+    requests : all of them, or an iterator, which is asked for the next one as soon as a row is free
     rows : how many texts to write at a time; None: all
 
     The model is used as it is now: what happens to its adapters later does not change the texts. Raises ValueError for
     a request that cannot be met, AdapterError if that is because of its adapters; for a list before the first step.
     """
+    if rows is not None and rows < 1:
+        raise ValueError(f"expected at least one row to write in, got {rows}")
     decoding = Decoding(model)
     if isinstance(requests, Sequence):
         for request in requests:
@@ -41,9 +41,8 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
 
 def _steps(decoding: Decoding, waiting: Iterator[Request], rows: float) -> Iterator[list[Token]]:
     while True:
-        if len(decoding) <= rows * (1 - TOGETHER):
-            while len(decoding) < rows and (request := next(waiting, None)):
-                decoding.add(request)
+        while len(decoding) < rows and (request := next(waiting, None)):
+            decoding.add(request)
         if not len(decoding):
             return
         yield decoding.step()
@@ -76,9 +75,7 @@ class Decoding:
 
     def check(self, request: Request) -> dict[str, float] | None:
         """The strengths of the request's adapters; raises ValueError for what cannot be written."""
-        check_prompt(request.prompt, self.model.config.max_position_embeddings, self.model.config.vocab_size)
-        if request.tokens < 1:
-            raise ValueError(f"expected at least one token to write, got {request.tokens}")
+        check_request(request, self.model.config.max_position_embeddings, self.model.config.vocab_size)
         if request.adapters is None:
             return self._active
         self.model.refuse_if_merged("choose adapters for a text")
@@ -100,9 +97,19 @@ class Decoding:
         writing.text.close()
 
     def step(self) -> list[Token]:
-        """One new token for each text, in the order in which they were added. A text that ends is removed."""
-        logits = self._read([writing.text for writing in self.writing])
-        chosen = self._choose(logits).tolist()
+        """One new token for each text, in the order in which they were added. A text that ends is removed.
+
+        After an error all texts are as they were; without the one at fault, the others can go on.
+        """
+        texts = [writing.text for writing in self.writing]
+        lengths = [text.length for text in texts]
+        try:
+            logits = self._read(texts)
+            chosen = self._choose(logits).tolist()
+        except BaseException:
+            for text, length in zip(texts, lengths, strict=True):
+                text.go_back(length)
+            raise
         tokens = [writing.write(token, row) for writing, token, row in zip(self.writing, chosen, logits, strict=True)]
         for token in tokens:
             if token.finish_reason:
@@ -111,7 +118,7 @@ class Decoding:
 
     def _choose(self, logits: Array) -> Array:
         """A token for each row of logits, by the samplers of the requests."""
-        draws = np.array([writing.rng.random() for writing in self.writing])
+        draws = np.array([writing.draw() for writing in self.writing])
         samplers: dict[Chooser, list[int]] = {}
         for row, writing in enumerate(self.writing):
             samplers.setdefault(writing.request.sampler, []).append(row)
@@ -129,11 +136,18 @@ class Writing:
     def __init__(self, request: Request, choice: dict[str, float] | None, stop: frozenset[int]) -> None:
         self.request, self.stop, self.left = request, stop, request.tokens
         self.text = Text(request.prompt.tolist(), choice)
-        self.rng = np.random.default_rng(request.seed)
+        self.rng, self.drawn = np.random.default_rng(request.seed), list[float]()
+
+    def draw(self) -> float:
+        """The random number for the next token; the same until there is one."""
+        if not self.drawn:
+            self.drawn.append(self.rng.random())
+        return self.drawn[0]
 
     def write(self, token: int, logits: Array) -> Token:
         """Add a token to the text."""
         self.text.ids.append(token)
+        self.drawn.clear()
         self.left -= 1
         reason = "stop" if token in self.stop else None if self.left else "length"
         return Token(self.request, token, logits, reason)

@@ -39,6 +39,14 @@ class Text:
         self.bucket: Bucket | None = None
         self.cache: Cache | None = None
 
+    def go_back(self, length: int) -> None:
+        """Count only so many tokens as read, after an error."""
+        if length == 0:
+            self.close()
+        self.length = length
+        for layer in self.cache.layers if self.cache else ():
+            layer.length = length
+
     def close(self) -> None:
         """Let go of the keys and values."""
         if self.bucket:

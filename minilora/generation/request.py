@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import NamedTuple, Protocol
+
+import numpy as np
 
 from minilora.backend import Array
 from minilora.generation.sampling import Sampler
@@ -58,6 +61,19 @@ class Token(NamedTuple):
     id: int
     logits: Array
     finish_reason: str | None
+
+
+def check_request(request: Request, context: int, vocabulary: int) -> None:
+    """Raise ValueError for what no model of this context and vocabulary can write."""
+    check_prompt(request.prompt, context, vocabulary)
+    if not isinstance(request.tokens, Integral):
+        raise ValueError(f"expected a whole number of tokens to write, got {request.tokens!r}")
+    if request.tokens < 1:
+        raise ValueError(f"expected at least one token to write, got {request.tokens}")
+    try:
+        np.random.default_rng(request.seed)
+    except (TypeError, ValueError):
+        raise ValueError(f"a seed should be a whole number of 0 or more, or several, got {request.seed!r}") from None
 
 
 def check_prompt(prompt: Array, context: int, vocabulary: int) -> None:

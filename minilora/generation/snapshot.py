@@ -33,19 +33,21 @@ def copy_adapters(model: Llama, adapters: Iterable[str]) -> None:
 
 def _copied(part: Any, seen: dict[int, Any], array: Callable[[Array], Array], keep: type | tuple[()] = ()) -> Any:
     """A copy of a module and of what is in it; what was seen before is the same copy again."""
-    if isinstance(part, keep) or not isinstance(part, Module | Tensor | list | tuple | dict):
-        return part
     if id(part) in seen:
         return seen[id(part)][0]
+    if isinstance(part, keep):
+        return part
+    twin: Any
     if isinstance(part, Tensor):
-        twin: Any = Tensor(array(part.data))
+        twin = Tensor(array(part.data))
     elif isinstance(part, Module):
         twin = object.__new__(type(part))
         vars(twin).update({name: _copied(value, seen, array, keep) for name, value in vars(part).items()})
-    elif isinstance(part, dict):
+    elif type(part) is dict:
         twin = {name: _copied(value, seen, array, keep) for name, value in part.items()}
+    elif type(part) in (list, tuple) or hasattr(part, "_make"):  # a named tuple is made by `_make`
+        twin = getattr(part, "_make", type(part))([_copied(value, seen, array, keep) for value in part])
     else:
-        twin = [_copied(value, seen, array, keep) for value in part]
-        twin = twin if isinstance(part, list) else tuple(twin)
+        return part
     seen[id(part)] = twin, part  # the original too: while it lives, no other object has its id
     return twin

@@ -1,4 +1,4 @@
-"""Writing with a different adapter for each prompt: each row writes what it would write alone."""
+"""Writing with a different adapter for each prompt: each row is the same text as alone."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ choices = st.one_of(st.none(), st.sampled_from("abc"), strengths)
     rows=st.lists(st.tuples(st.integers(1, 12), choices), min_size=1, max_size=4),
     tokens=st.integers(1, 30),
 )
-def test_each_row_writes_what_it_writes_alone(seed, rows, tokens, make_adapted, prompts, without_cache):
+def test_each_row_is_the_same_text_as_alone(seed, rows, tokens, make_adapted, prompts, without_cache):
     """Prompts of different lengths, far past the context, against whole forward passes with the choice made active."""
     model, texts, adapters = make_adapted(), prompts(seed, *[n for n, _ in rows]), [choice for _, choice in rows]
     together = generate(model, texts, tokens, SAMPLER, seed, adapters)

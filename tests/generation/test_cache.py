@@ -1,4 +1,4 @@
-"""The cache is a matter of speed: what is written is what whole forward passes would write, beyond the context too."""
+"""The cache is a matter of speed: the texts are those of whole forward passes, beyond the context too."""
 
 import numpy as np
 import pytest

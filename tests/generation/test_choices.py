@@ -1,4 +1,4 @@
-"""From a seed to a text: what repeats, what differs, what is refused."""
+"""From a seed to a text: repetition, differences, and requests that are refused."""
 
 import re
 
@@ -101,7 +101,7 @@ def test_nothing_is_recorded_and_recording_and_the_model_are_left_as_they_were(a
         ([], 5, "expected at least one prompt, got none"),
     ],
 )
-def test_what_cannot_be_written_shows_before_anything_is(lengths, tokens, words, make_model, prompts):
+def test_a_request_that_cannot_be_met_is_refused_at_the_call(lengths, tokens, words, make_model, prompts):
     """Not at the first step, when the prompt may be on the screen already."""
     with pytest.raises(ValueError, match=words) as caught:
         stream(make_model(), prompts(0, *lengths), tokens)
@@ -139,6 +139,6 @@ def test_the_ids_at_both_ends_of_the_vocabulary_are_read_in_any_integer_type(kin
 
 
 @pytest.mark.parametrize("prompt", ["", "123456é7890123"])
-def test_what_cannot_be_written_as_text(prompt, make_model):
+def test_a_prompt_of_text_that_is_empty_or_too_long_is_refused_at_the_call(prompt, make_model):
     with pytest.raises(ValueError, match="a prompt should have 1 to 12 tokens"):
         write_stream(make_model(vocab_size=256), prompt, 5)

@@ -1,4 +1,4 @@
-"""The decode loop: each text is what it is alone and what whole forward passes give, whatever is written beside it."""
+"""The decode loop: in any company, each text is the same as alone, and the same as by whole forward passes."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora import lora
-from minilora.generation import Decoding, Request, Sampler, decode, generate
+from minilora.generation import Decoding, Request, Sampler, decode, generate, products
 from tests.generation.texts import (
     alone,
     assert_identical,
@@ -53,7 +53,7 @@ shapes = st.integers(0, 2)
 
 @settings(max_examples=30)
 @given(asked=requests, smallest=buckets, shape=shapes)
-def test_a_text_alone_is_what_whole_forward_passes_give(asked, smallest, shape, families, whole_passes):
+def test_a_text_alone_is_the_same_as_by_whole_forward_passes(asked, smallest, shape, families, whole_passes):
     model, rng = families[shape], np.random.default_rng(asked.seed)
     with smallest_bucket(smallest):
         found = alone(model, asked)
@@ -65,7 +65,7 @@ def test_a_text_alone_is_what_whole_forward_passes_give(asked, smallest, shape, 
 
 @settings(max_examples=20)
 @given(asked=st.lists(requests, min_size=3, max_size=6), rows=rows_at_a_time, smallest=buckets, shape=shapes)
-def test_a_text_in_company_is_what_it_is_alone(asked, rows, smallest, shape, families):
+def test_a_text_in_company_is_the_same_as_alone(asked, rows, smallest, shape, families):
     """With other lengths, adapters, samplers and seeds beside it, of texts that begin and end at any step."""
     model = families[shape]
     with smallest_bucket(smallest):
@@ -77,7 +77,7 @@ def test_a_text_in_company_is_what_it_is_alone(asked, rows, smallest, shape, fam
 @settings(max_examples=25)
 @given(visits=st.lists(visits, min_size=3, max_size=6), smallest=buckets, shape=shapes)
 def test_texts_may_be_added_and_removed_at_any_step(visits, smallest, shape, families):
-    """Each text is what it is alone, up to its removal."""
+    """Each text is the same as alone, up to its removal."""
     model, found = families[shape], {}
     with smallest_bucket(smallest):
         play(Decoding(model), visits, found)
@@ -136,7 +136,7 @@ def test_a_model_that_the_single_token_path_does_not_know_writes_the_same(asked,
 
 
 @pytest.mark.parametrize("choice", ["a", {"a": 0.5, "d": -1.0}], ids=str)
-def test_a_merged_model_writes_what_it_writes_with_the_adapters_apart(choice, make_family):
+def test_a_merged_model_writes_the_same_as_with_the_adapters_apart(choice, make_family):
     merged, apart = make_family(), make_family()
     for model in merged, apart:
         lora.set_active(model, choice)
@@ -147,17 +147,31 @@ def test_a_merged_model_writes_what_it_writes_with_the_adapters_apart(choice, ma
         assert_same(texts[one], alone(apart, one))
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3, None])
-def test_a_request_is_asked_for_when_there_is_a_free_row_and_no_sooner(rows, families):
-    asked, taken = [request(0, 3, tokens) for tokens in (2, 5, 1, 1, 3)], []
+@settings(max_examples=8)
+@given(asked=st.lists(requests, min_size=2, max_size=4), rows=rows_at_a_time)
+def test_products_with_the_larger_matrix_in_front_write_the_same(asked, rows, families):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "SMALL", 0)  # as for the matrices of larger models
+        texts = written(decode(families[1], iter(asked), rows))
+    for one in asked:
+        assert_same(texts[one], alone(families[1], one))
+
+
+@pytest.mark.parametrize(
+    ("rows", "free"), [(1, 1), (2, 1), (3, 1), (8, 1), (9, 2), (16, 2), (17, 3), (None, 1)], ids=str
+)
+def test_requests_are_asked_for_when_an_eighth_of_the_rows_is_free_and_no_sooner(rows, free, families):
+    """Then for as many as there are free rows: so several prompts are read at once. Without `rows`, for all."""
+    asked, taken = [request(0, 3, 1 + i % 5) for i in range(40)], []
     steps = decode(families[0], (taken.append(one) or one for one in asked), rows)
-    assert not taken
-    ended = 0
+    alive = 0
     for step in steps:
-        assert len(taken) == min(len(asked), ended + (rows or len(asked)))
-        assert len(step) == len(taken) - ended
-        ended += sum(token.finish_reason is not None for token in step)
-    assert ended == len(asked)
+        before = len(taken) - (len(step) - alive)
+        begun = min(40 - before, (rows or 40) - alive) if rows is None or rows - alive >= free else 0
+        assert len(step) == alive + begun
+        assert len(taken) == before + begun
+        alive = sum(token.finish_reason is None for token in step)
+    assert taken == asked
 
 
 def test_no_requests_are_no_steps(families):
@@ -173,7 +187,7 @@ def test_one_request_may_be_written_twice(families):
 
 @dataclass(frozen=True)
 class Watched:
-    """A chooser that takes the likeliest token, and keeps what it is given. Those of the same name are equal."""
+    """A chooser that takes the likeliest token, and keeps its arguments. Those of the same name are equal."""
 
     name: str
     given: list = field(default_factory=list, compare=False)

@@ -1,11 +1,16 @@
 """Requests that cannot be met are refused, at the call where that is possible, and an error leaves nothing behind."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from threadpoolctl import threadpool_limits
 
 from minilora import lora, threads
+from minilora.autograd import Tensor, ops
 from minilora.generation import Decoding, Request, Sampler, decode, write_stream
+from minilora.generation.token_step import TokenStep
+from minilora.nn import Linear
 from minilora.nn.llama import Decoder
 from tests.generation.texts import Script, alone, assert_same, request
 
@@ -91,20 +96,20 @@ def blas():
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    """Matrix products have two threads outside; the list holds what they have while the model reads."""
-    inside, forward = [], Decoder.forward
-    monkeypatch.setattr(Decoder, "forward", lambda self, *rest: inside.append(blas()) or forward(self, *rest))
+    """Matrix products have two threads outside; the list holds their number while the model reads."""
+    inside = []
+    for part, name in (Decoder, "forward"), (TokenStep, "__call__"):
+        right = getattr(part, name)
+        monkeypatch.setattr(part, name, lambda *rest, right=right: inside.append(blas()) or right(*rest))
     with threadpool_limits(2, user_api="blas"):
         assert set(blas()) == {2}
         yield inside
 
 
 def test_products_use_one_core_while_the_model_reads_and_are_left_as_they_were(two_threads, family):
-    steps = decode(family, [request(0, 10, 20)])
-    for _ in steps:
+    for _ in decode(family, [request(0, 10, 20)]):
         assert set(blas()) == {2}
-    assert {number for numbers in two_threads for number in numbers} == {1}
-    assert len(two_threads) > 2
+    assert [set(numbers) for numbers in two_threads] == [{1}] * 20
 
 
 def test_an_iterator_that_is_abandoned_leaves_products_as_they_were(two_threads, make_model):
@@ -113,17 +118,41 @@ def test_an_iterator_that_is_abandoned_leaves_products_as_they_were(two_threads,
         assert set(blas()) == {2}
         steps.close()
         assert set(blas()) == {2}
-    assert two_threads
+    assert len(two_threads) == 2
 
 
-def test_an_error_leaves_products_and_warnings_as_they_were(two_threads, spoiled):
+def test_logits_that_are_not_finite_leave_products_and_warnings_as_they_were(two_threads, spoiled):
     before = np.geterr()
     for ids in [(3, 1), (1, 3, 2)]:
         with pytest.raises(ValueError, match="not finite"):
             list(decode(spoiled, [text_of(*ids)]))
         assert set(blas()) == {2}
         assert np.geterr() == before
-    assert two_threads
+    assert len(two_threads) == 3
+
+
+class Failing(Linear):
+    """A Linear that raises an error after some calls."""
+
+    def forward(self, x):
+        self.calls -= 1
+        if self.calls < 0:
+            raise KeyError("no product")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("calls", [0, 1])
+def test_an_error_inside_the_model_leaves_products_and_warnings_as_they_were(calls, two_threads, make_model):
+    """While a prompt is read, and while a single token is."""
+    model, before = make_model(), np.geterr()
+    mlp = model.model.layers[0].mlp
+    mlp.up_proj = Failing(mlp.up_proj.weight)
+    mlp.up_proj.calls = calls
+    with pytest.raises(KeyError, match="no product"):
+        list(decode(model, [request(0, 3, 5)]))
+    assert set(blas()) == {2}
+    assert np.geterr() == before
+    assert len(two_threads) == calls + 1
 
 
 class Stumbling:
@@ -139,3 +168,64 @@ def test_an_error_of_a_chooser_comes_through(two_threads, family):
     assert set(blas()) == {2}
     assert two_threads
     assert len(list(decode(family, [request(0, 3, 5, sampler=Sampler(1.0))]))) == 5
+
+
+@pytest.mark.parametrize("tokens", [2.5, float("inf"), float("nan")], ids=repr)
+def test_tokens_that_are_no_whole_number_are_refused_at_the_call(tokens, family):
+    with pytest.raises((ValueError, TypeError)):
+        decode(family, [request(0, 3, tokens)])
+
+
+@pytest.mark.parametrize("rows", [0, -1])
+def test_no_rows_are_refused_at_the_call(rows, family):
+    with pytest.raises(ValueError, match="row"):
+        decode(family, [request(0, 3, 5)], rows)
+
+
+@pytest.mark.parametrize("seed", [-1, (0, -1), 0.5], ids=repr)
+def test_a_seed_that_cannot_be_is_refused_at_the_call(seed, family):
+    with pytest.raises((ValueError, TypeError)):
+        decode(family, [request(0, 3, 5), Request(np.array([1]), 5, seed=seed)])
+
+
+class StumblesAt:
+    """A chooser that takes the likeliest token, but raises an error at its second."""
+
+    def __init__(self):
+        self.left = [0]
+
+    def choose(self, logits, draws):
+        self.left.pop()
+        return logits.argmax(axis=-1)
+
+
+def test_after_a_step_that_raised_an_error_the_other_texts_go_on_as_they_were(family):
+    decoding, good, bad = Decoding(family), request(0, 3, 8), Request(np.array([1]), 8, StumblesAt())
+    for one in good, bad:
+        decoding.add(one)
+    found = decoding.step()[:1]
+    with pytest.raises(IndexError):
+        decoding.step()
+    decoding.remove(bad)
+    found += [token for _ in range(7) for token in decoding.step()]
+    assert_same(found, alone(family, good))
+
+
+class Packed(NamedTuple):
+    weight: np.ndarray
+    scale: float
+
+
+class Scaled(Linear):
+    """A Linear of a student's own that keeps its weight in a named tuple."""
+
+    def forward(self, x):
+        return ops.linear(x, Tensor(self.packed.weight * self.packed.scale))
+
+
+def test_a_module_may_keep_a_named_tuple(make_model):
+    model = make_model()
+    mlp = model.model.layers[0].mlp
+    mlp.up_proj = Scaled(mlp.up_proj.weight)
+    mlp.up_proj.packed = Packed(mlp.up_proj.weight.data, 1.0)
+    assert_same(alone(model, request(0, 3, 5)), alone(make_model(), request(0, 3, 5)))

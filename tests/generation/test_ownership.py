@@ -1,4 +1,4 @@
-"""A text belongs to the model as it was when the text began: what later happens to the adapters changes no token."""
+"""A text belongs to the model as it was when the text began: later changes of the adapters change no token."""
 
 from contextlib import nullcontext
 

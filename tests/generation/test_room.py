@@ -1,4 +1,4 @@
-"""Memory: what is kept of a text grows with the text, and not with the model's context."""
+"""Memory: the keys and values of a text take room for its length, not for the model's context."""
 
 import tracemalloc
 import weakref
@@ -57,7 +57,7 @@ def test_many_texts_have_at_most_half_as_many_empty_places_beside_them(long_mode
 def test_writing_in_a_long_context_takes_little_memory(long_model):
     """Less than 1 MB altogether; keys and values for the whole context would be 17 MB."""
     asked = [request(seed, 10, 40) for seed in range(3)]
-    list(decode(long_model, asked[:1]))  # what is made once is not counted
+    list(decode(long_model, asked[:1]))  # without the memory that is taken once
     tracemalloc.start()
     steps = sum(1 for _ in decode(long_model, asked))
     _, most = tracemalloc.get_traced_memory()

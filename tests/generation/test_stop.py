@@ -66,7 +66,7 @@ def test_ids_end_with_the_end_token_and_a_written_text_before_it(make_model):
 
 
 def continued(model, text, stop, tokens=None):
-    """What is written of a text that the chooser prescribes, piece by piece."""
+    """The pieces that are written of a text which the chooser prescribes."""
     data = text.encode()
     return list(write_stream(model, "ab", tokens or len(data), Script(data), stop=stop))
 
@@ -78,7 +78,7 @@ def continued(model, text, stop, tokens=None):
         ("one\n\ntwo", "\n\n", "one"),
         ("one\ntwo\n\n", "\n\n", "one\ntwo"),
         ("one\ntwo", "\n\n", "one\ntwo"),
-        ("one\n", "\n\n", "one\n"),  # at its end, what was held back is given
+        ("one\n", "\n\n", "one\n"),  # the end, which was held back, is given
         ("xaaab!", "aab", "xa"),
         ("ababac!", "abac", "ab"),
         ("one two", ["two", "one"], ""),

@@ -137,3 +137,13 @@ def test_in_training_dropout_acts(make_model):
     assert not can_step(model)
     model.eval()
     assert can_step(model)
+
+
+def test_a_forward_that_was_put_into_an_adapted_linear_is_called(adapted, prompts, without_cache):
+    lora.set_active(adapted, None)
+    base = adapted.model.layers[0].mlp.up_proj.base
+    right = base.forward
+    base.forward = lambda x: right(x) * 0.0
+    (prompt,) = prompts(2, 4)
+    (row,) = generate(adapted, [prompt], 20, Sampler(0))
+    assert row.tolist() == without_cache(adapted, prompt, 20, Sampler(0))

@@ -49,7 +49,7 @@ def alone(model, request):
 
 
 def texts_of(decoding):
-    """What has been read of each request that is being met."""
+    """The text of each request that is being met, as far as it has been read."""
     return [writing.text for writing in decoding.writing]
 
 
