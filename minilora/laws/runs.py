@@ -247,10 +247,7 @@ def training_an_adapter_leaves_the_whole_base_as_it_was(case: Case) -> None:
     "Kingma & Ba 2015, section 2.1; Loshchilov & Hutter 2019, algorithm 2",
 )
 def the_first_step_of_adamw_is_as_long_as_the_learning_rate(case: Case) -> None:
-    """With both moments corrected for their beginning, the gradient's size is divided out, and its sign is left.
-
-    Each group of parameters decays by its own weight decay.
-    """
+    """With both moments corrected, only the gradient's sign is left; and each group of parameters decays on its own."""
     W = Tensor(case.array("W", case.size("out", 1, 4), case.size("in", 1, 4)), requires_grad=True)
     w = Tensor(case.array("w", case.size("width", 1, 4)), requires_grad=True)
     lr, decay, before = case.number("lr", positive=True), case.number("decay", positive=True), (W.data, w.data)

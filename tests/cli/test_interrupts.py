@@ -177,7 +177,7 @@ def test_ctrl_c_in_a_pretraining_run(here, minilora, contents):
 def test_ctrl_c_elsewhere(here, monkeypatch, capsys):
     from minilora.cli import generate, main
 
-    def interrupt(*arguments):
+    def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(generate, "write_stream", interrupt)
