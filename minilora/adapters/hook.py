@@ -1,4 +1,4 @@
-"""What a method does during training besides computing its update: AdaLoRA cuts ranks, ReLoRA merges and restarts.
+"""Training hooks: a method's actions besides computing its update. AdaLoRA prunes ranks, ReLoRA merges and restarts.
 
 A method returns its hook from `Method.hook`; `training/run.py` calls it in every step.
 """

@@ -91,7 +91,7 @@ class Method(ABC):
         """Build the update of the Linear at `path` from its own and the shared tensors."""
 
     def hook(self, model: Module, adapter: str) -> Hook | None:
-        """What the method does during training besides its update, for the active adapter of this name in `model`."""
+        """The training hook for the active adapter of this name in `model`, if the method has one."""
         return None
 
     def summary(self, paths: Sequence[str]) -> str:

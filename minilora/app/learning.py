@@ -37,7 +37,7 @@ PROBE = 4  # steps that are timed before the real ones
 
 @dataclass(frozen=True)
 class Lesson:
-    """A name, and a text as token ids: what to learn from, and what is held out."""
+    """A named text as token ids, for training and for validation."""
 
     name: str
     train_ids: Array

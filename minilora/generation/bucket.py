@@ -1,7 +1,7 @@
 """The keys and values of several texts, each of its own length, in arrays that a step can work on at once.
 
-Texts of similar length lie side by side in a bucket. When a text has filled its place, it moves to the bucket with
-twice the room. So little of the arrays is empty, and a text joins or leaves without the others being moved.
+Texts of similar length share a bucket. A text that has filled its place moves to the bucket with twice the room. So
+little of the arrays is padding, and texts join and leave without moving the others.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Decoding: requests in, tokens out. The one loop that writes text.
 
-Each request writes one text: it has its prompt, adapters, sampler and seed, and says where to stop. Texts begin and end
-at any step and are computed side by side, but none depends on the others, beyond the rounding of products.
+Each request is one text, with its own prompt, adapters, sampler, seed and stopping rule. Texts begin and end at any
+step and are computed side by side, but none depends on the others, apart from the rounding of matrix products.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
     requests : all of them, or an iterator, which is asked for the next one as soon as a row is free
     rows : how many texts to write at a time; None: all
 
-    The model is used as it is now: what happens to its adapters later does not change the texts. Raises ValueError for
-    a request that cannot be met, AdapterError if that is because of its adapters; for a list before the first step.
+    The model is used as it is now: later changes to its adapters do not affect the texts. Raises ValueError for an
+    invalid request, and AdapterError if its adapters are the reason; if `requests` is a list, before the first step.
     """
     if rows is not None and rows < 1:
         raise ValueError(f"expected at least one row to write in, got {rows}")
@@ -49,15 +49,15 @@ def _steps(decoding: Decoding, waiting: Iterator[Request], rows: float) -> Itera
 
 
 class Decoding:
-    """Texts that are being written. `decode` drives it; a server adds requests by itself.
+    """Requests in progress. `decode` drives it; a server can add and remove requests between steps.
 
     Parameters
     ----------
-    model : it is used as it is now; adapters that are attached later are unknown here
+    model : used as it is now; adapters attached later are unknown here
 
     Attributes
     ----------
-    writing : the requests that are being met, in the order in which they were added
+    writing : the requests in progress, in the order in which they were added
     """
 
     def __init__(self, model: Llama) -> None:
@@ -99,7 +99,7 @@ class Decoding:
     def step(self) -> list[Token]:
         """One new token for each text, in the order in which they were added. A text that ends is removed.
 
-        After an error all texts are as they were; without the one at fault, the others can go on.
+        After an error all texts are as they were before the step: remove the request at fault, and the others go on.
         """
         texts = [writing.text for writing in self.writing]
         lengths = [text.length for text in texts]
@@ -131,7 +131,7 @@ class Decoding:
 
 
 class Writing:
-    """A request that is being met: its text so far, its random numbers, and how many tokens are left."""
+    """A request in progress: its text so far, its random numbers, and the number of tokens left."""
 
     def __init__(self, request: Request, choice: dict[str, float] | None, stop: frozenset[int]) -> None:
         self.request, self.stop, self.left = request, stop, request.tokens

@@ -1,7 +1,7 @@
-"""Reading texts: the logits for what comes next in each of several texts, from what is new in them.
+"""Reading texts: next-token logits for several texts at once, computed from their new tokens only.
 
-What comes after a prompt is read by the model's forward pass, single tokens by `TokenStep`, and nothing is read twice
-until the context is full: then a text forgets its older half, and the rest is read anew.
+Prompts go through the model's forward pass, single tokens through `TokenStep`. A text that fills the context forgets
+its older half: the other half is then read again, from position 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minilora.nn import Cache, Llama
 from minilora.nn.choice import choosing, row_choice
 from minilora.threads import one_core
 
-PADDED = 2  # prompts are read together if the longest is at most so many times as long as the shortest
+PADDED = 2  # prompts are read in one padded batch if the longest is at most twice as long as the shortest
 
 
 class Text:
@@ -30,8 +30,8 @@ class Text:
     ids : its tokens; a writer appends to them
     choice : the strengths of its adapters; None where they are merged
     length : how many of the tokens have been read
-    bucket : where the keys and values of these are; None while there is more to read than a single token
-    cache : the same, where the model is not made of what `TokenStep` knows
+    bucket : holds their keys and values; None until the prompt has been read
+    cache : holds them instead, for models that `TokenStep` does not support
     """
 
     def __init__(self, ids: list[int], choice: dict[str, float] | None) -> None:
@@ -40,7 +40,7 @@ class Text:
         self.cache: Cache | None = None
 
     def go_back(self, length: int) -> None:
-        """Count only so many tokens as read, after an error."""
+        """After an error: treat only the first `length` tokens as read."""
         if length == 0:
             self.close()
         self.length = length
@@ -48,14 +48,14 @@ class Text:
             layer.length = length
 
     def close(self) -> None:
-        """Let go of the keys and values."""
+        """Release the keys and values."""
         if self.bucket:
             self.bucket.remove(self)
         self.length, self.bucket, self.cache = 0, None, None
 
 
 class Reader:
-    """Reads texts with one model, which nobody else changes."""
+    """Computes the logits of texts with one model, a snapshot that nothing else changes."""
 
     def __init__(self, model: Llama) -> None:
         self.model, self.context = model, model.config.max_position_embeddings
@@ -67,7 +67,7 @@ class Reader:
 
     @no_grad()
     def __call__(self, texts: list[Text]) -> Array:
-        """The logits (texts, V), on the host, for what comes after each text. Each has tokens that are new."""
+        """Next-token logits (texts, V), on the host. Each text has at least one new token."""
         self._make_room(texts)
         # e**-gate may be infinite, and silu is then 0; other infinities are found below.
         with one_core, np.errstate(all="ignore"):
@@ -80,7 +80,7 @@ class Reader:
         return logits
 
     def _mixed(self, texts: list[Text]) -> Array:
-        """The logits of texts of which some are read by the single-token path, and others by the forward pass."""
+        """The logits where some texts take the single-token path, and others the forward pass."""
         stepping = [text for text in texts if text.bucket]
         reading = sorted((text for text in texts if not text.bucket), key=lambda text: -len(text.ids))
         read = self._read if self.step else self._read_alone
@@ -108,7 +108,7 @@ class Reader:
                 text.bucket = larger
 
     def _bucket(self, tokens: int) -> Bucket:
-        """The bucket for texts of so many tokens, which move there."""
+        """The bucket for texts of this many tokens. Texts are about to move there, so rows have to be found anew."""
         self.moved = True
         room = SMALLEST
         while room < tokens:
@@ -178,7 +178,7 @@ class Reader:
         return logits
 
     def _read_alone(self, texts: list[Text]) -> Array:
-        """The logits after a single text, for models that `TokenStep` does not know."""
+        """The logits of a single text, for models that `TokenStep` does not support."""
         (text,) = texts
         text.cache = text.cache or self.model.new_cache(1)
         ids, rows = np.array([text.ids[text.length :]]), None if text.choice is None else row_choice([text.choice])

@@ -1,4 +1,4 @@
-"""What a caller asks `decode` for, and what it gets."""
+"""The input of `decode`, requests, and its output, tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from minilora.nn.choice import Choice
 
 
 class Chooser(Protocol):
-    """What chooses tokens: a `Sampler`, or anything hashable with this method."""
+    """Chooses tokens: a `Sampler`, or any hashable object with this method."""
 
     def choose(self, logits: Array, draws: Array) -> Array:
         """One token for each row of logits (n, V), by uniform random numbers (n,) in [0, 1).
@@ -64,7 +64,7 @@ class Token(NamedTuple):
 
 
 def check_request(request: Request, context: int, vocabulary: int) -> None:
-    """Raise ValueError for what no model of this context and vocabulary can write."""
+    """Raise ValueError for a request that a model of this context and vocabulary cannot meet."""
     check_prompt(request.prompt, context, vocabulary)
     if not isinstance(request.tokens, Integral):
         raise ValueError(f"expected a whole number of tokens to write, got {request.tokens!r}")

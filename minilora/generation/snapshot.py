@@ -1,8 +1,8 @@
-"""A model as it is now: what later happens to the original's adapters does not reach it.
+"""Snapshots: copies of a model that later changes to its adapters do not affect.
 
-A text is written over many steps. If an adapter is merged, deleted or replaced meanwhile, the rest of the text must not
-change. So writing works on a copy of the modules. Copying the weights would cost too much, so they are shared; the
-numbers of an adapter are few, and are copied when a text begins to use it.
+A text takes many steps to write. If an adapter is merged, deleted or replaced meanwhile, the rest of the text must not
+change, so decoding works on a copy of the modules. The weights are shared, because copying them would cost too much. An
+adapter has few numbers; they are copied when a text first uses it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def snapshot(model: Llama) -> Llama:
 
 
 def copy_adapters(model: Llama, adapters: Iterable[str]) -> None:
-    """Give a snapshot its own numbers for some of its adapters."""
+    """Replace some adapters of a snapshot by copies with arrays of their own."""
     seen: dict[int, Any] = {}  # tensors that several updates share stay shared
     for host in hosts(model).values():
         for name in adapters:
@@ -32,7 +32,7 @@ def copy_adapters(model: Llama, adapters: Iterable[str]) -> None:
 
 
 def _copied(part: Any, seen: dict[int, Any], array: Callable[[Array], Array], keep: type | tuple[()] = ()) -> Any:
-    """A copy of a module and of what is in it; what was seen before is the same copy again."""
+    """A deep copy of a module's structure; an object that occurs twice is copied once."""
     if id(part) in seen:
         return seen[id(part)][0]
     if isinstance(part, keep):

@@ -1,4 +1,4 @@
-"""Runs: settings -> training -> a folder with the result and all that made it. Start at `runner.py`.
+"""Runs: settings -> training -> a folder with the result and everything needed to reproduce it. See `runner.py`.
 
 from minilora.runs import load_settings, run
 history = run(load_settings("demo", corpus=["pastiche:recipe"], iters=100), "runs/recipe")

@@ -35,7 +35,7 @@ class Run:
 
     Parameters
     ----------
-    model : it is put into training mode by each step
+    model : each step puts it into training mode
     train_ids, val_ids : token ids (n,); None where no batches are drawn or nothing is evaluated
     config : how to train
     checkpoint_path : the file that `save` writes and `load` reads; without it, neither does anything
@@ -44,8 +44,8 @@ class Run:
 
     Attributes
     ----------
-    optimizer : it has the parameters and their gradients
-    hooks : what the methods of the active adapters do besides their updates, by adapter
+    optimizer : holds the parameters and their gradients
+    hooks : the training hooks of the active adapters, by adapter
     rng : draws the batches; its state is the position in the data
     history : the losses so far
     steps : updates done so far
@@ -155,7 +155,7 @@ class Run:
             raise self._error(f"the loss is {loss} and the gradient's length {norm} at step {self.steps + 1}")
 
     def _error(self, problem: str) -> TrainingError:
-        """`problem`, what is left, and what to do."""
+        """The error: `problem`, the checkpoint that is left, and a remedy."""
         path = self.checkpoint_path
         left = f"the last good state is in {path}" if path and path.exists() else "no checkpoint was kept"
         return TrainingError(f"{problem}; {left}. A lower learning rate than {self.config.lr:g} usually helps")

@@ -101,7 +101,7 @@ def compare(
     ----------
     prompt : what all texts begin with, at most as long as the model's context
     voices : for each text a voice's name, names with strengths, or "base" (or None) for the base alone
-    seed, tokens, sampler : of the dice; how many bytes to write; temperature and the like
+    seed, tokens, sampler : the seed of the random draws; bytes to write; temperature, top-k and top-p
     model : with adapters to choose from; by default the packaged base with the packaged voices
 
     Raises AdapterError for an unknown voice, and ValueError for a prompt that is empty or longer than the context.
