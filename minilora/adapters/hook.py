@@ -39,22 +39,22 @@ class Training(Protocol):
 class Hook:
     """Called by a run in each step, in the order of the methods below. Each does nothing unless overridden.
 
-    A parameter is changed in place, `p.data[...] = `, trained or frozen.
+    A hook may change any parameter, trained or frozen, but only in place: `p.data[...] = value`.
     """
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the loss, once a step. It has no part in the recorded losses, which are in nats."""
+        """A scalar to add to the loss, once per step; the recorded losses exclude it."""
         return None
 
     def before_update(self, run: Training) -> None:
-        """After the gradients, clipped, are in each `p.grad`; they may be changed in place."""
+        """Called after clipping, before the optimizer's step; the gradients in `p.grad` may be changed in place."""
 
     def after_update(self, run: Training) -> None:
-        """After the optimizer has changed the parameters; `p.grad` still holds the gradients."""
+        """Called after the optimizer's step; `p.grad` still holds the gradients."""
 
     @property
     def state(self) -> dict[str, Array]:
-        """The arrays that a checkpoint has to keep, frozen weights that the hook changes among them.
+        """The arrays that a checkpoint has to keep, including frozen weights that the hook changes.
 
         A resumed run copies the saved numbers into these arrays, so their shapes must not change. For a number, use an
         array of shape ().

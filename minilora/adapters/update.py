@@ -57,7 +57,7 @@ class Update(Module):
             tensor.requires_grad = trainable and name not in self.frozen
 
     def decays(self, name: str) -> bool:
-        """Whether weight decay acts on the tensor `name`; by default on matrices alone."""
+        """Whether weight decay applies to the tensor `name`; by default only to matrices."""
         return self.tensors[name].ndim >= 2
 
     def lr_scale(self, name: str) -> float:

@@ -1,4 +1,4 @@
-"""The second tab: a person's text becomes a voice in about a minute.
+"""The second tab: train a voice on the user's text in about a minute.
 
 The settings are the demo's, except that the head is adapted too. How many steps fit into the time is found by timing a
 few first; the voice that is kept is the one whose loss on the held-out tenth of the text was lowest, since a short text
@@ -147,7 +147,7 @@ def _steps(lesson: Lesson, iters: int) -> Generator[Run, None, None]:
 
 
 def settings(lesson: Lesson, iters: int) -> Settings:
-    """The demo's, for so many steps, with a context that the held-out part has room for."""
+    """The demo's settings for `iters` steps, with a context that fits the held-out part."""
     demo = load_settings(PRESET).training
     return load_settings(
         PRESET,

@@ -1,4 +1,4 @@
-"""What `pretrain` and `finetune` share: the flags of a run, and the settings that they ask for."""
+"""The flags of a run, shared by `pretrain` and `finetune`, and the settings they select."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
 
 
 def train(flags: Namespace, fresh: bool) -> None:
-    """Run what the flags ask for: of a fresh model, or of a base."""
+    """Train a fresh model, or start from a base, as the flags say."""
     settings = _recorded(flags) if flags.resume else runs.load_settings(_preset(flags), fresh, **_changes(flags))
     try:
         history = runs.run(settings, flags.out, resume=flags.resume, device=flags.device, threads=flags.threads)

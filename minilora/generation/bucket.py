@@ -1,7 +1,7 @@
 """The keys and values of several texts, each of its own length, in arrays that a step can work on at once.
 
-Texts of similar length share a bucket. A text that has filled its place moves to the bucket with twice the room. So
-little of the arrays is padding, and texts join and leave without moving the others.
+Texts of similar length share a bucket. A text that has filled its place moves to the bucket with twice the room. This
+keeps unused space small; when a text leaves, at most one other is moved.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Bucket:
     Attributes
     ----------
     texts : in the order in which they lie in the arrays
-    slots : for each of them its row in the batch of the current step
-    arrays : keys and values of each layer in turn, each (texts, G, room, D)
+    slots : the batch row of each text; None where the texts are all rows of the batch, in order
+    arrays : keys and values of each layer in turn, each (n, G, room, D) with n at least the number of texts
     """
 
     def __init__(self, config: LlamaConfig, room: int, like: Array) -> None:
@@ -46,7 +46,7 @@ class Bucket:
         for i, given in enumerate(arrays):
             if stop > had:  # zeros: what is masked has to be finite
                 shape = max(stop - had, had // 2), *self.arrays[i].shape[1:]
-                more = array_module(given).zeros(shape, given.dtype)  # its pages are taken when first written to
+                more = array_module(given).zeros(shape, given.dtype)  # memory is allocated on first write
                 self.arrays[i] = np.concatenate([self.arrays[i], more]) if had else more
             self.arrays[i][start:stop, :, :longest] = given[:, :, :longest]
         self.texts += texts
@@ -70,7 +70,7 @@ class Bucket:
             self.remove(text)
 
     def begin(self) -> None:
-        """Prepare a step, in which each text gets one token more."""
+        """Prepare a step, which adds one token to each text."""
         lengths = [text.length for text in self.texts]
         self.stop = max(lengths) + 1
         self.even = min(lengths) == max(lengths)
@@ -81,7 +81,7 @@ class Bucket:
             self.mask = like(mask.astype(self.arrays[0].dtype), self.arrays[0])  # (texts, 1, 1, S)
 
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append the keys and values (texts, G, D) of the new tokens; those of all tokens, (texts, G, S, D)."""
+        """Append the keys and values (texts, G, D) of the new tokens; returns those of all tokens, (texts, G, S, D)."""
         n, stop = len(self.texts), self.stop
         keys, values = self.arrays[2 * layer], self.arrays[2 * layer + 1]
         if self.even:

@@ -24,11 +24,11 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
 
     Parameters
     ----------
-    requests : all of them, or an iterator, which is asked for the next one as soon as a row is free
-    rows : how many texts to write at a time; None: all
+    requests : a list, or an iterator, from which the next request is taken when a row is free
+    rows : the number of texts to write at a time; None for all
 
-    The model is used as it is now: later changes to its adapters do not affect the texts. Raises ValueError for an
-    invalid request, and AdapterError if its adapters are the reason; if `requests` is a list, before the first step.
+    Adapters that are merged, deleted or replaced later do not affect the texts (`snapshot.py`). Raises ValueError for
+    an invalid request, and AdapterError if its adapters are the reason; if `requests` is a list, before the first step.
     """
     if rows is not None and rows < 1:
         raise ValueError(f"expected at least one row to write in, got {rows}")
@@ -74,7 +74,7 @@ class Decoding:
         return len(self.writing)
 
     def check(self, request: Request) -> dict[str, float] | None:
-        """The strengths of the request's adapters; raises ValueError for what cannot be written."""
+        """The strengths of the request's adapters, None if merged; raises ValueError for an invalid request."""
         check_request(request, self.model.config.max_position_embeddings, self.model.config.vocab_size)
         if request.adapters is None:
             return self._active
@@ -139,7 +139,7 @@ class Writing:
         self.rng, self.drawn = np.random.default_rng(request.seed), list[float]()
 
     def draw(self) -> float:
-        """The random number for the next token; the same until there is one."""
+        """The random number for the next token; the same on every call until `write`."""
         if not self.drawn:
             self.drawn.append(self.rng.random())
         return self.drawn[0]

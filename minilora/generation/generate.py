@@ -1,4 +1,4 @@
-"""Generation: ids or text that continue a prompt, whole or as they come. Each function is a caller of `decode`."""
+"""Generation: ids or text that continue a prompt, all at once or streamed. Each function calls `decode`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def generate(
     seed: int = 0,
     adapters: Choice | Sequence[Choice] = None,
 ) -> list[Array]:
-    """New ids for each prompt, `tokens` of them or up to an end token of the model; prompts may differ in length.
+    """New ids for each prompt: `tokens` of them, or fewer, ending with an end token; prompts may differ in length.
 
-    Row i draws from its own generator, seeded with (seed, i): what it writes does not depend on its neighbours.
-    `adapters` are used in place of the active ones: a name, names with strengths, or a list that has one of these, or
-    None for the base, for each prompt.
+    Row i has its own random generator, seeded with (seed, i), so its text does not depend on the other rows. `adapters`
+    replace the active ones: a name, names with strengths, or a list with one of these, or None for the base, for each
+    prompt.
     """
     written: list[list[int]] = [[] for _ in prompts]
     for column in stream(model, prompts, tokens, sampler, seed, adapters):
@@ -74,9 +74,9 @@ def write(
     adapters: Choice = None,
     stop: str | Sequence[str] = (),
 ) -> str:
-    """The text that the model continues `prompt` with: at most `tokens` tokens, without the text that stops it.
+    """The model's continuation of `prompt`: at most `tokens` tokens, without the stop text.
 
-    It ends before any of the texts in `stop`, and at an end token of the model (`eos_token_id`).
+    It ends before the first occurrence of a text in `stop`, or at an end token of the model (`eos_token_id`).
     """
     return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters, stop))
 
@@ -90,7 +90,7 @@ def write_stream(
     adapters: Choice = None,
     stop: str | Sequence[str] = (),
 ) -> Iterator[str]:
-    """As `write`, piece by piece; a character of several bytes comes when its last byte has."""
+    """As `write`, but streamed; a multi-byte character is yielded with its last byte."""
     request = Request(ByteTokenizer().encode(prompt), tokens, sampler or Sampler(), (seed, 0), adapters)
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(stops):

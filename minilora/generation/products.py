@@ -1,4 +1,4 @@
-"""Products with the weights of Linears and the updates of each row's adapters, on plain arrays."""
+"""Linears and the updates of each row's adapters, as matrix products on plain arrays."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from minilora.nn import Linear
 from minilora.nn.choice import row_choice
 
 SMALL = 2**18
-"""Multiplications up to which BLAS treats a product as small; in larger ones the order of the factors matters."""
+"""Multiplications below which BLAS treats a product as small; above, the order of the operands affects the speed."""
 
 Found: TypeAlias = list[list[tuple[Factors, float]]]
 """For each linear, the factors and strengths of a row's updates."""
 
 
 class Products:
-    """x Wᵀ for each of some linears that share their input, with the updates of the rows' adapters.
+    """x Wᵀ for several linears with the same input, plus the updates of each row's adapters.
 
     Attributes
     ----------
     A, B : of updates with factors, for each row A (sum of R, in), the linears one after the other, and for each linear
         s·Bᵀ (R, out); with zeros where a row has less than rank R, and room for more rows. A single row is that of all
-    others : the updates without factors, each with the number of its linear
+    others : (index, RowUpdates) of each linear that has updates without factors
     """
 
     def __init__(self, linears: list[Linear]) -> None:
@@ -41,7 +41,7 @@ class Products:
         self.others: list[tuple[int, RowUpdates]] = []
 
     def choose(self, choices: list[dict[str, float]], changed: Sequence[int]) -> None:
-        """Set the adapters of each row, where the rows in `changed` have new ones; a single choice is that of all."""
+        """Set the adapters of each row; only those in `changed` have new ones. A single choice is for all rows."""
         if not self.hosts:
             return
         found = {row: self._factors(choices[row]) for row in changed}
@@ -71,7 +71,7 @@ class Products:
         return enough and all(_ranks(factors)[h] <= part for factors in found.values() for h, part in enumerate(parts))
 
     def _make_room(self, found: list[Found]) -> None:
-        """Arrays for rows that use these factors, and for half as many more as there were."""
+        """Allocate A and B for rows with these factors; a batch that grows gets at least half as much room again."""
         ranks = np.max([_ranks(factors) for factors in found], axis=0)
         had, self.A, self.B = 0 if self.A is None else len(self.A), None, []
         if not ranks.any():
@@ -84,7 +84,7 @@ class Products:
             self.B.append((i, slice(end - rank, end), B))
 
     def _put(self, row: int, found: Found) -> None:
-        """Write the factors of one row, those of several adapters one below the other."""
+        """Write the factors of one row; those of several adapters are stacked."""
         if self.A is None:
             return
         for (_, part, Bs), some in zip(self.B, found, strict=True):

@@ -60,10 +60,10 @@ class Reader:
     def __init__(self, model: Llama) -> None:
         self.model, self.context = model, model.config.max_position_embeddings
         self.step = TokenStep(model) if can_step(model) else None
-        self.rows: list[Text] = []  # those of the last single tokens, in the order of the batch
+        self.rows: list[Text] = []  # the texts of the last single-token step, in batch order
         self.buckets: dict[int, Bucket] = {}  # by their room
-        self.past: list[Bucket] = []  # those that the rows are in
-        self.moved = False  # whether a text has changed its bucket since
+        self.past: list[Bucket] = []  # the buckets of the rows
+        self.moved = False  # whether a text has joined or changed a bucket since
 
     @no_grad()
     def __call__(self, texts: list[Text]) -> Array:
@@ -118,7 +118,7 @@ class Reader:
         return self.buckets[room]
 
     def _arranged(self, texts: list[Text]) -> list[Text]:
-        """The rows of the batch. Texts of the last step keep theirs, so that few adapters are laid out anew."""
+        """The texts in row order. Those of the last step keep their rows if possible, so few adapters are copied."""
         if texts == self.rows:
             return texts
         now, before = set(map(id, texts)), set(map(id, self.rows))
@@ -143,7 +143,7 @@ class Reader:
         return logits
 
     def _find_rows(self, rows: list[Text]) -> None:
-        """Tell the buckets which rows of the batch their texts are."""
+        """Set the batch rows of each bucket."""
         self.rows, self.moved = rows, False
         self.buckets = {room: bucket for room, bucket in self.buckets.items() if bucket.texts}
         self.past = list(self.buckets.values())

@@ -31,9 +31,9 @@ class Request:
     Attributes
     ----------
     prompt : token ids (n,), at least one and at most the model's context
-    tokens : how many to write at most
+    tokens : the most tokens to write
     sampler : how each is chosen
-    seed : of the text's own random numbers, one for each new token
+    seed : of the text's own random generator, which draws one number for each new token
     adapters : a name, or names with strengths; {} is the base. None: the model's active adapters
     stop : token ids that end the text. None: the model's end tokens (eos_token_id)
     """
@@ -51,10 +51,10 @@ class Token(NamedTuple):
 
     Attributes
     ----------
-    request : whose text it belongs to
+    request : the request that the token belongs to
     id : the token
-    logits : (V,) what the model expected here, on the host
-    finish_reason : why the text ends with this token: "stop" for an end token, "length"; None if it goes on
+    logits : (V,) the logits that the token was chosen from, on the host
+    finish_reason : "stop" if this is an end token, "length" if it is the last one allowed, None if the text goes on
     """
 
     request: Request

@@ -1,4 +1,4 @@
-"""Snapshots: copies of a model that later changes to its adapters do not affect.
+"""Snapshots of a model: merging, deleting or replacing the original's adapters does not affect them.
 
 A text takes many steps to write. If an adapter is merged, deleted or replaced meanwhile, the rest of the text must not
 change, so decoding works on a copy of the modules. The weights are shared, because copying them would cost too much. An

@@ -1,4 +1,4 @@
-"""One more token for each row, on plain arrays: the forward pass that writing repeats.
+"""The forward pass for one token of each row, on plain arrays: the inner loop of decoding.
 
 The mathematics is that of `nn/llama.py` and `nn/attention.py`, rearranged to make fewer arrays. For a single token,
 tensors and modules would cost twice as much as the numbers. The adapters are looked up when the rows change: those of
@@ -23,11 +23,11 @@ from minilora.nn.attention import Attention, rotary_turns
 from minilora.nn.llama import MLP, Decoder, DecoderLayer
 
 KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding, AdaptedLinear}
-"""The modules whose mathematics is written down here. Other Linears may be of any kind."""
+"""The modules that this file reimplements. Other subclasses of Linear are called as they are."""
 
 
 def can_step(model: Llama) -> bool:
-    """Whether the model is not in training, and made of known modules, none with a `forward` put into it."""
+    """Whether `TokenStep` can run the model: in eval mode, made of known modules, none with a replaced `forward`."""
     modules = [module for _, module in model.named_modules()]
     if model.rng is not None or any("forward" in vars(module) for module in modules):
         return False
@@ -105,7 +105,7 @@ class LayerStep:
         return down
 
     def _attend(self, x: Array, cos: Array, sin: Array, layer: int, past: Sequence[Bucket]) -> Array:
-        """What the heads read from all tokens so far, (N, H·D)."""
+        """The heads' attention output over all tokens so far, (N, H·D)."""
         q, k, v = self.qkv(self.before(x))
         (N, _), (G, group, D) = x.shape, self.heads
         q = turned(q, cos, sin).reshape(N, G, group, D)
@@ -115,7 +115,7 @@ class LayerStep:
         seen = np.empty_like(q)
         for bucket in past:
             rows = bucket.slots
-            assert rows is not None  # they are for more than one bucket
+            assert rows is not None  # None only where one bucket holds all rows, in order
             some = [array.take(rows, axis=0) for array in (q, k, v)]  # faster than an index
             seen[rows] = self._read(some[0], some[1], some[2], layer, bucket)
         return seen.reshape(N, -1)

@@ -1,4 +1,4 @@
-"""One way to run: settings in, a trained model and its folder out."""
+"""Runs: from settings to a folder with the trained adapter or model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from minilora.training import History, Run, train, train_steps
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.json"
 
 Texts: TypeAlias = tuple[Array, Array]
-"""Token ids to learn from and to evaluate on, each (n,)."""
+"""Training and validation ids, each (n,)."""
 
 
 def run(
@@ -40,8 +40,9 @@ def run(
 
     Parameters
     ----------
-    resume : go on with the interrupted run in `out`, which has these settings: bit-identical to one that never stopped
-    device, threads : where to compute, and on how many cores; any number of cores gives the same bits
+    resume : continue the interrupted run in `out`, which was started with these settings; bit-identical to a run that
+        never stopped
+    device, threads : device to compute on, and number of cores; any number gives the same bits
     quiet : show nothing
 
     Raises what `train` raises, and ValueError when `out` already holds a run, a model or an adapter.
@@ -77,9 +78,9 @@ def run(
 def run_steps(
     settings: Settings, texts: Texts | None = None, *, adapter: str = "default", threads: int | None = None
 ) -> Generator[Run, None, None]:
-    """The same training step by step, in memory: yields the Run after each step, and nothing is written.
+    """As `run`, but step by step and in memory: yields the Run after each step and at the end, and writes nothing.
 
-    `texts` are the token ids to learn from, by default those of the settings' corpus.
+    `texts` are the training and validation ids, by default those of the settings' corpus.
     """
     model, (train_ids, val_ids) = make_model(settings, adapter=adapter), texts or load_ids(settings.corpus)
     return train_steps(model, train_ids, val_ids, settings.training, threads=threads)
@@ -97,8 +98,8 @@ def make_model(settings: Settings, device: str = "cpu", adapter: str = "default"
 
 
 def open_base(folder: str | Path | None = None, device: str = "cpu") -> Llama:
-    """The model in a folder, by default the packaged one. Raises ValueError where its tokens are not bytes."""
-    device_module(device)  # first, so that a missing GPU costs no waiting
+    """The model in a folder, by default the packaged one. Raises ValueError if its tokenizer is not byte-level."""
+    device_module(device)  # first, so that a missing GPU is reported at once
     model = Llama.from_pretrained(folder or BASE, device)
     ByteTokenizer.load(folder or BASE)
     model.eval()

@@ -1,4 +1,4 @@
-"""The settings of a run: a preset in TOML, with changes, written down beside the result."""
+"""The settings of a run: a preset in TOML, with changes, saved with the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minilora.training import TrainingConfig
 PRESETS = resources.files("minilora.runs") / "presets"
 RUN = "run.toml"
 
-CHANGES = {  # the short name of a setting, its table, and its name there
+CHANGES = {  # short name of a setting: its table and its key there
     "corpus": ("", "corpus"),
     "base": ("", "base"),
     "method": ("", "method"),
@@ -38,7 +38,7 @@ CHANGES = {  # the short name of a setting, its table, and its name there
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that decides what a run does.
+    """Everything that determines a run.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Settings:
     base : folder of the model to start from, "" for the packaged one
     method : "full", or the name of an adaptation method such as "lora"
     dtype : of the result on disk, "float32" or "float16"; training is in float32
-    model : the shape of a fresh model, to be trained from nothing; None to start from `base`
+    model : the shape of a model to train from scratch; None to start from `base`
     adapter : the settings of the adapter; None where the method is "full"
     training : how to train
     """
@@ -60,7 +60,7 @@ class Settings:
     training: TrainingConfig
 
     def save(self, folder: str | Path) -> Path:
-        """Write them as `run.toml`, which is a preset again."""
+        """Write the settings to `run.toml`, which can itself be used as a preset."""
         flat = dataclasses.asdict(self)
         model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
         lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
@@ -80,8 +80,8 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
 
     Parameters
     ----------
-    fresh : train a fresh model from nothing (True) or start from `base` (False); by default as the preset has it
-    changes : settings by the names in CHANGES. With another rank and no alpha, alpha changes so that α/r stays
+    fresh : train from scratch (True) or start from `base` (False); by default as in the preset
+    changes : settings by the names in CHANGES. If rank is given without alpha, alpha is scaled to keep α/r
 
     Raises ValueError for an unknown preset, an unknown entry, or values that do not go together.
     """

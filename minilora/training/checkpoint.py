@@ -111,7 +111,7 @@ def _arrays(optimizer: Optimizer, hooks: Mapping[str, Hook] | None) -> dict[str,
 
 
 def fingerprints(model: Llama, train_ids: Array | None, val_ids: Array | None) -> dict[str, Any]:
-    """What a resumed run must agree on besides its settings: the texts, the frozen weights, the active adapters."""
+    """Checksums and adapter settings that a resumed run must match: texts, frozen weights, active adapters."""
     found: dict[str, Any] = {
         "data": _digest([train_ids]),
         "validation data": _digest([val_ids]),

@@ -1,4 +1,4 @@
-"""TrainingConfig: the numbers that a training run goes by."""
+"""TrainingConfig: the settings of a training run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ class TrainingConfig:
     Attributes
     ----------
     iters : optimizer steps
-    batch, context : windows per step and tokens per window
+    batch, context : windows per batch and tokens per window
     accumulate : batches whose gradients are averaged into one step
     optimizer : the name of the optimizer: "adamw" or "sgd"
     schedule : how the learning rate falls after the warmup: "cosine", "linear" or "constant"
-    lr, min_lr, warmup : the learning rate's peak, its end, and the steps until the peak
-    weight_decay, beta1, beta2 : AdamW's λ, β₁, β₂
-    grad_clip : the longest gradient allowed; 0 for no limit
-    eval_every, eval_windows : steps between evaluations; windows in each
+    lr, min_lr, warmup : peak and final learning rate, and the steps up to the peak
+    weight_decay : λ, the weight decay of any optimizer
+    beta1, beta2 : AdamW's β₁, β₂
+    grad_clip : the largest gradient norm allowed; 0 for no limit
+    eval_every, eval_windows : steps between evaluations, and windows per evaluation
     checkpoint_every : steps between checkpoints
     seed : of everything random in the run
     """

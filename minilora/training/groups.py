@@ -1,4 +1,4 @@
-"""Which trainable parameters decay, and which learn at a multiple of the learning rate."""
+"""Parameter groups: weight decay and learning-rate multiple of each trainable parameter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make_optimizer(model: Module, config: TrainingConfig) -> Optimizer:
 
 
 def parameter_groups(model: Module, weight_decay: float) -> list[ParameterGroup]:
-    """The trainable parameters in groups, those that decay first.
+    """The trainable parameters in groups; those with weight decay come first.
 
     Matrices decay; vectors, which are gains, do not. An adapter's update may have other rules for its tensors
     (`Update.decays`, `Update.lr_scale`).

@@ -1,4 +1,4 @@
-"""The training loop, the same for pretraining, full fine-tuning and adapters: it trains what requires a gradient."""
+"""The training loop, the same for pretraining, full fine-tuning and adapters: it trains what has requires_grad=True."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from minilora.training.run import Run
 
 
 class Interrupted(Exception):
-    """The person pressed Ctrl-C; with a checkpoint_path, the state is saved."""
+    """Ctrl-C was pressed; with a checkpoint_path, the state has been saved."""
 
 
 def train(
@@ -36,12 +36,12 @@ def train(
     quiet: bool = False,
     threads: int | None = None,
 ) -> History:
-    """Train the parameters of `model` that want a gradient; return the losses.
+    """Train the parameters of `model` with requires_grad=True; return the losses.
 
     Parameters
     ----------
     train_ids, val_ids : token ids, (n,)
-    checkpoint_path : where to keep the state; none is kept without it
+    checkpoint_path : the file to keep the state in; None to keep none
     resume : go on from that state; the result is bit-identical to a run that never stopped
     sample : makes a text to show at each evaluation
     quiet : show nothing
@@ -52,9 +52,9 @@ def train(
     ------
     TrainingError : a loss, gradient or parameter is not finite; names the step and the last good checkpoint
     Interrupted : Ctrl-C was pressed; the state has been saved, if there is a checkpoint_path
-    CheckpointError : the state to resume from is missing, broken or of another run; or, without `resume`, there is one
-    ValueError : a text is too short for the context, the context longer than the model's, or threads below 1; nothing
-        is written
+    CheckpointError : the checkpoint to resume from is missing, broken or of another run, or without `resume` one exists
+    ValueError : nothing is trainable, a text is too short for the context, the context is longer than the model's, or
+        threads is below 1; nothing is written
     """
     steps = train_steps(
         model, train_ids, val_ids, config, checkpoint_path, resume=resume, sample=sample, quiet=quiet, threads=threads
@@ -81,7 +81,7 @@ def train_steps(
 ) -> Generator[Run, None, None]:
     """Generator form of `train`: yields the Run after each step and at the end, for callers with their own display.
 
-    Closing it stops the run and saves its state, if there is a checkpoint_path. Each step may run in another thread.
+    Closing it stops the run and saves its state, if there is a checkpoint_path. `next` may be called from any thread.
     """
     run = Run(model, train_ids, val_ids, config, checkpoint_path, threads)
     if resume:

@@ -90,9 +90,9 @@ class Optimizer(ABC):
             p.grad += gradient
 
     def collect(self) -> None:
-        """Copy gradients that were assigned, such as None, into the flat buffer.
+        """Copy gradients that were assigned to `p.grad` into the flat buffer; None counts as zero.
 
-        Raises RuntimeError when a parameter has left the buffer: `astype` or a second optimizer does that.
+        Raises RuntimeError if a parameter's data was replaced, as `astype` or a second optimizer does.
         """
         for (p, data, grad), (name, _) in zip(self._views, self.layout, strict=True):
             if p.data is not data:
@@ -102,7 +102,7 @@ class Optimizer(ABC):
                 p.grad = grad
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradient down to length `max_norm` if it is longer (0: no limit); return its length before."""
+        """Scale the gradient down to norm `max_norm` if its norm is larger (0: no limit); return the norm before."""
         self.collect()
         norm = float(np.sqrt(np.dot(self.grad, self.grad)))
         if norm > max_norm > 0:
@@ -134,7 +134,7 @@ def optimizers() -> dict[str, type[Optimizer]]:
 
 @optimizer
 class SGD(Optimizer):
-    """Stochastic gradient descent, with weight decay outside the gradient as in AdamW: θ ← θ - lr · g - lr · λ · θ."""
+    """Stochastic gradient descent with decoupled weight decay, as in AdamW: θ ← θ - lr · g - lr · λ · θ."""
 
     name = "sgd"
 

@@ -23,28 +23,28 @@ Batch: TypeAlias = tuple[Array, Array]
 
 
 PIECE = 1024
-"""Tokens that a piece aims at: enough for products at full speed, and few enough for arrays to stay in the cache."""
+"""Target tokens per piece: enough for products at full speed, few enough for the arrays to stay in the cache."""
 
 FEW = 4
-"""Pieces that a smaller batch is cut into if they are large enough: one for each core of a laptop."""
+"""Pieces of a smaller batch, if they are large enough: one per core of a laptop."""
 
 LEAST, LARGE, WORK = 384, 128, 1.15e9
-"""The fewest tokens of such a piece: 384 in a small model, where much of the time of a smaller piece is not arithmetic;
-in a larger one, as many as take 1.15e9 multiplications, but at least 128, because each piece reads all weights."""
+"""The fewest tokens of such a piece: 384 in a small model, where smaller pieces are mostly overhead; in a larger model
+enough for 1.15e9 multiplications, but at least 128, because each piece reads all weights."""
 
 MOST = 8
 """The most pieces of a batch, and so the most threads that it keeps busy: each piece has a full set of gradients."""
 
 
 def smallest_piece(model: Module) -> int:
-    """The fewest tokens that a small batch is cut into, by the products of `model` for each token."""
+    """The fewest tokens of a piece when a small batch is cut, from the multiplications per token in `model`."""
     linears = [module for _, module in model.named_modules() if isinstance(module, Linear)]
     products = sum(linear.in_features * linear.out_features for linear in linears)
     return max(LARGE, min(LEAST, int(WORK // max(1, products))))
 
 
 def cut(batch: int, context: int, least: int = LEAST) -> list[slice]:
-    """The rows of each piece of a batch of `batch` windows of `context` tokens; `least` as from `smallest_piece`."""
+    """Cut `batch` windows of `context` tokens into pieces: the rows of each. `least` comes from `smallest_piece`."""
     tokens = batch * context
     pieces = min(batch, MOST, max(tokens // PIECE, min(FEW, tokens // least), 1))
     ends = [batch * (i + 1) // pieces for i in range(pieces)]
@@ -59,10 +59,10 @@ def add_gradients(
     seed: Sequence[int] = (0,),
     least: int = LEAST,
 ) -> float:
-    """Add to the optimizer's gradient that of the mean loss over `batches`; return the loss, in nats.
+    """Add the gradient of the mean loss over `batches` to the optimizer's gradient; return the loss, in nats.
 
     The loss of a batch is a mean over its windows, so it is the sum of its pieces' losses, each times the piece's
-    share of the windows; and gradients add up as losses do. (A `loss` of your own must be such a mean, too.) A model in
+    share of the windows; and gradients add up as losses do. (A custom `loss` must be such a mean too.) A model in
     training draws each piece's dropout from a generator seeded with `seed` and the piece's number, so it does not
     depend on which thread runs first. A GPU gets each batch in one piece.
     """

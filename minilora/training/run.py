@@ -38,14 +38,15 @@ class Run:
     model : each step puts it into training mode
     train_ids, val_ids : token ids (n,); None where no batches are drawn or nothing is evaluated
     config : how to train
-    checkpoint_path : the file that `save` writes and `load` reads; without it, neither does anything
+    checkpoint_path : the file that `save` writes and `load` reads; without it, `save` only checks the parameters and
+        `load` raises CheckpointError
     threads : pieces of a batch worked on at a time, by default one per core; any number gives the same bits. A GPU is
         kept busy by one
 
     Attributes
     ----------
     optimizer : holds the parameters and their gradients
-    hooks : the training hooks of the active adapters, by adapter
+    hooks : the training hooks of the active adapters, by adapter name
     rng : draws the batches; its state is the position in the data
     history : the losses so far
     steps : updates done so far
@@ -85,9 +86,9 @@ class Run:
         c = self.config
         return learning_rate(self.steps, c.iters, schedule=c.schedule, lr=c.lr, min_lr=c.min_lr, warmup=c.warmup)
 
-    @np.errstate(all="ignore")  # what is not finite is reported once, by `_refuse_infinite`
+    @np.errstate(all="ignore")  # `_refuse_infinite` reports non-finite values, once
     def step(self, batches: Sequence[Batch] | None = None) -> float:
-        """One update from the mean loss over `batches`, by default drawn ones; returns the loss in nats."""
+        """One update from the mean loss over `batches`, by default random ones; returns the loss in nats."""
         rate, batches = self.rate, batches or self._draw()
         self.optimizer.zero_grad()
         loss = self._add_gradients(batches)
@@ -103,7 +104,7 @@ class Run:
 
     @np.errstate(all="ignore")
     def evaluate(self) -> float:
-        """The validation loss in nats, added to the history; at the step of the latest evaluation, that one's."""
+        """The validation loss in nats, added to the history; measured at most once per step."""
         c, evaluations = self.config, self.history.evaluations
         if evaluations and evaluations[-1][0] == self.steps:
             return evaluations[-1][1]

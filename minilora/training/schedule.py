@@ -1,4 +1,4 @@
-"""The learning rate over time: a linear warmup, then one of several ways down, chosen by name."""
+"""The learning rate over time: a linear warmup, then a schedule chosen by name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 Schedule: TypeAlias = Callable[[float], float]
-"""From the progress after the warmup, 0 to 1, to the share of the way from `min_lr` to `lr` that is left."""
+"""Maps the progress after the warmup, 0 to 1, to the position of the rate between `min_lr` (0) and `lr` (1)."""
 
 SCHEDULES: dict[str, Schedule] = {
     "cosine": lambda progress: 0.5 * (1 + math.cos(math.pi * progress)),

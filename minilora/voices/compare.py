@@ -146,7 +146,7 @@ def _letters(texts: list[_Writing], steps: Iterator[list[Token]]) -> Iterator[li
 
 @dataclass(frozen=True, eq=False)
 class _FirstWrites:
-    """Rows of one text: the first chooses each token, the others read along."""
+    """Chooses tokens for the rows of one text: samples from the first row and gives that token to all."""
 
     sampler: Sampler
 
@@ -155,7 +155,7 @@ class _FirstWrites:
 
 
 class _Writing:
-    """A text as it is written, in several rows of the batch: the mix, and for comparison the base and each voice."""
+    """A text being written, as several rows of the batch: the mix, and for comparison the base and each voice alone."""
 
     def __init__(self, mix: dict[str, float], prompt: Array, tokens: int, sampler: Sampler, seed: int) -> None:
         alone = [{name: strength} for name, strength in mix.items()]
