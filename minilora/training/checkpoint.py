@@ -22,6 +22,7 @@ from minilora.adapters.hook import Hook
 from minilora.backend import Array, copy_into, to_host
 from minilora.files import read_metadata, read_tensors, write_tensors
 from minilora.nn import Llama
+from minilora.training.config import TrainingConfig
 from minilora.training.optimizer import Optimizer
 
 
@@ -88,10 +89,11 @@ def load(
     layout = [[name, list(shape)] for name, shape in optimizer.layout]
     if state["layout"] != layout:
         raise CheckpointError(f"cannot resume: {path} trains other parameters than this run")
+    saved = {**dataclasses.asdict(TrainingConfig()), **state["settings"]}  # defaults for settings newer than the file
     for name, value in json.loads(json.dumps(settings)).items():
-        if state["settings"].get(name) != value:
+        if saved.get(name) != value:
             raise CheckpointError(
-                f"cannot resume: {path} was made with {name} = {state['settings'].get(name)!r}, this run has {value!r}"
+                f"cannot resume: {path} was made with {name} = {saved.get(name)!r}, this run has {value!r}"
             )
     for name, array in arrays.items():
         if name not in tensors or tensors[name].shape != array.shape:

@@ -1,12 +1,13 @@
 """A checkpoint holds everything, and one that does not fit is refused in one line, before anything changes."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from minilora import lora
-from minilora.files import read_tensors, write_tensors
+from minilora.files import read_metadata, read_tensors, write_tensors
 from minilora.training import AdamW, CheckpointError, History, TrainingConfig, checkpoint
 
 
@@ -65,6 +66,16 @@ def test_other_settings(name, saved, make_model, config, refused):
     others = {"optimizer": "sgd", "schedule": "linear"}
     other = config(**{name: others.get(name) or (value + 1 if isinstance(value, int) else value / 2)})
     refused(make_model("lora"), other, saved, f"was made with {name} = ")
+
+
+def test_a_checkpoint_from_before_a_setting_existed_has_its_default(saved, make_model, config, run):
+    state = json.loads(read_metadata(saved)["minilora_checkpoint"])
+    for name in ("optimizer", "schedule"):
+        del state["settings"][name]
+    write_tensors(saved, read_tensors(saved), {"minilora_checkpoint": json.dumps(state)})
+    assert len(run(make_model("lora"), config(), saved, resume=True).losses) == config().iters
+    with pytest.raises(CheckpointError, match="was made with optimizer = 'adamw', this run has 'sgd'"):
+        run(make_model("lora"), config(optimizer="sgd"), saved, resume=True)
 
 
 @pytest.mark.parametrize("changed", ["data", "validation data"])
