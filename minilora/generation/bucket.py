@@ -49,25 +49,37 @@ class Bucket:
                 more = array_module(given).zeros(shape, given.dtype)  # memory is allocated on first write
                 self.arrays[i] = np.concatenate([self.arrays[i], more]) if had else more
             self.arrays[i][start:stop, :, :longest] = given[:, :, :longest]
+        for place, text in enumerate(texts, start):
+            if text.length < longest:  # what was read in the place of padding
+                self._clear(place, text.length, longest)
         self.texts += texts
 
     def remove(self, text: Text) -> None:
         """Take a text out; the last one moves to its place."""
         place, last = self.texts.index(text), self.texts.pop()
+        end = len(self.texts)
         if last is not text:
             for array in self.arrays:
-                array[place, :, : last.length] = array[len(self.texts), :, : last.length]
+                array[place, :, : last.length] = array[end, :, : last.length]
+            self._clear(place, last.length, text.length + 1)
             self.texts[place] = last
+        self._clear(end, 0, last.length + 1)
 
     def move(self, texts: Sequence[Text], other: Bucket) -> None:
         """Move some texts to another bucket."""
-        places = [self.texts.index(text) for text in texts]
         if texts == self.texts:
             other.add(texts, [array[: len(texts)] for array in self.arrays])
-        else:
-            other.add(texts, [array[like(np.array(places), array)] for array in self.arrays])
+            self.texts = []
+            return
+        places = like(np.array([self.texts.index(text) for text in texts]), self.arrays[0])
+        other.add(texts, [array[places] for array in self.arrays])
         for text in texts:
             self.remove(text)
+
+    def _clear(self, place: int, start: int, stop: int) -> None:
+        """Zero numbers of no text: where a text had none that are finite, the mask would not stop them (0 · NaN)."""
+        for array in self.arrays:
+            array[place, :, start:stop] = 0
 
     def begin(self) -> None:
         """Prepare a step, which adds one token to each text."""

@@ -157,21 +157,18 @@ def test_products_with_the_larger_matrix_in_front_write_the_same(asked, rows, fa
         assert_same(texts[one], alone(families[1], one))
 
 
-@pytest.mark.parametrize(
-    ("rows", "free"), [(1, 1), (2, 1), (3, 1), (8, 1), (9, 2), (16, 2), (17, 3), (None, 1)], ids=str
-)
-def test_requests_are_asked_for_when_an_eighth_of_the_rows_is_free_and_no_sooner(rows, free, families):
-    """Then for as many as there are free rows: so several prompts are read at once. Without `rows`, for all."""
-    asked, taken = [request(0, 3, 1 + i % 5) for i in range(40)], []
+@pytest.mark.parametrize("rows", [1, 2, 3, 9, 40, 50, None])
+def test_a_request_is_asked_for_as_soon_as_there_is_a_free_row_and_no_sooner(rows, families):
+    asked, taken = [request(0, 3, 1 + i * i % 7) for i in range(40)], []
     steps = decode(families[0], (taken.append(one) or one for one in asked), rows)
-    alive = 0
+    assert not taken
+    ended = 0
     for step in steps:
-        before = len(taken) - (len(step) - alive)
-        begun = min(40 - before, (rows or 40) - alive) if rows is None or rows - alive >= free else 0
-        assert len(step) == alive + begun
-        assert len(taken) == before + begun
-        alive = sum(token.finish_reason is None for token in step)
-    assert taken == asked
+        assert len(taken) == min(40, ended + (rows or 40))
+        assert [token.request for token in step] == [one for one in taken if one in {token.request for token in step}]
+        assert len(step) == len(taken) - ended
+        ended += sum(token.finish_reason is not None for token in step)
+    assert ended == 40
 
 
 def test_no_requests_are_no_steps(families):

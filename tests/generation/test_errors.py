@@ -1,9 +1,12 @@
 """Requests that cannot be met are refused, at the call where that is possible, and an error leaves nothing behind."""
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from threadpoolctl import threadpool_limits
 
 from minilora import lora, threads
@@ -12,7 +15,15 @@ from minilora.generation import Decoding, Request, Sampler, decode, write_stream
 from minilora.generation.token_step import TokenStep
 from minilora.nn import Linear
 from minilora.nn.llama import Decoder
-from tests.generation.texts import Script, alone, assert_same, request
+from tests.generation.texts import (
+    Script,
+    alone,
+    assert_same,
+    forward_passes_alone,
+    request,
+    smallest_bucket,
+    written,
+)
 
 UNKNOWN = "there is no adapter 'bard'; the model has"
 MERGED = r"cannot choose adapters for a text while .* call lora\.unmerge\(model\) first"
@@ -67,9 +78,9 @@ def spoiled(make_model):
     return model
 
 
-def text_of(*ids):
-    """A request for a text whose tokens are prescribed."""
-    return Request(np.array(ids[:1]), len(ids) - 1, Script(ids[1:]))
+def text_of(*ids, prompt=1):
+    """A request for a text that is prescribed, of which the first `prompt` ids are the prompt."""
+    return Request(np.array(ids[:prompt]), len(ids) - prompt, Script(ids[prompt:]))
 
 
 def test_logits_that_are_not_finite_are_an_error(spoiled):
@@ -188,27 +199,75 @@ def test_a_seed_that_cannot_be_is_refused_at_the_call(seed, family):
         decode(family, [request(0, 3, 5), Request(np.array([1]), 5, seed=seed)])
 
 
-class StumblesAt:
-    """A chooser that takes the likeliest token, but raises an error at its second."""
+class Hesitant:
+    """A chooser that takes the likeliest token, but first raises an error at its n-th call."""
 
-    def __init__(self):
-        self.left = [0]
+    def __init__(self, n):
+        self.left, self.error = n, KeyError("not now")
 
     def choose(self, logits, draws):
-        self.left.pop()
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
         return logits.argmax(axis=-1)
 
 
-def test_after_a_step_that_raised_an_error_the_other_texts_go_on_as_they_were(family):
-    decoding, good, bad = Decoding(family), request(0, 3, 8), Request(np.array([1]), 8, StumblesAt())
-    for one in good, bad:
+def steps_in_spite_of_errors(decoding, removed=lambda error: []):
+    """All steps; after an error without the requests that `removed` gives."""
+    while len(decoding):
+        try:
+            yield decoding.step()
+        except (KeyError, ValueError) as error:
+            for one in removed(error):
+                decoding.remove(one)
+
+
+def added(model, requests):
+    """The requests, as they are added to a Decoding."""
+    decoding = Decoding(model)
+    for one in requests:
         decoding.add(one)
-    found = decoding.step()[:1]
-    with pytest.raises(IndexError):
-        decoding.step()
-    decoding.remove(bad)
-    found += [token for _ in range(7) for token in decoding.step()]
-    assert_same(found, alone(family, good))
+    return decoding
+
+
+texts = st.builds(request, seed=st.integers(0, 5), length=st.integers(1, 12), tokens=st.integers(1, 20))
+buckets = st.sampled_from([2, 64])
+errors = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1, max_size=3)
+
+
+@settings(max_examples=12)
+@given(
+    good=st.lists(texts, min_size=1, max_size=3), errors=errors, remove=st.booleans(), smallest=st.sampled_from([2, 64])
+)
+@pytest.mark.parametrize("path", [nullcontext, forward_passes_alone], ids=["single tokens", "forward passes"])
+def test_after_an_error_the_texts_go_on_as_they_were(path, good, errors, remove, smallest, one_family):
+    """The text at fault may stay, if its chooser raises the error only once, or be removed."""
+    bad = [request(9, length, 20, sampler=Hesitant(n)) for length, n in errors]
+    with path(), smallest_bucket(smallest):
+        at_fault = (lambda error: [one for one in bad if one.sampler.error is error]) if remove else lambda error: []
+        found = written(steps_in_spite_of_errors(added(one_family, [*bad, *good]), at_fault))
+    for one in good if remove else [*good, *bad]:
+        assert_same(found[one], alone(one_family, one))
+
+
+@pytest.fixture(scope="module")
+def one_family(make_family):
+    return make_family()
+
+
+LONG, SHORT = (2, 4, 2, 4, 2, 4, 5, 5, 6, 6, 6), (1, 5, 7, 7, 7, 2, 2, 4, 2, 1)
+
+
+@pytest.mark.parametrize("prompt", [6, 8], ids=["in a single token", "in the prompt"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_after_a_text_without_finite_logits_is_removed_the_others_go_on_as_they_were(prompt, place, spoiled):
+    """Its keys and values, which are not finite, lie beyond the end of a shorter text that takes its place."""
+    bad = text_of(1, 2, 4, 5, 6, 7, 3, 7, 7, 7, prompt=prompt)
+    good, again = ([text_of(*LONG, prompt=8), text_of(*SHORT)] for _ in range(2))
+    decoding = added(spoiled, [*good[:place], bad, *good[place:]])
+    found = written(steps_in_spite_of_errors(decoding, lambda error: [bad]))
+    for one, other in zip(good, again, strict=True):
+        assert_same(found[one], alone(spoiled, other))
 
 
 class Packed(NamedTuple):
