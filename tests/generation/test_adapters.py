@@ -25,7 +25,7 @@ strengths = st.dictionaries(st.sampled_from("abc"), st.floats(-2, 2), max_size=3
 choices = st.one_of(st.none(), st.sampled_from("abc"), strengths)
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 1000),
     rows=st.lists(st.tuples(st.integers(1, 12), choices), min_size=1, max_size=4),

@@ -51,7 +51,7 @@ def families(make_family):
 shapes = st.integers(0, 2)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(asked=requests, smallest=buckets, shape=shapes)
 def test_a_text_alone_is_the_same_as_by_whole_forward_passes(asked, smallest, shape, families, whole_passes):
     model, rng = families[shape], np.random.default_rng(asked.seed)
@@ -63,7 +63,7 @@ def test_a_text_alone_is_the_same_as_by_whole_forward_passes(asked, smallest, sh
         assert far(token.logits, logits) < 1e-12
 
 
-@settings(max_examples=20)
+@settings(max_examples=16)
 @given(asked=st.lists(requests, min_size=3, max_size=6), rows=rows_at_a_time, smallest=buckets, shape=shapes)
 def test_a_text_in_company_is_the_same_as_alone(asked, rows, smallest, shape, families):
     """With other lengths, adapters, samplers and seeds beside it, of texts that begin and end at any step."""
@@ -74,7 +74,7 @@ def test_a_text_in_company_is_the_same_as_alone(asked, rows, smallest, shape, fa
         assert_same(texts[one], alone(model, one))
 
 
-@settings(max_examples=25)
+@settings(max_examples=14)
 @given(visits=st.lists(visits, min_size=3, max_size=6), smallest=buckets, shape=shapes)
 def test_texts_may_be_added_and_removed_at_any_step(visits, smallest, shape, families):
     """Each text is the same as alone, up to its removal."""
@@ -109,7 +109,7 @@ def take_step(decoding, alive, found):
     return [token.request for token in tokens if token.finish_reason is None]
 
 
-@settings(max_examples=12)
+@settings(max_examples=10)
 @given(asked=st.lists(requests, min_size=2, max_size=5), rows=rows_at_a_time, smallest=buckets)
 def test_in_float32_company_changes_a_text_by_rounding_alone(asked, rows, smallest, single):
     asked = [one for one in asked if one.sampler.temperature > 0]  # the likeliest of near equals may be another
@@ -126,7 +126,7 @@ def single(make_family):
     return model
 
 
-@settings(max_examples=10)
+@settings(max_examples=8)
 @given(asked=st.lists(requests, min_size=1, max_size=4), rows=rows_at_a_time)
 def test_a_model_that_the_single_token_path_does_not_know_writes_the_same(asked, rows, families):
     with forward_passes_alone():

@@ -107,12 +107,12 @@ def blas():
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    """Matrix products have two threads outside; the list holds their number while the model reads."""
+    """Matrix products have two threads outside, and NumPy warns; the list holds the threads while the model reads."""
     inside = []
     for part, name in (Decoder, "forward"), (TokenStep, "__call__"):
         right = getattr(part, name)
         monkeypatch.setattr(part, name, lambda *rest, right=right: inside.append(blas()) or right(*rest))
-    with threadpool_limits(2, user_api="blas"):
+    with threadpool_limits(2, user_api="blas"), np.errstate(all="warn"):
         assert set(blas()) == {2}
         yield inside
 
@@ -213,13 +213,16 @@ class Hesitant:
 
 
 def steps_in_spite_of_errors(decoding, removed=lambda error: []):
-    """All steps; after an error without the requests that `removed` gives."""
-    while len(decoding):
+    """All steps; after an error without the requests that `removed` gives. They end within 100 tries."""
+    for _ in range(100):
+        if not len(decoding):
+            return
         try:
             yield decoding.step()
         except (KeyError, ValueError) as error:
             for one in removed(error):
                 decoding.remove(one)
+    raise AssertionError("the texts do not end")
 
 
 def added(model, requests):
@@ -235,7 +238,7 @@ buckets = st.sampled_from([2, 64])
 errors = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1, max_size=3)
 
 
-@settings(max_examples=12)
+@settings(max_examples=9)
 @given(
     good=st.lists(texts, min_size=1, max_size=3), errors=errors, remove=st.booleans(), smallest=st.sampled_from([2, 64])
 )
