@@ -1,4 +1,4 @@
-"""The figures that the README and the cards show. `python figures/base_loss.py` makes each anew, in `figures/`."""
+"""The loss curve on the base model's card. `python figures/base_loss.py` draws it to `figures/base_loss.png`."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def base_loss() -> None:
-    """How the packaged base model learned: its loss on held-out addresses, from its own record."""
+    """Plot the training and held-out losses of the packaged base model, from its history.json."""
     history = json.loads((ROOT / "minilora" / "assets" / "base" / "history.json").read_text())
     steps, values = zip(*history["evaluations"], strict=True)
     losses = history["losses"]

@@ -1,6 +1,6 @@
-"""Pictures of the app. `python figures/screenshots.py` runs it, uses it, and makes each anew, in `figures/`.
+"""Screenshots of the app. `python figures/screenshots.py` runs it in a browser and saves them in `figures/`.
 
-It needs the extra `app`, the package `playwright`, and a Chromium, which is found as the tests of the browser find it.
+Needs the extra `app`, the package `playwright`, and Chromium, which is located in the same way as in `tests/browser`.
 """
 
 import os
@@ -15,21 +15,21 @@ from minilora.data import load_corpus
 
 FIGURES = Path(os.environ.get("MINILORA_FIGURES") or Path(__file__).parent.parent / "figures")
 NAMES = "chromium", "chromium-browser", "google-chrome"
-SECONDS = 40  # that the voice learns
-PATIENCE = 300_000  # ms
+SECONDS = 40  # training time of the voice
+PATIENCE = 300_000  # timeout for the page, in ms
 
 
 def write(page: Page) -> None:
-    """Shakespeare at strength 1, with the page's own prompt and seed."""
+    """Generate with Shakespeare at strength 1, the page's default prompt and seed."""
     page.click("#write")
     page.wait_for_function("/^200 of 200/.test(document.querySelector('#status').innerText)")
-    page.locator("body").click(position={"x": 2, "y": 2})  # the pointer away from the button
+    page.locator("body").click(position={"x": 2, "y": 2})  # move the pointer away from the button
 
 
 def teach(page: Page, text: str) -> None:
-    page.get_by_role("tab", name="Teach a new voice").click()
+    page.get_by_role("tab", name="Train a new voice").click()
     page.get_by_label("Name of the voice").fill("cook")
-    page.get_by_label("Text to learn from").fill(text)
+    page.get_by_label("Training text").fill(text)
     page.click("#learn")
     page.wait_for_function("/has a slider/.test(document.querySelector('#learning').innerText)")
     page.locator("a[download$='.zip']").wait_for()
@@ -37,7 +37,7 @@ def teach(page: Page, text: str) -> None:
 
 
 def save(page: Page, file: Path) -> None:
-    """The page, of a phone the upper part, in so few colours that the file is small and nobody sees it."""
+    """Save the page (on a phone, its upper part) in 128 colors: a smaller file, with no visible difference."""
     from PIL import Image
 
     with tempfile.TemporaryDirectory() as folder:

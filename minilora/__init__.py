@@ -1,11 +1,74 @@
 """minilora: LoRA that you can read in one sitting, in NumPy.
 
-Start at `minilora/autograd/tensor.py`; the subject is `minilora/lora/lora.py`.
+    import minilora as ml
+
+    model = ml.load_model()  # the packaged base model, or a folder in Hugging Face's layout
+    ml.lora.inject(model, r=8)
+    ml.train(model, *ml.load_ids("my.txt"), iters=200, lr=5e-3)
+    print(ml.write(model, "The king ", temperature=0.7))
+
+To read the code, start at `minilora/autograd/tensor.py`; LoRA is `minilora/lora/lora.py`. `import minilora` loads only
+NumPy and the autograd; the names below and the packages (`ml.lora`, `ml.laws`, ...) are imported when first used.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from minilora import family  # registers the methods
+from minilora.autograd import Tensor, gradients, no_grad
+
+if TYPE_CHECKING:
+    from minilora import adapters, data, generation, laws, lora, nn, runs, training, voices
+    from minilora.data import load_ids
+    from minilora.generation import write
+    from minilora.lora import get_peft_model
+    from minilora.nn import load_model
+    from minilora.training import train
+    from minilora.voices import compare
 
 __version__ = "0.1.0"
 
-from minilora import family  # makes the methods known
-from minilora.autograd import Tensor, gradients, no_grad
+__all__ = [
+    "Tensor",
+    "adapters",
+    "compare",
+    "data",
+    "family",
+    "generation",
+    "get_peft_model",
+    "gradients",
+    "laws",
+    "load_ids",
+    "load_model",
+    "lora",
+    "nn",
+    "no_grad",
+    "runs",
+    "train",
+    "training",
+    "voices",
+    "write",
+]
 
-__all__ = ["Tensor", "family", "gradients", "no_grad"]
+_PACKAGE_OF = {
+    "compare": "voices",
+    "get_peft_model": "lora",
+    "load_ids": "data",
+    "load_model": "nn",
+    "train": "training",
+    "write": "generation",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'minilora' has no attribute {name!r}")
+    if name in _PACKAGE_OF:
+        return getattr(import_module(f"minilora.{_PACKAGE_OF[name]}"), name)
+    return import_module(f"minilora.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

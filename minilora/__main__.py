@@ -1,4 +1,4 @@
-"""`python -m minilora` is the `minilora` command."""
+"""Entry point of `python -m minilora`, which is the same as the `minilora` command."""
 
 import sys
 

@@ -1,8 +1,9 @@
-"""Which library holds the numbers: NumPy, or CuPy on a GPU. Other files ask here.
+"""Array libraries: NumPy on the CPU, CuPy on an NVIDIA GPU.
 
-The operations are written with NumPy's functions, which hand over to whichever library owns the array they are
-given. Only making an array out of nothing needs to know, and asks here; and so does whoever brings an array from the
-host to the GPU or home again, which nothing does by itself. At the end: how the memory of large arrays is kept.
+The ops call NumPy functions, which dispatch to the library that owns their arguments. Only code that creates an array
+without another array to start from, or copies one between host and GPU, has to choose a library. It does so with the
+functions of this module. Copies between devices are always explicit. The last function, `keep_freed_memory`, makes the
+C library keep the memory of large freed arrays.
 """
 
 from __future__ import annotations
@@ -18,83 +19,83 @@ import numpy as np
 DEVICES = "cpu", "cuda"
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-"""An array of numbers, NumPy's or CuPy's."""
+"""A NumPy or CuPy array."""
 
 
 class DeviceError(ValueError):
-    """A device that is not there; the message says what is missing and what to do."""
+    """Raised for an unknown or unavailable device. The message states what is missing and what to do."""
 
 
 def array_module(array: Any) -> ModuleType:
-    """The module that `array` belongs to: `numpy`, or `cupy` for an array on a GPU."""
+    """Return the module that `array` belongs to: `numpy`, or `cupy` for an array on a GPU."""
     cupy = sys.modules.get("cupy")
     return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
 
 
 def device_of(array: Any) -> str:
-    """The name of the device that `array` lies on: "cpu", or "cuda" for a GPU."""
+    """Return the name of the device that holds `array`: "cpu", or "cuda" for a GPU."""
     return "cpu" if array_module(array) is np else "cuda"
 
 
 def device_module(device: str) -> ModuleType:
-    """The module whose arrays lie on `device`: `numpy` for "cpu", `cupy` for "cuda".
+    """Return the module for arrays on `device`: `numpy` for "cpu", `cupy` for "cuda".
 
-    Raises DeviceError for another name, or where CuPy or a GPU is missing.
+    Raises DeviceError if the name is unknown, or if CuPy or a GPU is missing.
     """
     if device == "cpu":
         return np
     if device != "cuda":
-        raise DeviceError(f"expected the device {' or '.join(map(repr, DEVICES))}, got {device!r}")
+        raise DeviceError(f"expected device to be {' or '.join(map(repr, DEVICES))}, got {device!r}")
     try:
         import cupy
     except ModuleNotFoundError:
         raise DeviceError(
-            "the device 'cuda' needs CuPy, which is not installed; pip install \"cupy-cuda12x[ctk]\", or use 'cpu'"
+            "device 'cuda' requires CuPy, which is not installed; run pip install \"cupy-cuda12x[ctk]\", or use 'cpu'"
         ) from None
-    except ImportError:  # its own explanation is a page long
+    except ImportError:  # CuPy's own message is a page long
         raise DeviceError(
-            "the device 'cuda' needs CuPy, which is installed but does not load; `python -c \"import cupy\"` says why"
+            "device 'cuda' requires CuPy, which is installed but fails to import; `python -c \"import cupy\"` shows why"
         ) from None
     try:
-        problem = "" if cupy.cuda.runtime.getDeviceCount() else "it counts 0"
-    except RuntimeError as error:  # no driver, an old one, or no card
+        problem = "" if cupy.cuda.runtime.getDeviceCount() else "it reports 0 devices"
+    except RuntimeError as error:  # no driver, an outdated driver, or no GPU
         problem = str(error)
     if problem:
-        raise DeviceError(f"the device 'cuda' needs an NVIDIA GPU, and CuPy finds none ({problem}); use 'cpu'")
+        raise DeviceError(f"device 'cuda' requires an NVIDIA GPU, but CuPy finds none ({problem}); use 'cpu'")
     return cupy
 
 
 def to_device(array: Any, device: str) -> Any:
-    """`array` on the device of that name, copied there unless it is there already. Raises DeviceError."""
+    """Return `array` on the named device, copied only if it is on another one. Raises DeviceError."""
     xp = device_module(device)
     return to_host(array) if xp is np else xp.asarray(array)
 
 
 def to_host(array: Any) -> Any:
-    """`array` as NumPy's: from a GPU a copy, and otherwise the array itself."""
+    """Return `array` as a NumPy array: a copy if it is on a GPU, otherwise the array itself."""
     xp = array_module(array)
     return array if xp is np else xp.asnumpy(array)
 
 
 def like(array: Any, other: Any) -> Any:
-    """`array` on the device of `other`, copied there unless it is there already."""
+    """Return `array` on the device of `other`, copied only if it is on another one."""
     xp = array_module(other)
     return to_host(array) if xp is np else xp.asarray(array)
 
 
 def copy_into(target: Any, array: Any) -> None:
-    """Write `array`, from whichever device, over the numbers of `target`."""
+    """Overwrite the values of `target` with `array`, which may be on another device."""
     target[...] = like(array, target)
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Ask the C library to keep large freed blocks for the next step, instead of returning them to the system.
+    """Make the C library keep large freed blocks for reuse instead of returning them to the operating system.
 
-    A training step frees and takes the same large arrays again and again; returned blocks must be mapped and
-    zeroed anew each time, which can cost as much as the arithmetic. All threads share one store
-    (glibc says arena), because small stores of their own would return blocks all the same. Works on Linux with
-    glibc; does nothing elsewhere. Says whether it took effect.
+    Training steps free and allocate the same large arrays again and again. Blocks that were returned to the system
+    must be mapped and zeroed again each time, which can cost as much as the arithmetic. All threads are limited to
+    one malloc arena, because the small arenas of single threads would return their blocks anyway. Works on Linux with
+    glibc and does nothing elsewhere. Returns whether the settings took effect.
     """
     if not sys.platform.startswith("linux"):
         return False

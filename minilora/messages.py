@@ -1,41 +1,56 @@
-"""Untrusted or long text, made safe and short for a message or a terminal."""
+"""Formatting for messages and terminals, including untrusted or long text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import Any
 
 LONGEST_SHOWN = 80
-"""Characters of a value in a message."""
+"""The maximum length of a value in a message, in characters."""
 
 
 def shown(value: Any) -> str:
-    """The repr of a value, cut to 80 characters."""
+    """Return the repr of a value, truncated to 80 characters."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def one_line(text: str) -> str:
-    """Text on one line, with every control character replaced by a space."""
+    """Return the text on one line, with every non-printable character replaced by a space."""
     return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def visible(text: str) -> str:
-    """Text with every control character but the newline replaced by `·`.
+    """Return the text with every non-printable character except the newline replaced by `·`.
 
-    An untrained model writes any byte, and some bytes move a terminal's cursor or change its colours.
+    An untrained model can generate any byte, and some bytes move the cursor of a terminal or change its colors.
     """
     return "".join(c if c.isprintable() or c == "\n" else "·" for c in text)
 
 
 def some(names: Sequence[str], most: int = 1) -> str:
-    """The first `most` names, and how many more there are: `a, b and 4 more`."""
+    """Return the first `most` names and the number of the others: `a, b and 4 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 
 
 def span(numbers: Iterable[float]) -> str:
-    """The smallest and the largest of some numbers: `4 to 8`, or `8` if they are equal."""
+    """Return the range of some numbers: `4 to 8`, or `8` if they are all equal."""
     known = list(numbers)
     low, high = min(known), max(known)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def html_table(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "") -> str:
+    """Return an HTML table for notebooks, with all columns but the first right-aligned. All text is escaped."""
+    cells = [[escape(str(cell)) for cell in row] for row in rows]
+    lines = ["".join(f'<td style="text-align:{_side(i)}">{cell}</td>' for i, cell in enumerate(row)) for row in cells]
+    header = "".join(f'<th style="text-align:{_side(i)}">{escape(name)}</th>' for i, name in enumerate(head))
+    body = "".join(f"<tr>{line}</tr>" for line in lines)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return f"<table>{title}<thead><tr>{header}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _side(column: int) -> str:
+    return "right" if column else "left"

@@ -1,4 +1,4 @@
-"""The modules that define adaptation methods, imported when a method is first looked up.
+"""Names of the modules that define adaptation methods, imported when a method is first looked up.
 
 A package that adds methods appends the names of its modules, as `minilora/family` does.
 """

@@ -1,7 +1,7 @@
-"""Several threads, each with matrix products on one core.
+"""Multithreading, with each matrix product on one core.
 
-NumPy releases the interpreter's lock while it computes, so threads run side by side. Each matrix product gets one core:
-with all cores for every product, they would be idle during the work between products.
+NumPy releases the global interpreter lock (GIL) while it computes, so threads run in parallel. Each matrix product is
+limited to one core: if every product used all cores, they would be idle during the work between products.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ R = TypeVar("R")
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Threads:
-    """Works on several items at a time: `with Threads(2) as threads: for y in threads.map(f, xs): ...`
+    """Process several items in parallel: `with Threads(2) as threads: for y in threads.map(f, xs): ...`
 
-    Inside the block a matrix product runs on one core; before and after it is as the user has set it.
+    Inside the block, each matrix product runs on one core. The user's setting is restored afterwards.
 
     Parameters
     ----------
-    number : how many; None for one per core
-    device : where the arrays lie; a GPU is kept busy by one thread
+    number : the number of threads; None for one per core
+    device : the device of the arrays; on "cuda" there is only one thread, which is enough to keep a GPU busy
     """
 
     def __init__(self, number: int | None = None, device: str = "cpu") -> None:
         if number is not None and not (isinstance(number, int) and number >= 1):
-            raise ValueError(f"threads should be a whole number of at least 1, got {number!r}")
+            raise ValueError(f"expected threads to be a positive integer, got {number!r}")
         self.number = 1 if device == "cuda" else number or cores()
 
     def __enter__(self) -> Threads:
@@ -49,11 +49,11 @@ class Threads:
         one_core.__exit__()
 
     def map(self, function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-        """function(item) for each item, in the items' order.
+        """Yield function(item) for each item, in the order of the items.
 
-        At most one call more than there are threads is begun before its result is taken, so that results do not pile
-        up. Each runs in a copy of the caller's context: under its `no_grad`, with its choice of adapters. A call that
-        itself uses `map` does so in its own thread alone: otherwise threads could wait for each other for ever.
+        At most `number` + 1 results are pending at a time, so results do not accumulate. Each call runs in a copy of
+        the caller's context, which includes `no_grad` and the adapter selection. A nested `map` runs in the thread
+        that calls it, because threads that wait for each other could deadlock.
         """
         if self.number == 1 or len(items) == 1 or threading.current_thread().name.startswith(NAME):
             yield from map(function, items)
@@ -66,38 +66,38 @@ class Threads:
                     yield begun.popleft().result()
             while begun:
                 yield begun.popleft().result()
-        finally:  # after an error, too, no call is still running when `map` ends
+        finally:  # no call is still running when `map` ends, even after an error
             wait([future for future in begun if not future.cancel()])
 
 
 @cache
 def _pool(number: int) -> ThreadPoolExecutor:
-    """The threads. They are kept: starting new ones would cost a tenth of a small step."""
+    """Return the thread pool. It is kept, because starting new threads takes a tenth of the time of a small step."""
     return ThreadPoolExecutor(number, NAME)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no threads but one
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has only one thread
 
 
 @cache
 def _blas() -> list[Any]:
-    """The libraries that compute NumPy's matrix products."""
+    """Return the loaded BLAS libraries, which compute NumPy's matrix products."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 class _OneCore:
-    """Inside this block each matrix product runs on one core: `with one_core: ...`.
+    """Context manager that limits each matrix product to one core: `with one_core: ...`.
 
-    Small products, such as those of writing, are faster this way, and much faster where other programs use the cores.
-    It is one setting for the whole process: the last to leave restores it.
+    Small matrix products, such as those of text generation, are faster this way, and much faster when other programs
+    use the cores. The setting applies to the entire process and is restored when the last block exits.
     """
 
     def __init__(self) -> None:
         self._lock, self._users = threading.Lock(), 0
-        self._limited: list[tuple[Any, int]] = []  # libraries, and how many threads they had
+        self._limited: list[tuple[Any, int]] = []  # each library and its previous number of threads
 
     def __enter__(self) -> None:
         with self._lock:

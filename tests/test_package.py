@@ -115,6 +115,14 @@ def test_nothing_heavy_is_loaded(module):
     assert not set(loaded) & set(HEAVY)
 
 
+def test_the_names_are_listed_and_no_other_is_there():
+    assert set(minilora.__all__) <= set(dir(minilora))
+    with pytest.raises(AttributeError, match="module 'minilora' has no attribute 'loar'"):
+        minilora.loar  # noqa: B018
+    script = "import minilora; minilora.lora.inject(minilora.load_model()); from minilora import laws, write"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_import_loads_no_more_than_autograd():
     script = "import sys, minilora; print(*sorted(name for name in sys.modules if name.startswith('minilora.')))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
@@ -122,11 +130,15 @@ def test_import_loads_no_more_than_autograd():
 
 
 PUBLIC = {
-    "minilora": ["Tensor", "no_grad", "gradients", "__version__"],
+    "minilora": [
+        *("Tensor", "no_grad", "gradients", "__version__", "load_model", "load_ids", "train", "write", "compare"),
+        *("get_peft_model", "lora", "nn", "data", "training", "generation", "family", "laws", "voices", "runs"),
+    ],
     "minilora.nn": ["Llama", "LlamaConfig"],
     "minilora.lora": [
         *("LoraConfig", "inject", "report", "set_active", "disabled", "merge", "unmerge", "save_adapter"),
         *("load_adapter", "LoraLinear", "AdapterError", "merge_and_unload", "unload", "mix"),
+        *("PeftModel", "get_peft_model"),
     ],
     "minilora.training": ["AdamW", "TrainingConfig", "train", "evaluate", "CheckpointError", "TrainingError"],
     "minilora.generation": ["Sampler", "generate", "stream", "write", "write_stream"],

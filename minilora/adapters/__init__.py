@@ -1,6 +1,6 @@
-"""Adapters of any method: the adapted layer, attaching, merging, per-row adapters, counting, files.
+"""Code shared by all adapter methods: the adapted layer, attaching, merging, per-row adapters, counting and files.
 
-Reading order: `update.py` (what a method computes), `host.py` (the layer that holds updates), then `lora/lora.py`;
-after that `merge.py`, `method.py` (a method's settings), `attach.py`, `rows.py` and `files.py`. Nothing here depends on
-a particular method.
+Suggested reading order: `update.py` (the update that a method computes), `host.py` (the layer that holds the updates)
+and `lora/lora.py`; then `merge.py`, `method.py` (the settings of a method), `attach.py`, `rows.py` and `files.py`.
+Nothing in this package depends on a particular method.
 """

@@ -1,4 +1,4 @@
-"""Attach adapters to a model, choose which are active, and remove them again."""
+"""Attach adapters to a model, activate or disable them, and remove them."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from minilora.nn.choice import Choice, strengths
 from minilora.nn.module import AdapterError
 
 
-def inject(model: Module, config: Method, adapter: str = "default", *, rng: np.random.Generator) -> None:
-    """Freeze the model, attach a fresh adapter to the Linears that `config` selects, and make it the active one.
+def inject(model: Module, config: Method, adapter: str = "default", *, rng: np.random.Generator | int) -> None:
+    """Freeze the model, attach a new adapter to the Linear layers that `config` selects, and make it the active one.
 
-    No parameter of the model changes its name or value; the adapter's are `<path>.<tensor>.<adapter>`, for LoRA
-    `<path>.lora_A.<adapter>` and `<path>.lora_B.<adapter>`. Raises AdapterError, before anything is changed, when a
-    target matches nothing, the name is taken or not usable, or adapters are merged.
+    The model's parameters keep their names and values. The adapter's parameters are named `<path>.<tensor>.<adapter>`,
+    for LoRA `<path>.lora_A.<adapter>` and `<path>.lora_B.<adapter>`. Raises AdapterError, before anything is changed,
+    if a target matches no module, the name is taken or invalid, or adapters are merged.
     """
     check_name(model, adapter)
-    targets = select(model, config)
+    rng, targets = np.random.default_rng(rng), select(model, config)
     shared = config.draw_shared(targets, rng)
     drawn = {path: config.draw(path, linear, rng) for path, linear in targets.items()}
     place(model, config, adapter, {"": shared, **drawn})
 
 
 def place(model: Module, config: Method, adapter: str, arrays: Arrays) -> None:
-    """Freeze the model, attach an adapter of the given arrays, and make it the active one.
+    """Freeze the model, attach an adapter with the given arrays, and make it the active one.
 
-    The arrays are copied, in the model's dtype and to its device. `inject`, `load_adapter` and `mix` all end here.
-    Raises AdapterError, before anything is changed, for a name that is taken or not usable, arrays that the method
-    rejects, or when adapters are merged.
+    The arrays are copied to the model's device in its dtype. `inject`, `load_adapter` and `mix` all call this function.
+    Raises AdapterError, before anything is changed, if the name is taken or invalid, the method rejects the arrays, or
+    adapters are merged.
     """
     check_name(model, adapter)
     dtype, device = model.dtype, model.device
@@ -58,26 +58,26 @@ def place(model: Module, config: Method, adapter: str, arrays: Arrays) -> None:
 
 
 def check_name(model: Module, adapter: str) -> None:
-    """Raise AdapterError unless an adapter of this name can be attached now."""
+    """Raise AdapterError if the name is taken or invalid, or if adapters are merged."""
     model.refuse_if_merged("attach another adapter")
     if not isinstance(adapter, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
-        raise AdapterError(f"an adapter's name is made of letters, digits, - and _; got {adapter!r}")
+        raise AdapterError(f"expected an adapter name of ASCII letters, digits, - and _, got {adapter!r}")
     if adapter in model.adapters:
         raise AdapterError(
-            f"the model already has an adapter {adapter!r}; choose another name, or take it out with "
+            f"the model already has an adapter {adapter!r}; choose another name, or remove it with "
             f"lora.delete_adapter(model, {adapter!r})"
         )
 
 
 def adapters(model: Module) -> list[str]:
-    """The names of the attached adapters."""
+    """Return the names of the attached adapters."""
     return model.adapters
 
 
 def hosts(model: Module, adapter: str | None = None) -> dict[str, AdaptedLinear]:
-    """The adapted Linears by path: all, or those that hold `adapter`.
+    """Return the adapted Linear layers by path: all of them, or those with an update of `adapter`.
 
-    Raises AdapterError for the name of an unknown adapter; the message lists the known ones.
+    Raises AdapterError for an unknown adapter; the message lists the attached ones.
     """
     found = {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLinear)}
     if adapter is None:
@@ -87,26 +87,27 @@ def hosts(model: Module, adapter: str | None = None) -> dict[str, AdaptedLinear]
 
 
 def set_active(model: Module, choice: Choice) -> None:
-    """Set the active, trainable adapters: one by name, several with strengths, or None for none.
+    """Set the active, trainable adapters: one name, a dict of names and strengths, or None for none.
 
-    A strength multiplies what an adapter adds: 0 is off, 1 is as trained, and any finite number is allowed.
+    A strength multiplies the update of an adapter. It can be any finite number: 0 turns the adapter off, 1 is the
+    adapter as trained.
     """
-    model.refuse_if_merged("choose other adapters")
+    model.refuse_if_merged("change the active adapters")
     chosen = strengths(choice, model.adapters)
     for host in hosts(model).values():
         host.activate(chosen)
 
 
 def active(model: Module) -> dict[str, float]:
-    """The active adapters and their strengths."""
-    return {name: s for host in hosts(model).values() for name, s in host.active.items()}
+    """Return the active adapters with their strengths."""
+    return model.active_adapters
 
 
 @contextmanager
 def disabled(model: Module) -> Iterator[None]:
-    """Inside this block the model is the base, merged or not: `with lora.disabled(model): ...`.
+    """Context manager that turns all adapters off, merged or not: `with lora.disabled(model): ...`.
 
-    `requires_grad` does not change.
+    Inside the block, the model computes the output of the base model. `requires_grad` does not change.
     """
     before = [(host, host.active, host.merged) for host in hosts(model).values()]
     for host, _, _ in before:
@@ -120,7 +121,7 @@ def disabled(model: Module) -> Iterator[None]:
 
 
 def delete_adapter(model: Module, adapter: str) -> None:
-    """Remove one adapter. A Linear that has no other becomes plain. Raises AdapterError for an unknown name."""
+    """Remove one adapter; layers without other adapters become plain again. Raises AdapterError for an unknown name."""
     model.refuse_if_merged("delete an adapter")
     for path, host in hosts(model, adapter).items():
         host.remove(adapter)
@@ -129,7 +130,7 @@ def delete_adapter(model: Module, adapter: str) -> None:
 
 
 def unload(model: Module) -> None:
-    """Remove all adapters: every Linear is plain, with its original weight, and the model is trainable."""
+    """Remove all adapters: the layers become plain again, with their original weights; all parameters are trainable."""
     for path, host in hosts(model).items():
         replace(model, path, host.base)
     for p in model.parameters():
@@ -137,24 +138,31 @@ def unload(model: Module) -> None:
 
 
 def replace(model: Module, path: str, module: Module) -> None:
-    """Replace the submodule at `path`, an attribute or an entry of a list or dict."""
+    """Replace the submodule at `path`, which is an attribute or an entry of a list or dict."""
+    refuse_single_layer(path)
     parent, _, last = path.rpartition(".")
     holder = _find(model, parent)
-    module.rng = _part(holder, last).rng  # in training or not, as before
+    module.rng = _part(holder, last).rng  # keep training or evaluation mode
     if isinstance(holder, Module):
         setattr(holder, last, module)
     else:
         holder[int(last) if isinstance(holder, list) else last] = module
 
 
+def refuse_single_layer(path: str) -> None:
+    """Raise AdapterError for the path of the model itself: an adapted Linear that belongs to no other module."""
+    if not path:
+        raise AdapterError("expected a model, got a single adapted Linear; make it an attribute of a Module first")
+
+
 def _refuse_fixed_place(model: Module, path: str) -> None:
-    """Raise AdapterError where a module cannot be replaced."""
+    """Raise AdapterError if the module at `path` cannot be replaced because it is in a tuple."""
     if isinstance(_find(model, path.rpartition(".")[0]), tuple):
-        raise AdapterError(f"{path} is in a tuple, where no module can be replaced; keep the modules in a list")
+        raise AdapterError(f"{path} is in a tuple and cannot be replaced; keep the modules in a list")
 
 
 def _host(model: Module, path: str) -> AdaptedLinear:
-    """The adapted Linear at `path`; a plain one there is wrapped first."""
+    """Return the adapted Linear at `path`; a plain Linear is wrapped first."""
     module = _find(model, path)
     if not isinstance(module, AdaptedLinear):
         module = AdaptedLinear(module)

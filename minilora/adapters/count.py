@@ -1,4 +1,4 @@
-"""How many parameters are trained: the table that LoRA is famous for."""
+"""Counts of trainable and total parameters, by kind of module."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from minilora.autograd.tensor import Tensor
+from minilora.messages import html_table
 from minilora.nn import Module
+
+_HEAD = "module", "weight", "trainable", "total", "percent"
 
 
 @dataclass(frozen=True)
 class Count:
-    """Parameters of the modules of one kind: so many `modules` share this path, with the layer's number as *.
+    """The parameter counts of one kind of module. `path` has * in place of the layer index; `modules` modules match it.
 
-    A weight that another row has counted already, such as a tied output head's, is `shared` and not in `total`.
+    A weight already counted in another row, such as that of a tied output head, is excluded from `total`, and the row
+    is marked as `shared`.
     """
 
     path: str
@@ -27,7 +31,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of parameters. `print` it for a table."""
+    """Parameter counts. `print` shows them as a table."""
 
     rows: tuple[Count, ...]
 
@@ -43,23 +47,36 @@ class Report:
     def percent(self) -> float:
         return 100 * self.trainable / self.total
 
+    def __repr__(self) -> str:
+        return f"Report({self.trainable:,} of {self.total:,} parameters are trainable, {self.percent:.2f}%)"
+
+    def _repr_html_(self) -> str:
+        return html_table(_HEAD, self._cells())
+
     def __str__(self) -> str:
-        width = max(len(row.path) for row in self.rows)
-        lines = [f"{'module':{width}}  {'weight':>11}  {'trainable':>10}  {'total':>11}  {'percent':>8}"]
-        for row in self.rows:
-            count = f"{row.modules} × " if row.modules > 1 else ""
-            shape = count + "×".join(map(str, row.shape))
-            percent = "shared" if row.shared else f"{100 * row.trainable / row.total:.2f}%"
-            lines.append(f"{row.path:{width}}  {shape:>11}  {row.trainable:>10,}  {row.total:>11,}  {percent:>8}")
-        lines.append(f"{'all':{width}}  {'':>11}  {self.trainable:>10,}  {self.total:>11,}  {self.percent:>7.2f}%")
+        cells = [_HEAD, *self._cells()]
+        path, *widths = (max(len(row[i]) for row in cells) for i in range(len(_HEAD)))
+        lines = (
+            "  ".join([row[0].ljust(path), *(cell.rjust(n) for cell, n in zip(row[1:], widths, strict=True))])
+            for row in cells
+        )
         return "\n".join(lines)
+
+    def _cells(self) -> list[tuple[str, ...]]:
+        """The table's rows as text; the last one is the total."""
+        rows = []
+        for row in self.rows:
+            shape = (f"{row.modules} × " if row.modules > 1 else "") + "×".join(map(str, row.shape))
+            percent = "shared" if row.shared else f"{100 * row.trainable / row.total:.2f}%"
+            rows.append((row.path, shape, f"{row.trainable:,}", f"{row.total:,}", percent))
+        return [*rows, ("all", "", f"{self.trainable:,}", f"{self.total:,}", f"{self.percent:.2f}%")]
 
 
 def report(model: Module) -> Report:
-    """Trainable and total parameters, per kind of module and in all; a shared parameter counts once.
+    """Count the trainable and total parameters, by kind of module and in total; a shared parameter counts once.
 
-    An adapted (out, in) weight with an adapter of rank r has in·out + r(in + out) parameters, of which r(in + out)
-    are trained.
+    A weight (out, in) with a LoRA adapter of rank r has in·out + r (in + out) parameters, of which r (in + out) are
+    trainable.
     """
     seen: set[int] = set()
     groups: dict[str, list[Count]] = defaultdict(list)
@@ -76,6 +93,6 @@ def report(model: Module) -> Report:
 
 
 def _together(rows: list[Count]) -> Count:
-    """One row for the modules of one kind."""
+    """Combine the rows of one kind of module into a single row."""
     trainable, total = (sum(getattr(row, name) for row in rows) for name in ("trainable", "total"))
     return Count(rows[0].path, len(rows), rows[0].shape, trainable, total, rows[0].shared)

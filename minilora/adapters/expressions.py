@@ -1,7 +1,7 @@
-"""Regular expressions from configs, matched within a time limit: config files are untrusted input.
+"""Regular expressions from configs, matched within a time limit because config files are untrusted input.
 
-Python's own matcher cannot be stopped, and some expressions take exponential time on a single path (`(.|\\w)*!`). The
-package `regex` reads the same notation and has a time limit.
+A match with Python's `re` cannot be interrupted, and some expressions take exponential time on a single path
+(`(.|\\w)*!`). The package `regex` supports the same syntax and has a timeout.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import warnings
 from minilora.messages import one_line, shown
 from minilora.nn.module import AdapterError
 
-MOST_SECONDS = 2.0  # of processor time, for all the matches of one config; real ones take milliseconds
+MOST_SECONDS = 2.0  # of CPU time, for all matches of one config; real configs take milliseconds
 LONGEST_EXPRESSION = 1_000  # characters
 ENDING = r"(.*\.)?({})$"
-"""How PEFT matches the key of a pattern: with all of a path, or with what follows one of its dots."""
+"""How PEFT matches the key of a pattern: against the entire path, or against the part after one of its dots."""
 
 
 def refuse_invalid(expression: str, shown_as: str | None = None) -> None:
-    """Raise AdapterError unless `expression` is a regular expression; the message shows it as `shown_as`."""
+    """Raise AdapterError if `expression` is too long or invalid; the message shows it, or `shown_as` if given."""
     name = shown(expression if shown_as is None else shown_as)
     if len(expression if shown_as is None else shown_as) > LONGEST_EXPRESSION:
-        raise AdapterError(f"the regular expression {name} should have at most {LONGEST_EXPRESSION:,} characters")
+        raise AdapterError(f"expected a regular expression of at most {LONGEST_EXPRESSION:,} characters, got {name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # such as FutureWarning for [[a]
@@ -33,14 +33,17 @@ def refuse_invalid(expression: str, shown_as: str | None = None) -> None:
 
 
 class Matcher:
-    """Matches the expressions of one config and caches the results. All its matches share the time limit."""
+    """Matches the regular expressions of one config and caches the results. All its matches share one time limit."""
 
     def __init__(self) -> None:
         self.left = MOST_SECONDS
         self._found: dict[tuple[str, str], bool] = {}
 
     def matches(self, expression: str, path: str) -> bool:
-        """Whether a regular expression matches the whole of `path`. Raises AdapterError when the time is up."""
+        """Return whether a regular expression matches the entire `path`.
+
+        Raises AdapterError if the time limit is exceeded.
+        """
         if (expression, path) not in self._found:
             self._found[expression, path] = self._match(expression, path)
         return self._found[expression, path]
@@ -54,7 +57,7 @@ class Matcher:
         except (TimeoutError, MemoryError):
             raise AdapterError(
                 f"the regular expression {shown(expression)} takes too long to match; use fewer repetitions such as "
-                ".*, and none inside another"
+                ".*, and do not nest them"
             ) from None
         except regex.error as error:
             raise AdapterError(f"{shown(expression)} is not a valid regular expression ({error})") from None

@@ -1,6 +1,6 @@
-"""Training hooks: a method's actions besides computing its update. AdaLoRA prunes ranks, ReLoRA merges and restarts.
+"""Training hooks: actions of a method during training, as in AdaLoRA (prune ranks) or ReLoRA (merge and restart).
 
-A method returns its hook from `Method.hook`; `training/run.py` calls it in every step.
+A method returns its hook from `Method.hook`; `training/run.py` calls the hook in every step.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from minilora.nn import Llama
 
 
 class Settings(Protocol):
-    """The settings of a run that a hook may depend on (`training.TrainingConfig`)."""
+    """The training settings available to a hook (see `training.TrainingConfig`)."""
 
     @property
     def iters(self) -> int: ...
@@ -22,7 +22,7 @@ class Settings(Protocol):
 
 
 class Training(Protocol):
-    """The part of a run that a hook sees (`training.Run`)."""
+    """The part of a training run available to a hook (see `training.Run`)."""
 
     @property
     def model(self) -> Llama: ...
@@ -30,33 +30,33 @@ class Training(Protocol):
     def config(self) -> Settings: ...
     @property
     def steps(self) -> int:
-        """Updates done so far."""
+        """The number of optimizer steps so far."""
 
     def forget(self, parameter: Tensor) -> None:
-        """Zero the optimizer's state of one parameter."""
+        """Reset the optimizer state of one parameter to zero."""
 
 
 class Hook:
-    """Called by a run in each step, in the order of the methods below. Each does nothing unless overridden.
+    """Base class of training hooks. A run calls the methods in every step, in this order; by default they do nothing.
 
     A hook may change any parameter, trained or frozen, but only in place: `p.data[...] = value`.
     """
 
     def penalty(self) -> Tensor | None:
-        """A scalar to add to the loss, once per step; the recorded losses exclude it."""
+        """Return a scalar to add to the loss, once per step, or None. The recorded losses exclude it."""
         return None
 
     def before_update(self, run: Training) -> None:
-        """Called after clipping, before the optimizer's step; the gradients in `p.grad` may be changed in place."""
+        """Called after gradient clipping and before the optimizer step. May change the gradients `p.grad` in place."""
 
     def after_update(self, run: Training) -> None:
-        """Called after the optimizer's step; `p.grad` still holds the gradients."""
+        """Called after the optimizer step. `p.grad` still has the gradients."""
 
     @property
     def state(self) -> dict[str, Array]:
-        """The arrays that a checkpoint has to keep, including frozen weights that the hook changes.
+        """The arrays to save in a checkpoint, including frozen weights that the hook changes.
 
-        A resumed run copies the saved numbers into these arrays, so their shapes must not change. For a number, use an
+        A resumed run copies the saved values into these arrays, so their shapes must not change. Store a scalar as an
         array of shape ().
         """
         return {}

@@ -1,9 +1,9 @@
-"""The adapted Linear: a frozen Linear, and the updates attached to it by name.
+"""The adapted Linear layer: a frozen Linear, and the updates attached to it by adapter name.
 
         h = W x + Σ strength · u(x)        over the active updates, each computed from x and W x
 
-This layer handles what all methods share: which updates are active and how strongly, dropout on their input, merging,
-and different adapters for different rows (`rows.py`). Each update computes its own u (`update.py`).
+This layer implements what all methods have in common: active updates and their strengths, dropout on the input of an
+update, merging, and different adapters per row (`rows.py`). Each update computes its own u(x) (`update.py`).
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class AdaptedLinear(Linear):
 
     Attributes
     ----------
-    base : the Linear. Its parameters are exposed as this layer's own, so their names do not change
-    updates, config : the update and the settings of each adapter
-    active : the strengths of the active adapters
+    base : the frozen Linear. Its parameters are exposed as parameters of this layer, so their names do not change
+    updates, config : the update and the config of each adapter, by name
+    active : the strengths of the active adapters, by name
     merged_weight : W + Σ strength · ΔW while adapters are merged, else None
 
-    Attributes of the updates appear here as dicts by adapter: `layer.lora_A["bard"]` is the A of "bard", and its name
-    as a parameter is `<path>.lora_A.bard`.
+    The attributes of the updates are available as dicts by adapter name: `layer.lora_A["bard"]` is the A of "bard". The
+    name of this parameter is `<path>.lora_A.bard`.
     """
 
     def __init__(self, base: Linear) -> None:
@@ -43,11 +43,16 @@ class AdaptedLinear(Linear):
         self.active: dict[str, float] = {}
         self.merged_weight: Tensor | None = None
 
+    def __repr__(self) -> str:
+        labels = [f"{name!r}: {config.label}" for name, config in self.config.items()]
+        state = "merged" if self.merged else f"active={self.active}"
+        return f"{type(self).__name__}({self.base}, {{{', '.join(labels)}}}, {state})"
+
     def __getattr__(self, name: str) -> Any:
         updates = vars(self).get("updates", {})
         found = {adapter: vars(update)[name] for adapter, update in updates.items() if name in vars(update)}
         if not found:
-            raise AttributeError(f"neither this layer nor an adapter on it has {name!r}")
+            raise AttributeError(f"neither this layer nor any of its adapters has an attribute {name!r}")
         return found
 
     def _parts(self) -> Iterator[tuple[str, Tensor | Module]]:
@@ -59,7 +64,7 @@ class AdaptedLinear(Linear):
         yield from ((f"{name}.{adapter}", t) for name, table in tables.items() for adapter, t in table.items())
 
     def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
-        yield path, self  # all its parts are parameters; with many adapters, going through them takes time
+        yield path, self  # no submodules; iterating over all parameters is slow with many adapters
 
     def attach(self, adapter: str, update: Update, config: Method) -> None:
         """Add an update, inactive and frozen until `activate`."""
@@ -72,17 +77,17 @@ class AdaptedLinear(Linear):
             table.pop(adapter, None)
 
     def activate(self, strengths: Mapping[str, float]) -> None:
-        """Set the active, trainable updates. Those that were active before keep their `requires_grad`."""
+        """Set the active, trainable updates. Updates that were active before keep their `requires_grad`."""
         for name, update in self.updates.items():
             if (name in strengths) != (name in self.active):
                 update.set_trainable(name in strengths)
         self.active = {name: s for name, s in strengths.items() if name in self.updates}
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., in) -> h (..., out)."""
+        """Return h (..., out) for x (..., in)."""
         if self.merged_weight is not None:
             return ops.linear(x, self.merged_weight)
-        rows = chosen()  # for this call; usually None
+        rows = chosen()  # the adapters selected for this call; usually None
         if rows is not None and len(rows.distinct) > 1:
             return self.row_updates(rows).add(self.base(x), x)
         acting = self.acting(self.active if rows is None else rows.distinct[0])
@@ -96,24 +101,24 @@ class AdaptedLinear(Linear):
         return total
 
     def _scaled(self, update: Update, strength: float, x: Tensor, h: Tensor) -> Tensor:
-        """strength · u(x), with dropout on x in training."""
+        """Return strength · u(x), with dropout on x in training."""
         if dropped := self._drops(update):
             assert self.rng is not None
             x = ops.dropout(x, update.dropout, self.rng)
-        if factors := update.factors(self.base):  # the rank-r array in the middle is the smallest to scale
+        if factors := update.factors(self.base):  # scale the rank-r intermediate, the smallest array
             return ops.linear(ops.linear(x, factors.A) * (strength * factors.scale), factors.B)
         return update.apply(x, None if dropped else h, self.base) * strength
 
     def _drops(self, update: Update) -> bool:
-        """Whether dropout changes this update's input now."""
+        """Return whether dropout currently applies to the input of this update."""
         return update.dropout > 0 and self.rng is not None
 
     def acting(self, strengths: Mapping[str, float]) -> list[tuple[Update, float]]:
-        """The updates in this layer that `strengths` names, with their strengths."""
+        """Return the updates of this layer named in `strengths`, with their strengths."""
         return [(self.updates[name], s) for name, s in strengths.items() if name in self.updates]
 
     def row_updates(self, rows: RowChoice) -> RowUpdates:
-        """The updates of each row of a batch."""
+        """Return the updates for each row of a batch. Raises AdapterError if dropout applies to one of them."""
         if any(self._drops(update) for choice in rows.distinct for update, _ in self.acting(choice)):
             raise AdapterError("different adapters per row are not supported with dropout; call model.eval() first")
         return RowUpdates(self.updates, self.base, rows)
@@ -133,25 +138,28 @@ class AdaptedLinear(Linear):
 
     @no_grad()
     def delta(self, adapter: str) -> Array:
-        """ΔW (out, in) of one adapter. Raises AdapterError where its update has no matrix form."""
+        """Return ΔW (out, in) of one adapter. Raises AdapterError if its update has no ΔW."""
         delta = self.updates[adapter].delta(self.base)
         if delta is None:
-            raise AdapterError(f"{adapter!r} cannot be merged: its update is not linear in the input, it has no ΔW")
+            raise AdapterError(f"{adapter!r} cannot be merged: its update is not linear in the input, so it has no ΔW")
         return delta.data
 
     def merge(self) -> None:
-        """Use W + Σ strength · ΔW of the active updates as the weight; W is kept."""
+        """Use W + Σ strength · ΔW of the active updates as the weight. W is kept."""
         self.merged_weight = self.sum_weights()
 
     def unmerge(self) -> None:
-        """Use W again, the same array."""
+        """Use W as the weight again; it is still the same array."""
         self.merged_weight = None
 
     def sum_weights(self) -> Tensor:
-        """W + Σ strength · ΔW of the active updates, a new array. Raises AdapterError as `delta` does."""
+        """Return W + Σ strength · ΔW of the active updates, as a new array.
+
+        Raises AdapterError if an update has no ΔW, or if the base layer has its own `forward` but not its own `dense`.
+        """
         kind = type(self.base)
         if kind.forward is not Linear.forward and kind.dense is Linear.dense:
-            raise AdapterError(f"cannot merge into a {kind.__name__}: it has its own forward; define its dense as well")
+            raise AdapterError(f"cannot merge into a {kind.__name__}: it overrides forward; define its dense as well")
         total = self.base.dense().data.copy()
         for adapter, strength in self.active.items():
             total += strength * self.delta(adapter)
@@ -160,6 +168,10 @@ class AdaptedLinear(Linear):
     @property
     def adapters(self) -> list[str]:
         return list(self.updates)
+
+    @property
+    def active_adapters(self) -> dict[str, float]:
+        return dict(self.active)
 
     @property
     def merged(self) -> bool:

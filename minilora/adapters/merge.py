@@ -1,8 +1,8 @@
-"""Merging: add the active adapters to the weights, so that inference costs nothing extra; and take them out again.
+"""Merging: add the active adapters to the weights, so that inference has no extra cost; unmerging reverts this.
 
-W + ΔW is one matrix like W, so merging does not change the output, up to rounding. W is kept, so unmerging restores it
-bit for bit, however often adapters are swapped. `state_dict()` of a merged model still holds W and the adapters; merged
-weights come from `merge_and_unload`.
+W + ΔW has the same shape as W, and up to rounding the merged layer computes the same output. W is kept, so unmerging
+restores it bit for bit, however often adapters are swapped. `state_dict()` of a merged model still contains W and the
+adapters; to get the merged weights, use `merge_and_unload`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from minilora.adapters.attach import hosts, replace, unload
+from minilora.adapters.attach import hosts, refuse_single_layer, replace, unload
 from minilora.autograd.tensor import no_grad
 from minilora.backend import Array, to_host
 from minilora.nn import Linear, Llama, Module
@@ -21,9 +21,10 @@ from minilora.nn.module import AdapterError
 
 
 def merge(model: Module) -> None:
-    """Add the active adapters, at their strengths, to the weights. Merging a merged model changes nothing.
+    """Add the active adapters, multiplied by their strengths, to the weights. Merging a merged model has no effect.
 
-    Raises AdapterError, before anything is changed, when there are no adapters, or an active one has no ΔW.
+    Raises AdapterError, before anything is changed, if the model has no adapters, or if a layer cannot be merged: an
+    active adapter has no ΔW, or the base layer has its own `forward` but not its own `dense`.
     """
     weights = [(host, host.sum_weights()) for host in hosts(model).values()]
     if not weights:
@@ -33,13 +34,15 @@ def merge(model: Module) -> None:
 
 
 def unmerge(model: Module) -> None:
-    """Put back the original weights, the same bits as before merging."""
+    """Restore the original weights, bit for bit."""
     for host in hosts(model).values():
         host.unmerge()
 
 
 def merge_and_unload(model: Module) -> None:
-    """Merge permanently: plain Linears with merged weights. All adapters are removed, and the model is trainable."""
+    """Merge permanently: remove all adapters, leaving plain layers with the merged weights, and unfreeze the model."""
+    for path in hosts(model):
+        refuse_single_layer(path)
     merge(model)
     for path, host in hosts(model).items():
         replace(model, path, Linear(host.weight))
@@ -48,9 +51,9 @@ def merge_and_unload(model: Module) -> None:
 
 @no_grad()
 def merge_difference(model: Llama, ids: Array, dtype: Any = np.float32) -> float:
-    """max |logit merged - logit unmerged| on `ids` (B, T): how exact merging is, computed in `dtype` on a copy."""
+    """Return max |logit merged - logit unmerged| on `ids` (B, T), computed in `dtype` on a copy of the model."""
     twin = copy.deepcopy(model)
-    twin.eval()  # dropout would change the unmerged output alone
+    twin.eval()  # dropout would change only the unmerged output
     unmerge(twin)
     twin.astype(dtype)
     apart = twin(ids).data
@@ -65,16 +68,23 @@ class MergeCheck:
     Attributes
     ----------
     single, double : max |logit merged - logit unmerged| in float32 and in float64
-    restored : whether unmerging puts back every weight, bit for bit
+    restored : whether unmerging restores every weight bit for bit
     """
 
     single: float
     double: float
     restored: bool
 
+    def __repr__(self) -> str:
+        restored = "" if self.restored else "not "
+        return (
+            f"MergeCheck(max |Δlogit| {self.single:.1e} in float32, {self.double:.1e} in float64; "
+            f"weights {restored}restored bit for bit)"
+        )
+
 
 def merge_check(model: Llama, ids: Array) -> MergeCheck:
-    """Merge the active adapters of `model`, on a copy, and compare the logits on `ids` (B, T); then unmerge."""
+    """Merge a copy of `model`, compare the logits on `ids` (B, T), and check that unmerging restores the weights."""
     single, double = (merge_difference(model, ids, dtype) for dtype in (np.float32, np.float64))
     twin = copy.deepcopy(model)
     unmerge(twin)
@@ -88,5 +98,5 @@ def merge_check(model: Llama, ids: Array) -> MergeCheck:
 
 
 def effective_weights(model: Module) -> dict[str, Array]:
-    """All parameters by name, and the effective weights of the adapted Linears by path."""
+    """Return all parameters by name, and the effective weights of the adapted layers by path."""
     return {**model.state_dict(), **{path: host.weight.data for path, host in hosts(model).items()}}

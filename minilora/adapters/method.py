@@ -1,9 +1,9 @@
-"""The base class of all methods: a config that initialises, builds, saves and loads adapters.
+"""The base class of all adaptation methods.
 
-A method is a dataclass of its settings, under PEFT's names with PEFT's defaults. It says which tensors each adapted
-Linear gets and of what shapes, initialises them, builds an `Update` from them, and reads and writes its
-`adapter_config.json`. `@method` registers it by name; everything else in minilora finds it there. LoRA's is in
-`lora/config.py`.
+A method is a dataclass of its settings, with PEFT's names and defaults. It defines the tensors of each adapted Linear
+layer and their shapes, initializes them, builds an `Update` from them, and converts its settings to and from the
+contents of `adapter_config.json`. `@method` registers it by name, and the rest of minilora looks it up there. LoRA is
+defined in `lora/config.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from minilora.nn.module import AdapterError
 from minilora.registry import MODULES
 
 Arrays: TypeAlias = Mapping[str, Mapping[str, Array]]
-"""The arrays of an adapter: {path of a Linear: {name of a tensor: array}}. The path "" has those that all its Linears
-share."""
+"""The arrays of an adapter: {path of a Linear layer: {name of a tensor: array}}. The path "" has the arrays that all
+layers share."""
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -41,9 +41,9 @@ class Method(ABC):
 
     Attributes
     ----------
-    target_modules : which Linears. A list: those whose path equals a name or ends in `.name`. A string: those whose
-        whole path matches this regular expression. "all-linear": all but the output head
-    exclude_modules : a list or regular expression of Linears to exclude
+    target_modules : the Linear layers to adapt. A list of names selects the paths that equal a name or end in `.name`.
+        A string is a regular expression that must match the entire path. "all-linear" selects all but the output head
+    exclude_modules : Linear layers to exclude: a list of names or a regular expression
     layers_to_transform : indices of the layers to adapt; None for all
     """
 
@@ -52,55 +52,56 @@ class Method(ABC):
     layers_to_transform: list[int] | int | None = setting(None, check_layers)
 
     name: ClassVar[str]
-    """Its name in minilora and on the command line."""
+    """The name in minilora and on the command line, such as "lora"."""
     label: ClassVar[str]
-    """Its name in text for people."""
+    """The name in messages, such as "LoRA"."""
     recognised_by: ClassVar[dict[str, Any]]
     """The entries of an adapter_config.json that identify the method."""
     required: ClassVar[tuple[str, ...]] = ("target_modules",)
-    """The entries that a file must contain: PEFT would silently use a default, which need not be the right value."""
+    """Required entries of adapter_config.json; for a missing one, PEFT silently uses a default that may be wrong."""
     suffix: ClassVar[dict[str, str]] = {}
-    """What is appended to a tensor's name in a file, such as `.weight`."""
+    """The suffix of each tensor's name in a file, such as `.weight`; by default none."""
 
     def __post_init__(self) -> None:
         check_settings(self)
         object.__setattr__(self, "_matcher", Matcher())
         if self.layers_to_transform is not None and self.is_regex:
             raise AdapterError(
-                "layers_to_transform goes with a list of names; with a regular expression, select the layers in the "
-                "expression"
+                "layers_to_transform cannot be combined with a regular expression in target_modules; select the layers "
+                "in the expression instead"
             )
 
     @abstractmethod
     def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:
-        """The shape of each tensor of the Linear at `path`; "in" and "out" mean its numbers of features.
+        """Return the shape of each tensor of the Linear layer at `path`; "in" and "out" stand for its feature sizes.
 
-        For the path "": the shapes of the tensors that all Linears share; "in" and "out" mean the largest of any.
+        For the path "", return the shapes of the shared tensors; "in" and "out" then stand for the largest feature
+        sizes of all adapted layers.
         """
 
     @abstractmethod
     def draw(self, path: str, base: Linear, rng: np.random.Generator) -> dict[str, Array]:
-        """Initial values of the tensors of the Linear at `path`."""
+        """Return initial values for the tensors of the Linear layer at `path`."""
 
     def draw_shared(self, bases: Mapping[str, Linear], rng: np.random.Generator) -> dict[str, Array]:
-        """Initial values of the tensors that all Linears in `bases` share."""
+        """Return initial values for the tensors shared by all the layers in `bases`."""
         return {}
 
     @abstractmethod
     def make_update(self, path: str, tensors: Mapping[str, Tensor]) -> Update:
-        """Build the update of the Linear at `path` from its own and the shared tensors."""
+        """Build the update of the Linear layer at `path` from its own and the shared tensors."""
 
     def hook(self, model: Module, adapter: str) -> Hook | None:
-        """The training hook for the active adapter of this name in `model`, if the method has one."""
+        """Return the training hook for the active adapter of this name in `model`, or None if the method has none."""
         return None
 
     def summary(self, paths: Sequence[str]) -> str:
-        """A one-line summary for adapters of the modules at `paths`."""
+        """Return a one-line summary of an adapter of the modules at `paths`."""
         return f"a {self.label} adapter"
 
     @property
     def patterns(self) -> dict[str, dict[str, Any]]:
-        """The settings that are dicts from regular expressions to values, by name."""
+        """The settings that map regular expressions to values, by name."""
         return {name: value for name, value in vars(self).items() if isinstance(value, dict)}
 
     @property
@@ -115,40 +116,40 @@ class Method(ABC):
         return [chosen] if isinstance(chosen, int) else list(chosen) if chosen else None
 
     def matches(self, expression: str, path: str) -> bool:
-        """Whether a regular expression matches all of `path`, within the config's time limit."""
+        """Return whether a regular expression matches the entire `path`, within the time limit of this config."""
         matcher: Matcher = vars(self)["_matcher"]
         return matcher.matches(expression, path)
 
     def matches_end(self, key: str, path: str) -> bool:
-        """Whether the key of a pattern matches all of `path` or what follows one of its dots."""
+        """Return whether the key of a pattern matches the entire `path` or the part after one of its dots."""
         return self.matches(ENDING.format(key), path)
 
     def first_match(self, pattern: Mapping[str, Any], path: str, default: Any) -> Any:
-        """The value of the first key that matches `path`."""
+        """Return the value of the first key of `pattern` that matches `path`, or `default` if none does."""
         return next((value for key, value in pattern.items() if self.matches_end(key, path)), default)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """From the contents of PEFT's adapter_config.json.
+        """Create a config from the contents of an adapter_config.json written by PEFT or minilora.
 
-        Raises AdapterError when the file belongs to another method, lacks a required entry, or uses an option that
-        minilora does not implement.
+        Raises AdapterError if the file belongs to another method, has no value for a required entry, or uses an option
+        that minilora does not implement.
         """
         for name, value in cls.recognised_by.items():
             if values.get(name) != value:
-                raise AdapterError(f"expected an adapter of {name} {value!r}, found {shown(values.get(name))}")
+                raise AdapterError(f"expected an adapter with {name} {value!r}, found {shown(values.get(name))}")
         if absent := [name for name in cls.required if values.get(name) is None]:
-            raise AdapterError(f"the adapter's config lacks {', '.join(absent)}, which the update depends on")
+            raise AdapterError(f"the adapter's config is missing {', '.join(absent)}, which the update depends on")
         known = {field.name for field in dataclasses.fields(cls)}
         for name, value in values.items():
             if name not in known | IGNORED | cls.recognised_by.keys() and value and value != "none":
                 option = one_line(name[:LONGEST_SHOWN])
                 raise AdapterError(f"the adapter uses {option} = {shown(value)}, which minilora does not implement")
-        # A null setting in the file means the default.
+        # A null entry in the file means the default.
         return cls(**{name: values[name] for name in known if values.get(name) is not None})
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of an adapter_config.json that PEFT reads."""
+        """Return the contents of an adapter_config.json that PEFT can read."""
         targets = self.target_modules
         return {
             **dataclasses.asdict(self),
@@ -171,30 +172,34 @@ IGNORED = {
     "qalora_group_size",
     "runtime_config",
 }
-"""Entries of PEFT's config that do not change what an adapter computes here. Any other that is set is refused."""
+"""Entries of PEFT's config that do not affect the output of an adapter in minilora. Any other entry that is set is
+rejected."""
 
 
 def method(cls: type[Method]) -> type[Method]:
-    """Register a method under its name. Its module should be listed in `registry.py`."""
+    """Register a method under its name. Its module must be listed in `registry.MODULES`."""
     other = _METHODS.setdefault(cls.name, cls)
     if other.__qualname__ != cls.__qualname__:
-        raise ValueError(f"there is a method {cls.name!r} already, {other.__qualname__}; choose another name")
+        raise ValueError(f"the method name {cls.name!r} is taken by {other.__qualname__}; choose another name")
     _METHODS[cls.name] = cls
     return cls
 
 
 def methods() -> dict[str, type[Method]]:
-    """Every method by name."""
+    """Import all registered modules and return the methods by name."""
     for module in MODULES:
         import_module(module)
     return _METHODS
 
 
 def recognise(values: Mapping[str, Any]) -> Method:
-    """The config in an adapter_config.json. Raises AdapterError where no registered method matches."""
+    """Create the config of the method that an adapter_config.json identifies.
+
+    Raises AdapterError if no registered method matches, or as `Method.from_dict` does.
+    """
     knowing = [cls for cls in methods().values() if values.items() >= cls.recognised_by.items()]
     if not knowing:
         types = sorted({cls.recognised_by["peft_type"] for cls in methods().values()})
         expected = " or ".join(map(repr, types))
-        raise AdapterError(f"expected an adapter of peft_type {expected}, found {shown(values.get('peft_type'))}")
+        raise AdapterError(f"expected an adapter with peft_type {expected}, found {shown(values.get('peft_type'))}")
     return max(knowing, key=lambda cls: len(cls.recognised_by)).from_dict(values)

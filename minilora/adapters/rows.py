@@ -1,10 +1,10 @@
-"""A different adapter for each row of one batch: `model(ids, adapters=["bard", None, {"bard": 0.5, "recipe": 0.5}])`.
+"""A different adapter for each row of a batch: `model(ids, adapters=["bard", None, {"bard": 0.5, "recipe": 0.5}])`.
 
-        h[i] = W x[i] + s[i] B[i] A[i] x[i]        A[i] and s[i]·B[i] gathered from a table of the batch's adapters
+        h[i] = W x[i] + s[i] B[i] A[i] x[i]        A[i] and s[i]·B[i] are gathered from a table
 
-W x is computed once for the batch. Updates with factors take two batched products, without a loop over rows or adapters
-(Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5). Each other update is computed once, on the
-rows that use it.
+W x is computed once for the entire batch. The updates with factors are computed by two batched matrix products, without
+a loop over rows or adapters (Punica, Chen et al. 2023, section 4; S-LoRA, Sheng et al. 2023, section 5). Each update
+without factors is computed once, on the rows that use it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from minilora.nn.choice import RowChoice
 class RowSubset(NamedTuple):
     """An update without factors, the indices (n,) of the rows that use it, and their strengths (n,).
 
-    Where all rows share one choice, `rows` is None and there is one strength.
+    If all rows use the same adapters, `rows` is None and there is only one strength.
     """
 
     update: Update
@@ -35,12 +35,12 @@ class RowSubset(NamedTuple):
 
 
 class RowUpdates:
-    """The updates of one Linear for each row.
+    """The updates of one Linear layer for each row of a batch.
 
     Attributes
     ----------
-    table : A (batch, R, in) and s·Bᵀ (batch, R, out), where R is the largest rank that a row has; a batch of 1 where
-        all rows share one choice; None without updates that have factors
+    table : A (batch, R, in) and s·Bᵀ (batch, R, out) of each row, where R is the largest total rank of any row. If all
+        rows use the same adapters, the batch axis has length 1. None if no update has factors
     others : the updates without factors
     """
 
@@ -52,7 +52,7 @@ class RowUpdates:
         self.others = [_subset(update, choices, rows) for update, known in factors.items() if known is None]
 
     def add(self, h: Tensor, x: Tensor) -> Tensor:
-        """h plus each row's updates, for x (batch, ..., in) and h = W x (batch, ..., out)."""
+        """Return h plus each row's updates, for x (batch, ..., in) and h = W x (batch, ..., out)."""
         total = h
         if self.table is not None:
             A, B = self.table
@@ -62,7 +62,7 @@ class RowUpdates:
         return self.add_others(total, h, x)
 
     def add_others(self, total: Tensor, h: Tensor, x: Tensor) -> Tensor:
-        """`total` plus the updates without factors of each row."""
+        """Return `total` plus each row's updates without factors."""
         for update, rows, strengths in self.others:
             some_x, some_h = (x, h) if rows is None else (x[like(rows, x.data)], h[like(rows, x.data)])
             u = update.apply(some_x, some_h, self.base)  # (n, ..., out)
@@ -81,10 +81,10 @@ class RowUpdates:
         return A[index], B[index]
 
     def _tables(self, choices: list[list[tuple[Factors, float]]]) -> tuple[Tensor, Tensor]:
-        """A (choices, R, in) and s·Bᵀ (choices, R, out), for each choice its factors and their strengths.
+        """Return A (choices, R, in) and s·Bᵀ (choices, R, out), given the factors and their strengths for each choice.
 
-        The factors of one choice are stacked along the rank: the product of the stacks is the sum of the updates. Zeros
-        pad to R.
+        The factors of one choice are concatenated along the rank, so that the matrix product is the sum of the updates,
+        and padded with zeros to R.
         """
         ranks = [sum(f.A.shape[0] for f, _ in choice) for choice in choices]
         n, R = len(choices), max(ranks)
@@ -108,7 +108,7 @@ class RowUpdates:
 
 
 def _subset(update: Update, choices: list[dict[Update, float]], rows: RowChoice) -> RowSubset:
-    """The rows whose choice has `update`."""
+    """Return the rows that use `update`, with its strength in each."""
     if len(choices) == 1:
         return RowSubset(update, None, np.array([choices[0][update]]))
     using = np.flatnonzero([update in choices[i] for i in rows.index])
@@ -116,7 +116,7 @@ def _subset(update: Update, choices: list[dict[Update, float]], rows: RowChoice)
 
 
 def _scattered(part: Tensor, rows: Array, batch: int) -> Tensor:
-    """A tensor (batch, ...) that is `part` (n, ...) at the indices `rows`, and zero elsewhere."""
+    """Return a tensor (batch, ...) that equals `part` (n, ...) at the indices `rows` and is zero elsewhere."""
     source = np.zeros(batch, dtype=np.intp)  # index 0 is a row of zeros
     source[rows] = np.arange(1, len(rows) + 1)
     zero = Tensor(np.zeros_like(part.data, shape=(1, *part.shape[1:])))

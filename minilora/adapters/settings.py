@@ -1,8 +1,8 @@
-"""Settings of a method, each declared with its check.
+"""Declaration and validation of the settings of a method.
 
         r: int = setting(8, check_rank)
 
-The checks run when a config is made: configs also come from files, which are untrusted. Each raises AdapterError with
+The checks run whenever a config is created, because configs can come from untrusted files. They raise AdapterError with
 the expected and the actual value.
 """
 
@@ -21,14 +21,14 @@ from minilora.messages import shown
 from minilora.nn.module import AdapterError
 
 Check: TypeAlias = Callable[[str, Any], None]
-"""Takes a setting's name and its value."""
+"""Called with the name and the value of a setting; raises AdapterError if the value is invalid."""
 
-MOST_ENTRIES = 2_000  # of a list or pattern; the largest Llama, of 405 billion parameters, has 883 linear modules
-LARGEST_RANK = 65_536  # wider than any layer
+MOST_ENTRIES = 2_000  # in a list or pattern; the largest Llama (405 billion parameters) has 883 linear modules
+LARGEST_RANK = 65_536  # larger than the hidden and MLP sizes of Llama models
 
 
 def setting(default: Any, check: Check) -> Any:
-    """A field of a config with its default and its check."""
+    """Declare a config field with its default and its check."""
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy.copy(default), metadata={"check": check})
     return dataclasses.field(default=default, metadata={"check": check})
@@ -44,32 +44,32 @@ def check_settings(config: Any) -> None:
 
 
 def check_rank(name: str, value: Any) -> None:
-    """An integer from 1 to 65,536; bool is rejected."""
+    """Require an integer from 1 to 65,536; reject bool."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise AdapterError(f"the rank r should be a whole number of at least 1, got {shown(value)}")
+        raise AdapterError(f"expected the rank r to be a positive integer, got {shown(value)}")
     if value > LARGEST_RANK:
-        raise AdapterError(f"the rank r should be at most {LARGEST_RANK:,}, got {shown(value)}")
+        raise AdapterError(f"expected the rank r to be at most {LARGEST_RANK:,}, got {shown(value)}")
 
 
 def check_finite(name: str, value: Any) -> None:
-    """A finite number within the range of a float."""
+    """Require a finite int or float, within the range of a float."""
     if not _is_finite(value):
-        raise AdapterError(f"{name} should be a finite number, got {shown(value)}")
+        raise AdapterError(f"expected {name} to be a finite number, got {shown(value)}")
 
 
 def check_probability(name: str, value: Any) -> None:
-    """A number of at least 0 and below 1."""
+    """Require a number of at least 0 and below 1."""
     if not _is_finite(value) or not 0 <= value < 1:
-        raise AdapterError(f"{name} should be at least 0 and below 1, got {shown(value)}")
+        raise AdapterError(f"expected {name} to be at least 0 and below 1, got {shown(value)}")
 
 
 def one_of(*values: Any) -> Check:
-    """One of these values, of the same type."""
+    """Return a check that requires one of these values, of the same type."""
 
     def check(name: str, value: Any) -> None:
         if not any(type(value) is type(v) and value == v for v in values):
             *others, last = map(repr, values)
-            raise AdapterError(f"{name} should be {', '.join(others)} or {last}, got {shown(value)}")
+            raise AdapterError(f"expected {name} to be {', '.join(others)} or {last}, got {shown(value)}")
 
     return check
 
@@ -78,7 +78,7 @@ check_flag = one_of(True, False)
 
 
 def not_implemented(default: Any, hint: str) -> Check:
-    """A PEFT setting that minilora does not implement: only its default or an empty value."""
+    """Return a check for a PEFT setting that minilora does not implement: only the default or a falsy value passes."""
 
     def check(name: str, value: Any) -> None:
         if value and value != default:
@@ -88,42 +88,42 @@ def not_implemented(default: Any, hint: str) -> Check:
 
 
 def check_names(name: str, value: Any) -> None:
-    """A list of modules' names, or a regular expression."""
+    """Require a list of module names or a regular expression."""
     if not isinstance(value, list | str):
-        raise AdapterError(f"{name} should be a list of names or a string, got {shown(value)}")
+        raise AdapterError(f"expected {name} to be a list of names or a string, got {shown(value)}")
     if isinstance(value, str):
         refuse_invalid(value)
     else:
-        _check_entries(name, value, str, "names of modules")
+        _check_entries(name, value, str, "module names")
 
 
 def check_targets(name: str, value: Any) -> None:
-    """As `names`, and not empty."""
+    """Require the same as `check_names`, and that it is not empty."""
     check_names(name, value)
     if not value:
-        raise AdapterError(f"{name} is empty; give a list of names, or 'all-linear'")
+        raise AdapterError(f"{name} is empty; use a list of names, or 'all-linear'")
 
 
 def check_names_or_none(name: str, value: Any) -> None:
-    """As `names`, or None."""
+    """Require the same as `check_names`, or None."""
     if value is not None:
         check_names(name, value)
 
 
 def check_layers(name: str, value: Any) -> None:
-    """A list of layers' numbers, one number, or None."""
+    """Require a list of layer indices, a single index, or None."""
     if isinstance(value, bool) or not isinstance(value, list | int | None):
-        raise AdapterError(f"{name} should be a list of numbers, one number or None, got {shown(value)}")
+        raise AdapterError(f"expected {name} to be a list of layer indices, a single index or None, got {shown(value)}")
     if isinstance(value, list):
-        _check_entries(name, value, int, "numbers of layers")
+        _check_entries(name, value, int, "layer indices")
 
 
 def pattern_of(check: Check, of: str) -> Check:
-    """{regular expression for the end of a path: value}; the values are checked as the setting `of`."""
+    """Return a check for a dict {regular expression: value}; each value is checked like the setting `of`."""
 
     def check_dict(name: str, value: Any) -> None:
         if not isinstance(value, dict):
-            raise AdapterError(f"{name} should be a dict, got {shown(value)}")
+            raise AdapterError(f"expected {name} to be a dict, got {shown(value)}")
         _check_entries(name, value, str, "regular expressions as keys")
         for key, item in value.items():
             refuse_invalid(key)
@@ -134,12 +134,12 @@ def pattern_of(check: Check, of: str) -> Check:
 
 
 def _check_entries(name: str, entries: Any, kind: type, words: str) -> None:
-    """Reject entries of another type, or more of them than a model has modules."""
+    """Reject entries of another type, and more of them than a model has modules."""
     if len(entries) > MOST_ENTRIES:
-        raise AdapterError(f"{name} should have at most {MOST_ENTRIES:,} entries, got {len(entries):,}")
+        raise AdapterError(f"expected {name} to have at most {MOST_ENTRIES:,} entries, got {len(entries):,}")
     for entry in entries:
         if not isinstance(entry, kind) or isinstance(entry, bool):
-            raise AdapterError(f"{name} should hold {words}, got {shown(entry)}")
+            raise AdapterError(f"expected {name} to contain {words}, got {shown(entry)}")
 
 
 def _is_finite(value: Any) -> bool:
@@ -147,7 +147,7 @@ def _is_finite(value: Any) -> bool:
 
 
 def _own(value: Any) -> Any:
-    """A deep copy made of types that JSON has."""
+    """Return a deep copy in JSON types: tuples, sets and ranges become lists, NumPy scalars become Python scalars."""
     if isinstance(value, dict):
         return {key: _own(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | range):

@@ -1,4 +1,4 @@
-"""Which Linears a config selects. PEFT's rules; unlike there, a target that matches nothing is an error."""
+"""Selection of the Linear layers to adapt. The rules are those of PEFT, except that every target must match a layer."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from minilora.nn.module import AdapterError
 
 
 def select(model: Module, config: Method) -> dict[str, Linear]:
-    """The Linears to adapt, by path; for one that is adapted already, its base.
+    """Return the Linear layers to adapt, by path; for a layer that is already adapted, its base layer.
 
-    Raises AdapterError, listing the model's Linears, when a target, a layer or a pattern matches nothing.
+    Raises AdapterError if a target, a layer index or a pattern key matches no layer. The message describes the layers
+    of the model.
     """
     linears = {path: linear for path, module in model.named_modules() if path and (linear := _linear(module))}
     if not linears:
-        raise AdapterError("found no Linear inside this model; make a single Linear an attribute of a Module")
+        raise AdapterError("found no Linear inside this model; a single Linear must be an attribute of a Module")
     chosen = {
         path: linear
         for path, linear in linears.items()
@@ -27,13 +28,13 @@ def select(model: Module, config: Method) -> dict[str, Linear]:
 
 
 def layer_of(path: str) -> int | None:
-    """The number of the layer that a path lies in: 3 for `model.layers.3.mlp.up_proj`; None outside the layers."""
+    """Return the layer index in a path, such as 3 for `model.layers.3.mlp.up_proj`, or None if there is none."""
     numbers = [int(part) for part in path.split(".") if part.isdecimal() and len(part) < 10]
     return numbers[0] if numbers else None
 
 
 def module_name(path: str) -> str:
-    """A path's last name: `q_proj`."""
+    """Return the last part of a path, such as `q_proj`."""
     return path.rpartition(".")[2]
 
 
@@ -50,13 +51,13 @@ def _is_target(path: str, config: Method) -> bool:
 
 
 def _in_layers(path: str, config: Method) -> bool:
-    """Whether `layers_to_transform` includes `path`. A target that is a whole path, such as `lm_head`, always is."""
+    """Return whether `layers_to_transform` includes `path`; a target given as a full path is always included."""
     by_path = not isinstance(config.target_modules, str) and path in config.target_modules
     return config.layers is None or by_path or layer_of(path) in config.layers
 
 
 def _named(path: str, config: Method, names: list[str] | str | None) -> bool:
-    """Whether a list of names or a regular expression matches `path`."""
+    """Return whether a list of names or a regular expression matches `path`."""
     if not names:
         return False
     if isinstance(names, str):
@@ -66,22 +67,22 @@ def _named(path: str, config: Method, names: list[str] | str | None) -> bool:
 
 def _refuse_what_matches_nothing(config: Method, linears: list[str], chosen: list[str]) -> None:
     names = sorted({module_name(path) for path in linears})
-    there_are = f"this model's linear modules are named {', '.join(names)}, for example {linears[0]}"
+    there_are = f"this model's linear modules are named {', '.join(names)} (full path of one: {linears[0]})"
     targets = config.target_modules
     for name in [] if targets == "all-linear" else [targets] if isinstance(targets, str) else targets:
         if not any(_named(path, config, name if config.is_regex else [name]) for path in linears):
-            hint = f"; as a string it is a regular expression, as a name write [{shown(name)}]" if name in names else ""
+            hint = f"; a string is a regular expression, so write [{shown(name)}] for a name" if name in names else ""
             raise AdapterError(f"target {shown(name)} matches no linear module{hint}; {there_are}")
     numbers = {n for n in map(layer_of, linears) if n is not None}
     for layer in config.layers or []:
         if layer not in numbers:
             there = f"layers 0 to {max(numbers)}" if numbers else "no numbered layers"
-            raise AdapterError(f"layers_to_transform asks for layer {shown(layer)}; this model has {there}")
+            raise AdapterError(f"layers_to_transform selects layer {shown(layer)}, but this model has {there}")
     if not chosen:
-        raise AdapterError(f"nothing is left to adapt after exclude_modules and layers_to_transform; {there_are}")
+        raise AdapterError(f"no modules are left to adapt after exclude_modules and layers_to_transform; {there_are}")
     for name, pattern in config.patterns.items():
         for key in pattern:
             if not any(config.matches_end(key, path) for path in chosen):
                 raise AdapterError(
-                    f"{name} has the key {shown(key)}, which matches none of the adapted modules (one is {chosen[0]})"
+                    f"key {shown(key)} of {name} matches none of the adapted modules (full path of one: {chosen[0]})"
                 )

@@ -1,6 +1,7 @@
-"""The page in the browser: `minilora app`. Start at `page.py`; what its buttons do is in the files beside it.
+"""The web app, `minilora app`. Start with `page.py`; `actions.py` implements its buttons, with the other modules.
 
-A page has three tabs. *Write* lets voices speak side by side with the base (`writing.py`, drawn by `colours.py` and
-`charts.py`), *Teach a new voice* trains one (`learning.py`), *Look inside* counts and merges (`looking.py`). Only
-`page.py` and `server.py` need Gradio, and import it inside their functions.
+The page has three tabs. *Generate* shows texts from the base and from a mixture of voices side by side (`writing.py`,
+rendered by `colours.py` and `charts.py`). *Train a new voice* trains a voice (`learning.py`). *Look inside* counts the
+parameters of a voice and checks merging (`looking.py`). Only `page.py` and `server.py` need Gradio, and they import it
+inside their functions.
 """

@@ -1,6 +1,6 @@
-"""What the page's buttons do. Each handler takes the values of the page's fields and yields what to show.
+"""The handlers of the page's buttons: each accepts the values of the fields and yields or returns what to display.
 
-None of this knows Gradio. What cannot be done is a ValueError with a sentence for the person.
+This module does not depend on Gradio. Invalid input raises ValueError with a message for the user.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from minilora.voices import voices
 
 @dataclass(frozen=True)
 class Actions:
-    """The handlers.
+    """The handlers for generating and training.
 
     Attributes
     ----------
-    model : the packaged base with the packaged voices, shared by every browser and only read
-    seconds : how long a voice may learn
+    model : the packaged base with the packaged voices, shared by all browsers and never modified
+    seconds : training time of a voice
     """
 
     model: Llama
@@ -33,37 +33,37 @@ class Actions:
     def write(
         self, session: Session, prompt: str, temperature: float, seed: float, tokens: float, *strengths: float
     ) -> Iterator[tuple[str, str, str, str]]:
-        """The status, the texts, the meters and what the last character could have been, as both texts grow."""
+        """Generate both texts; yield the status, the texts, the meters and the next-character table as they grow."""
         known = names(session)
-        if any(strengths[len(known) :]):  # the last sliders are hidden, and 0, until there are voices for them
-            raise ValueError("A voice that was taught here is gone: the app has been started anew. Reload the page.")
+        if any(strengths[len(known) :]):  # the sliders without a voice are hidden and at 0
+            raise ValueError("A voice trained on this page is gone because the app was restarted. Reload the page.")
         wish = writing.wish(prompt, dict(zip(known, strengths, strict=False)), temperature, seed, tokens)
         session.stopped.discard("writing")
         for base, mixed in writing.write(session.model or self.model, wish, lambda: "writing" in session.stopped):
-            status = f"{len(mixed.letters)} of {wish.tokens} characters, seed {wish.seed}"
+            status = f"{len(mixed.tokens)} of {wish.tokens} characters, seed {wish.seed}"
             yield status, colours.texts(wish, base, mixed), charts.meter(mixed), charts.next_characters(mixed)
 
     def check(self, session: Session, name: str, text: str, upload: str | None) -> Iterator[str]:
-        """What is wrong with a text is said before it waits for its turn."""
+        """Validate the fields before the training is queued; yield the status while it waits."""
         session.refuse_more()
         learning.lesson(name, text, upload, names(session))
         session.stopped.discard("learning")
-        yield "Waiting for its turn: one voice learns at a time."
+        yield "Waiting in the queue: one voice is trained at a time."
 
     def learn(
         self, session: Session, name: str, text: str, upload: str | None
     ) -> Iterator[tuple[str, Progress | None]]:
-        """The status and how far it is, as a voice learns; at the end it is one of the session's."""
+        """Train a voice and add it to the session; yield the status and the progress."""
         session.refuse_more()
         lesson = learning.lesson(name, text, upload, names(session))
         if "learning" in session.stopped:
-            raise ValueError("Stopped before it began.")
+            raise ValueError("Training was stopped before it started.")
         folder = session.folder(lesson.name)
-        yield "Measuring how many steps fit into the time.", None
+        yield "Measuring how many training steps fit into the time limit.", None
         for progress in learning.learn(lesson, folder, self.seconds, lambda: "learning" in session.stopped):
             if progress.finished:
                 session.add(lesson.name)
-            hint = f" {escape(lesson.name)} has a slider under Write now." if progress.finished else ""
+            hint = f" {escape(lesson.name)} has a slider on the Generate tab now." if progress.finished else ""
             yield f"{progress}{hint}", progress
 
 
@@ -76,23 +76,23 @@ def stop_learning(session: Session) -> None:
 
 
 def names(session: Session) -> list[str]:
-    """The voices that this browser has, in the order of the sliders."""
+    """Return the names of the voices available in this browser, in the order of the sliders."""
     return [voice.name for voice in voices()] + list(session.voices)
 
 
 def parameters(session: Session, name: str) -> str:
-    """The table of parameters of a voice."""
+    """Return the parameter table of a voice, as HTML."""
     return looking.parameters(_folder(session, name))
 
 
 def merging(session: Session, name: str) -> str:
-    """What merging a voice changes."""
+    """Return the results of checking the merge of a voice, as HTML."""
     return looking.merging(_folder(session, name))
 
 
 def _folder(session: Session, name: str) -> Path:
-    """Where the adapter of a voice lies, this browser's own or the package's."""
+    """Return the adapter folder of a voice, packaged or trained in this browser."""
     folders = {voice.name: voice.folder for voice in voices()} | session.voices
     if name not in folders:
-        raise ValueError(f"There is no voice called {name} here any more. Reload the page.")
+        raise ValueError(f"The voice {name} no longer exists. Reload the page.")
     return folders[name]

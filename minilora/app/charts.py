@@ -1,6 +1,6 @@
-"""Small charts as HTML: the style meter, and what could have come next.
+"""Small HTML charts: the style meter and the next-character probabilities.
 
-Each number stands beside its bar as text, so that nothing depends on seeing colours.
+Each bar is accompanied by its value as text, so the charts can be read without seeing colors.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import numpy as np
 
 from minilora.app.colours import number
 from minilora.messages import visible
-from minilora.voices import Text
+from minilora.voices import ComparedText
 
 MARKS = {10: "⏎", 32: "␣"}
-LONGEST_BAR = 3.0  # nats per character that fill a meter
+LONGEST_BAR = 3.0  # nats per character at which the bar of a meter is full
 
 
-def meter(text: Text) -> str:
-    """The style meter, and where several voices act each voice's own."""
-    if not text.letters:
+def meter(text: ComparedText) -> str:
+    """Return the style meter of a text and, for a mixture, that of each voice separately."""
+    if not text.tokens:
         return ""
     rows = [_meter_row("style meter", text.meter)]
     if len(text.strengths) > 1:
-        rows += [_meter_row(f"{escape(name)} alone", value) for name, value in text.meters.items()]
+        rows += [_meter_row(f"{escape(name)} only", value) for name, value in text.meters.items()]
     return (
-        f'<table class="meter"><caption>How far from the base: the mean of the colours</caption>{"".join(rows)}</table>'
+        f'<table class="meter"><caption>Mean log-probability difference from the base</caption>{"".join(rows)}</table>'
     )
 
 
@@ -37,18 +37,21 @@ def _meter_row(label: str, value: float) -> str:
     )
 
 
-def next_characters(text: Text, count: int = 10) -> str:
-    """What the base and the voices expected at the last place of `text`: their `count` likeliest characters."""
-    if not text.letters:
+def next_characters(text: ComparedText, count: int = 10) -> str:
+    """Return a table of the most likely characters at the last position of `text`, for the base and the voices.
+
+    The table has the `count` characters with the largest probability under either of them.
+    """
+    if not text.tokens:
         return ""
-    last, before = text.letters[-1], "".join(letter.text for letter in text.letters[:-1])
+    last, before = text.tokens[-1], "".join(token.text for token in text.tokens[:-1])
     p, base = np.exp(last.log_p), np.exp(last.base_log_p)  # (V,)
     likeliest = np.argsort(-np.maximum(p, base), kind="stable")[:count]
     order = sorted((int(token) for token in likeliest), key=lambda token: -p[token])
-    rows = "".join(_next_row(token, float(base[token]), float(p[token]), last.token) for token in order)
+    rows = "".join(_next_row(token, float(base[token]), float(p[token]), last.id) for token in order)
     context = escape(visible("…" + before[-16:])).replace("\n", "⏎").replace(" ", "␣")
     return (
-        '<table class="next"><caption>What the base and the voices expected next (at temperature 1), '
+        '<table class="next"><caption>Next-character probabilities of the base and the voices (at temperature 1), '
         f"after “{context}”</caption>"
         f'<thead><tr><th scope="col">next</th><th scope="col">base</th><th scope="col">voices</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
@@ -65,7 +68,7 @@ def _next_row(token: int, base: float, p: float, chosen: int) -> str:
 
 
 def character(token: int) -> str:
-    """How a byte is shown: as itself, a space and a newline by their signs, any other in hexadecimal."""
+    """Return the display form of a byte: printable ASCII as is, space as ␣, newline as ⏎, the rest in hexadecimal."""
     return MARKS.get(token) or (escape(chr(token)) if 32 < token < 127 else f"0x{token:02X}")
 
 

@@ -1,8 +1,8 @@
 """The second tab: train a voice on the user's text in about a minute.
 
-The settings are the demo's, except that the head is adapted too. How many steps fit into the time is found by timing a
-few first; the voice that is kept is the one whose loss on the held-out tenth of the text was lowest, since a short text
-is soon known by heart.
+The settings are those of the demo, except that the output head is adapted too. The number of steps that fit into the
+time limit is estimated by timing a few steps first. The voice that is kept is the one with the lowest loss on the
+held-out tenth of the text, because a short text is soon overfitted.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from minilora.training import Run
 
 MINUTE = 60.0
 LARGEST_FILE = 2 * 1024**2  # bytes
-SHORTEST = 1_000  # characters: a tenth is held out, and should be more than a line or two
+SHORTEST = 1_000  # characters: a tenth is held out, which should be more than a line or two
 PRESET = "demo"
 EVALUATIONS, WINDOWS = 8, 32
-TARGETS = ".*_proj|lm_head"  # the head too: a text may have characters that the base has never seen
-PAUSE = 0.25  # seconds between two pictures of the curve
-PROBE = 4  # steps that are timed before the real ones
+TARGETS = ".*_proj|lm_head"  # including the head: a text may have characters that the base was not trained on
+PAUSE = 0.25  # seconds between updates of the plot
+PROBE = 4  # steps that are timed before the training starts
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A named text as token ids, for training and for validation."""
+    """The training and validation token ids of a text, and the name of the voice to train on it."""
 
     name: str
     train_ids: Array
@@ -46,7 +46,16 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a voice has come: the losses of its steps, and of evaluations as (steps done, loss), in nats."""
+    """Training progress of a voice.
+
+    Attributes
+    ----------
+    iters : number of training steps
+    losses : training loss of each step so far, in nats per character
+    evaluations : held-out losses as (steps done, loss), in nats per character
+    seconds_left : estimated remaining time
+    finished : whether training has ended
+    """
 
     iters: int
     losses: list[float]
@@ -56,7 +65,7 @@ class Progress:
 
     @property
     def best(self) -> tuple[int, float]:
-        """Of the evaluations after the first step the one that is kept: its step and its loss."""
+        """The step and the loss of the best evaluation after the start, that of the adapter that is kept."""
         return min(self.evaluations[1:], key=lambda pair: pair[1])
 
     def __str__(self) -> str:
@@ -64,7 +73,7 @@ class Progress:
         if self.finished:
             kept, after = self.best
             losses = f"held-out loss {before:.2f} → {after:.2f} nats per character"
-            return f"Learned in {step} steps, kept as it was after step {kept}: {losses}."
+            return f"Trained for {step} steps; kept the state after step {kept}: {losses}."
         recent = f", training loss {np.mean(self.losses[-10:]):.2f}" if self.losses else ""
         return (
             f"Step {step} of {self.iters}{recent}, held-out loss {self.evaluations[-1][1]:.2f}, "
@@ -73,10 +82,10 @@ class Progress:
 
 
 def lesson(name: str | None, pasted: str | None, upload: str | None, taken: Collection[str]) -> Lesson:
-    """What the page's fields ask for. Raises ValueError, in a sentence for the page, for what cannot be learned."""
+    """Validate the fields of the page and return the Lesson. Raises ValueError with a message for the user."""
     name = _name((name or "").strip(), taken)
     if pasted and pasted.strip() and upload:
-        raise ValueError("There is a pasted text and a file. Clear one of them.")
+        raise ValueError("There is both a pasted text and a file. Clear one of them.")
     text = _ascii(_read(Path(upload)) if upload else pasted or "")
     train, val = split(Corpus(name, (text,)))
     return Lesson(name, ByteTokenizer().encode(train), ByteTokenizer().encode(val))
@@ -84,44 +93,47 @@ def lesson(name: str | None, pasted: str | None, upload: str | None, taken: Coll
 
 def _name(name: str, taken: Collection[str]) -> str:
     if not re.fullmatch("[A-Za-z][A-Za-z0-9_-]{0,19}", name):
-        raise ValueError("Give the voice a name of at most 20 letters, digits, - and _, with a letter first.")
+        raise ValueError("The name must have 1 to 20 characters: letters, digits, - and _, starting with a letter.")
     if name.lower() in {other.lower() for other in taken} | {"base"}:
         raise ValueError(f"There is already a voice called {name}. Choose another name.")
     return name
 
 
 def _read(file: Path) -> str:
-    """An uploaded file's text. The server's name for it means nothing to the person, so no message has it."""
+    """Read an uploaded file. Error messages omit its path on the server, which means nothing to the user."""
     if (size := file.stat().st_size) > LARGEST_FILE:
-        raise ValueError(f"The file has {size:,} bytes, and may have at most {LARGEST_FILE:,}. Cut out a part of it.")
+        raise ValueError(f"The file has {size:,} bytes; the limit is {LARGEST_FILE:,}. Use a part of it.")
     try:
         return load_corpus(file, ascii=False).text
     except CorpusError:
-        raise ValueError("The file holds no text. Save it as plain text (.txt, UTF-8) and try again.") from None
+        raise ValueError("The file contains no text. Save it as plain text (.txt, UTF-8) and try again.") from None
 
 
 def _ascii(text: str) -> str:
-    """The text as the base knows letters. Raises ValueError when it is too short or too long, or little is left."""
+    """Convert the text to ASCII, the characters that the base supports.
+
+    Raises ValueError if the result is too short or too long, contains NUL bytes, or is less than half of the text.
+    """
     folded = to_ascii(text)
     if 2 * len(folded) < len(text):
-        raise ValueError("Most of this text is in letters that the base has never seen: it knows those of English.")
+        raise ValueError("Most characters of this text have no ASCII form. The base supports only English text.")
     if "\0" in folded:
-        raise ValueError("This is not a text: it holds NUL bytes. Paste plain text.")
+        raise ValueError("The text contains NUL bytes. Use plain text.")
     if len(folded.strip()) < SHORTEST:
         found = len(folded.strip())
-        raise ValueError(f"A voice needs at least {SHORTEST:,} characters to learn from; this text has {found:,}.")
+        raise ValueError(f"A voice needs at least {SHORTEST:,} characters of training text; this text has {found:,}.")
     if len(folded) > LARGEST_FILE:
-        raise ValueError(f"The text has {len(folded):,} characters, and may have at most {LARGEST_FILE:,}.")
+        raise ValueError(f"The text has {len(folded):,} characters; the limit is {LARGEST_FILE:,}.")
     return folded
 
 
 def learn(
     lesson: Lesson, folder: Path, seconds: float = MINUTE, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
-    """Train for about `seconds`, saving the best adapter so far in `folder`; yields how far it is, the last finished.
+    """Train for about `seconds`, saving the best adapter so far in `folder`; yield Progress, the last one finished.
 
-    When `stopped`, or when the machine turns out to be so busy that half as much time again has passed, it ends with
-    what it has learned by then.
+    Training ends early if `stopped` returns True, or once 1.5 times `seconds` have passed because the machine is busy.
+    The best adapter up to then is kept.
     """
     began = shown = time.monotonic()
     iters = _steps_in(lesson, seconds)
@@ -147,31 +159,31 @@ def _steps(lesson: Lesson, iters: int) -> Generator[Run, None, None]:
 
 
 def settings(lesson: Lesson, iters: int) -> Settings:
-    """The demo's settings for `iters` steps, with a context that fits the held-out part."""
+    """Return the settings of the demo for `iters` steps, with a context that fits the held-out part of the text."""
     demo = load_settings(PRESET).training
     return load_settings(
         PRESET,
         iters=iters,
         context=min(demo.context, len(lesson.val_ids) - 1),
         warmup=min(demo.warmup, iters // 5),
-        eval_every=iters,  # `learn` evaluates
+        eval_every=iters,  # evaluation is left to `learn`
         eval_windows=WINDOWS,
         targets=TARGETS,
     )
 
 
 def _steps_in(lesson: Lesson, seconds: float) -> int:
-    """How many steps fit into the time, found by timing a few."""
+    """Return the number of steps that fit into the time limit, estimated by timing a few steps."""
     times = [time.monotonic()]
     with closing(_steps(lesson, PROBE)) as steps:
         for _, _ in zip(range(PROBE), steps, strict=False):
             times.append(time.monotonic())
-    step = float(np.median(np.diff(times)))  # the first is slower than those to come
-    return max(PROBE, int(0.9 * seconds / step) - PROBE)  # a tenth is for loading and evaluating
+    step = float(np.median(np.diff(times)))  # median, because the first step is slower than the others
+    return max(PROBE, int(0.9 * seconds / step) - PROBE)  # a tenth is reserved for loading and evaluation
 
 
 def pack(folder: Path) -> Path:
-    """The adapter's folder as a .zip beside it, with the folder's name in it."""
+    """Archive the adapter folder, under its own name, as a .zip file next to it; return the path of the archive."""
     archive = folder.with_name(f"{folder.name}.zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
         for path in sorted(folder.iterdir()):

@@ -1,4 +1,4 @@
-"""The page: what stands where, and which action answers which button. Gradio draws it."""
+"""The layout of the page in Gradio, and the connections between its buttons and the actions."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ if TYPE_CHECKING:
     import gradio as gr
 
 TITLE = "minilora: voices"
-HEADER = f"""<header><h1>{TITLE}</h1><p>A small model has read presidents’ addresses, and stays as it is. A
-<em>voice</em> is a LoRA adapter: 6 % more numbers, trained on another text. Same prompt, same dice.</p></header>"""
-EMPTY = """<p class="hint">Press <b>Write</b>. On the left the base writes, on the right the same model with the voices
-that are mixed on the sliders.</p>"""
-MIXER = """<p class="hint">Strength of each voice: 1 as it was trained, 0 off, below 0 away from it. Let go of a slider,
-and both texts are written anew.</p>"""
-TEACH = f"""<p class="hint">Paste a text, or choose a .txt file, of at least {learning.SHORTEST:,} characters; from
-20,000 on, the voice is easy to recognise. Text and voice stay on this machine, and are deleted when the app
-ends.</p>"""
+HEADER = f"""<header><h1>{TITLE}</h1><p>The base is a small language model, trained on US presidents’ addresses
+and then frozen. A <em>voice</em> is a LoRA adapter: 6 % more parameters, trained on another text. Both texts use the
+same prompt and the same seed.</p></header>"""
+EMPTY = """<p class="hint">Press <b>Generate</b> to compare two texts: one from the base, the other from the same model
+with the voices set on the sliders.</p>"""
+MIXER = """<p class="hint">Strength of each voice: 1 is as trained, 0 is off, and negative values move away from it.
+Releasing a slider generates both texts again.</p>"""
+TEACH = f"""<p class="hint">Paste a text or choose a .txt file with at least {learning.SHORTEST:,} characters. With
+20,000 or more, the voice is easy to recognize. The text and the voice stay on the machine that runs the app and are
+deleted when the app ends.</p>"""
 LOOK = """<p class="hint">Each adapted layer computes h = W x + s · B A x. W belongs to the base and is frozen; only the
-thin A and B were trained.</p>"""
-POLITE = "element.setAttribute('role', 'status')"  # a screen reader reads out what changes here
-AT_ONCE = 4  # texts that are written at a time; the next ones wait
-WAITING = 40  # requests that may wait; the page asks anyone beyond them to try again
+low-rank factors A and B were trained.</p>"""
+POLITE = "element.setAttribute('role', 'status')"  # screen readers announce changes of this element
+AT_ONCE = 4  # concurrent generation requests; further ones wait
+WAITING = 40  # queue length; requests beyond it are rejected with a request to try again
 
 
 def page(act: actions.Actions, root: Path) -> gr.Blocks:
-    """The page with its three tabs; browsers keep their own voices in `root`."""
+    """Build the page with its three tabs; voices trained in a browser are stored in `root`."""
     import gradio as gr
 
     with gr.Blocks(title=TITLE, fill_width=True, analytics_enabled=False) as blocks:
         session = gr.State(Session(root), delete_callback=Session.close)
         blocks.load(
             lambda: Session(root), None, session, queue=False, **_quiet()
-        )  # Gradio only deletes a state that was set
+        )  # Gradio deletes a state only if it was set by an event
         gr.HTML(HEADER)
         with gr.Tabs():
-            with gr.Tab("Write"):
+            with gr.Tab("Generate"):
                 sliders, written = _write_tab(act, session)
-            with gr.Tab("Teach a new voice"):
+            with gr.Tab("Train a new voice"):
                 taught, archives = _teach_tab(act, session)
             with gr.Tab("Look inside"):
                 picker = _look_tab(session)
@@ -55,12 +56,12 @@ def page(act: actions.Actions, root: Path) -> gr.Blocks:
 
 
 def _write_tab(act: actions.Actions, session: gr.State) -> tuple[list[gr.Slider], list[gr.HTML]]:
-    """Writing; its sliders, one for each voice and hidden ones for those to come, and the places of what is written."""
+    """Build the Generate tab; return its sliders, with hidden ones for future voices, and its output elements."""
     import gradio as gr
 
     with gr.Row(equal_height=False, elem_classes="ask"):
         prompt = gr.Textbox("The king ", label="Prompt", max_lines=1, scale=1, min_width=260, elem_id="prompt")
-        go = gr.Button("Write", variant="primary", scale=0, min_width=130, elem_id="write")
+        go = gr.Button("Generate", variant="primary", scale=0, min_width=130, elem_id="write")
         stop = gr.Button("Stop", scale=0, min_width=100, elem_id="stop-writing")
     with gr.Row(equal_height=False, elem_classes="stage"):
         with gr.Column(scale=7, min_width=300):
@@ -72,17 +73,17 @@ def _write_tab(act: actions.Actions, session: gr.State) -> tuple[list[gr.Slider]
             sliders = _sliders()
             temperature = _slider("Temperature", 0.8, "temperature", 0, writing.HOTTEST)
             tokens = _slider("Length", 200, "tokens", 20, writing.MOST_TOKENS, step=10)
-            seed = gr.Number(0, label="Seed of the dice", elem_id="seed")
+            seed = gr.Number(0, label="Seed", elem_id="seed")
     write, inputs = _friendly(act.write, len(outputs)), [session, prompt, temperature, seed, tokens, *sliders]
     triggers = [go.click, prompt.submit, seed.submit, *(s.release for s in [*sliders, temperature, tokens])]
-    # always_last: whatever is asked for while a text is being written follows it once, with the latest values.
+    # always_last: events during generation trigger one more run after it, with the latest values.
     gr.on(triggers, write, inputs, outputs, trigger_mode="always_last", concurrency_limit=AT_ONCE, **_quiet())
     stop.click(actions.stop_writing, session, None, queue=False, **_quiet())
     return sliders, outputs
 
 
 def _sliders() -> list[gr.Slider]:
-    """One for each packaged voice, the first of which acts, and hidden ones for a browser's own."""
+    """Return a slider for each packaged voice, the first one at 1, and hidden ones for voices trained here."""
     low, high = writing.WEAKEST, writing.STRONGEST
     known = [_slider(voice.name, float(i == 0), f"voice{i}", low, high) for i, voice in enumerate(voices())]
     places = range(len(known), len(known) + MOST)
@@ -98,13 +99,13 @@ def _slider(
 
 
 def _unchecked(component: Any) -> Any:
-    """The component, handing on what it holds, an emptied field too: the actions say what is wrong, in a sentence."""
+    """Turn off the validation of a component, so that the actions can report invalid or empty values themselves."""
     vars(component)["preprocess"] = lambda value: value
     return component
 
 
 def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
-    """Learning; the event after which a voice is there, and the list of adapters to take home."""
+    """Build the training tab; return the event that follows the end of training, and the list of downloads."""
     import gradio as gr
 
     length = "a minute" if act.seconds == learning.MINUTE else f"{act.seconds:g} seconds"
@@ -112,15 +113,15 @@ def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
     with gr.Row(equal_height=False):
         with gr.Column(min_width=300):
             name = gr.Textbox(label="Name of the voice", max_lines=1, elem_id="voice-name")
-            text = gr.Textbox(label="Text to learn from", lines=5, max_lines=8, elem_id="voice-text")
+            text = gr.Textbox(label="Training text", lines=5, max_lines=8, elem_id="voice-text")
             upload = gr.File(label="or a .txt file", file_types=[".txt"], height=135, elem_id="voice-file")
             with gr.Row():
-                go = gr.Button(f"Learn for {length}", variant="primary", scale=3, min_width=160, elem_id="learn")
+                go = gr.Button(f"Train for {length}", variant="primary", scale=3, min_width=160, elem_id="learn")
                 stop = gr.Button("Stop", scale=1, min_width=80, elem_id="stop-learning")
         with gr.Column(min_width=300):
             status, curve = _output("learning", POLITE), _losses()
             archives = gr.File(
-                label="Your voices, to download: they open in PEFT, and with minilora generate --adapter",
+                label="Download your voices, for PEFT or minilora generate --adapter",
                 file_count="multiple",
                 interactive=False,
                 visible=False,
@@ -135,7 +136,7 @@ def _teach_tab(act: actions.Actions, session: gr.State) -> tuple[Any, gr.File]:
 
 
 def _losses() -> gr.LinePlot:
-    """Where the losses of a voice that learns will be drawn."""
+    """Return the plot of the losses, hidden until training starts."""
     import gradio as gr
 
     return gr.LinePlot(
@@ -153,14 +154,14 @@ def _losses() -> gr.LinePlot:
 
 
 def _drawn(learn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
-    """The action, with its progress as points of the plot."""
+    """Wrap the action so that its Progress is shown in the plot."""
     import gradio as gr
     import pandas as pd
 
     def shown(*values: Any) -> Iterator[Any]:
         for status, progress in learn(*values):
             if not isinstance(progress, learning.Progress) or not progress.losses:
-                yield status, gr.skip()  # a plot keeps the lines that it begins with, so it begins with both
+                yield status, gr.skip()  # a plot keeps its first set of lines, so wait until there are both
                 continue
             points = [(step, loss, "training") for step, loss in enumerate(progress.losses, 1)]
             points += [(step, loss, "held out") for step, loss in progress.evaluations]
@@ -171,7 +172,7 @@ def _drawn(learn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
 
 
 def _look_tab(session: gr.State) -> gr.Dropdown:
-    """Looking inside; the choice of a voice."""
+    """Build the Look inside tab; return its voice menu."""
     import gradio as gr
 
     known = [voice.name for voice in voices()]
@@ -190,14 +191,14 @@ def _look_tab(session: gr.State) -> gr.Dropdown:
 
 
 def _output(id: str, script: str | None = None, value: str = "") -> gr.HTML:
-    """A place for HTML that an action makes."""
+    """Return an element for the HTML output of an action."""
     import gradio as gr
 
     return gr.HTML(value, elem_id=id, js_on_load=script)
 
 
 def _show_voices(session: Session) -> list[Any]:
-    """The newest voice's slider at 1, all others at 0, and nothing written yet; the picker and the archives know it."""
+    """Return the updates after training: the new slider at 1, the others at 0, the menu, the downloads, no texts."""
     import gradio as gr
 
     known, own = [voice.name for voice in voices()], list(session.voices)
@@ -208,12 +209,15 @@ def _show_voices(session: Session) -> list[Any]:
         else:
             sliders.append(gr.update(visible=False, value=0))
     files = [str(learning.pack(folder)) for folder in session.voices.values()]
-    fresh = f'<p class="hint">Press <b>Write</b>: {escape(own[-1])} is at 1, and the other voices are at 0.</p>'
+    fresh = f'<p class="hint">Press <b>Generate</b>: {escape(own[-1])} is at 1, and the other voices are at 0.</p>'
     return [*sliders, gr.update(choices=known + own), gr.update(value=files, visible=bool(files)), "", fresh, "", ""]
 
 
 def _friendly(action: Callable[..., Iterator[Any]], outputs: int = 1) -> Callable[..., Iterator[Any]]:
-    """The action, with what is wrong said in the first of its outputs, and no traceback; what would follow does not."""
+    """Wrap the action so that the message of a ValueError is shown in its first output, without a traceback.
+
+    The error is then raised again as a hidden gr.Error, so that chained events do not run.
+    """
     import gradio as gr
 
     @wraps(action)
@@ -229,5 +233,5 @@ def _friendly(action: Callable[..., Iterator[Any]], outputs: int = 1) -> Callabl
 
 
 def _quiet(progress: str = "hidden") -> dict[str, Any]:
-    """For every event: no public API, and no overlay on what it changes."""
+    """Return the options of every event: no public API, and by default no progress overlay on the outputs."""
     return {"api_visibility": "private", "show_progress": progress}

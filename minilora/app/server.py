@@ -1,4 +1,4 @@
-"""The app as a server: unless told otherwise on this machine alone; it asks nothing of the network."""
+"""The server of the app. By default it accepts connections only from this machine; it makes no network requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
 HOST, PORT = "127.0.0.1", 7860
-SILENT = {  # before Gradio is imported: no telemetry, no look for a newer version, no model hub
+SILENT = {  # set before Gradio is imported: no telemetry, no version check, no model hub
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -34,10 +34,10 @@ SILENT = {  # before Gradio is imported: no telemetry, no look for a newer versi
 def serve(
     host: str = HOST, port: int | None = None, seconds: float = learning.MINUTE, open_browser: bool = False
 ) -> None:
-    """Show the page until Ctrl-C or SIGTERM. Raises ValueError when Gradio is missing or the port is taken."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # as Ctrl-C: what was taught and uploaded is deleted
+    """Serve the page until Ctrl-C or SIGTERM. Raises ValueError if Gradio is missing or the port is in use."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # like Ctrl-C: trained voices and uploads are deleted
     with running(host, port, seconds, open_browser) as address:
-        print(f"minilora app: {address} (Ctrl-C ends it)", flush=True)
+        print(f"minilora app: {address} (press Ctrl-C to stop)", flush=True)
         threading.Event().wait()
 
 
@@ -45,10 +45,10 @@ def serve(
 def running(
     host: str = HOST, port: int | None = None, seconds: float = learning.MINUTE, open_browser: bool = False
 ) -> Iterator[str]:
-    """The app, inside this block, at the address that it yields. Without a port, the first free one from 7860 on."""
+    """Run the app during this block; yield its address. Without `port`, the first free one from 7860 up is used."""
     _refuse_host(host)
     with tempfile.TemporaryDirectory(prefix="minilora-app-", ignore_cleanup_errors=True) as root:
-        os.environ.update(SILENT, GRADIO_TEMP_DIR=root)  # uploads go with the folder
+        os.environ.update(SILENT, GRADIO_TEMP_DIR=root)  # uploads are deleted with the folder
         _import()
         from minilora.app.page import page
 
@@ -60,7 +60,7 @@ def running(
 
 
 def _refuse_host(host: str) -> None:
-    """Raise ValueError unless it is an address of this machine. Gradio would try it with every port."""
+    """Raise ValueError unless `host` is an address of this machine. Gradio would try every port with it."""
     try:
         family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -74,13 +74,13 @@ def _import() -> None:
         importlib.import_module("gradio")
     except ImportError as error:
         raise ValueError(
-            f"the app needs Gradio, which cannot be loaded ({error}); "
-            "pip install 'minilora[app]', or in a checkout pip install -e '.[app]'"
+            f"the app needs Gradio, which cannot be imported ({error}); "
+            "run pip install 'minilora[app]', or in a checkout pip install -e '.[app]'"
         ) from None
 
 
 def _launch(blocks: gr.Blocks, host: str, port: int | None, open_browser: bool) -> str:
-    """Start; the address."""
+    """Start the server and return its address."""
     try:
         _, address, _ = blocks.launch(
             server_name=host,
@@ -94,18 +94,18 @@ def _launch(blocks: gr.Blocks, host: str, port: int | None, open_browser: bool) 
             pwa=False,
             enable_monitoring=False,
             footer_links=[],
-            max_file_size=10 * learning.LARGEST_FILE,  # up to here a file is taken, and then refused in a sentence
+            max_file_size=10 * learning.LARGEST_FILE,  # up to here, `learning` rejects with a message
             theme=_theme(),
             css=(resources.files("minilora.app") / "page.css").read_text(encoding="utf-8"),
         )
     except OSError:
-        taken = f"port {port} is taken" if port else f"no port from {PORT} on is free"
+        taken = f"port {port} is in use" if port else f"no free port from {PORT} up"
         raise ValueError(f"{taken} on {host}; choose another --port") from None
     return address
 
 
 def _theme() -> Any:
-    """Fonts that the machine has, so that none is fetched, and greys: the colours are for what the voices do."""
+    """Return a theme with system fonts, so that none is downloaded, and in gray: colors are reserved for the texts."""
     import gradio as gr
 
     mono = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace"]
@@ -120,6 +120,6 @@ def _theme() -> Any:
         button_primary_background_fill_dark=light,
         button_primary_background_fill_hover_dark="#d6d3d1",
         button_primary_text_color_dark=dark,
-        slider_color="#d6d3d1",  # as the rest of the track: where a slider begins means nothing here
+        slider_color="#d6d3d1",  # same as the rest of the track, because the left end of a slider has no meaning here
         slider_color_dark="#57534e",
     )

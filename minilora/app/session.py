@@ -1,7 +1,7 @@
-"""What belongs to one browser alone: the voices that were taught in it, and a model that can speak with them.
+"""The state of one browser: the voices trained in it, and a model with these voices attached.
 
-The packaged model is shared by all browsers and only ever read. A browser with voices of its own has a model of its
-own, which is made anew for each voice that is added: a text that is being written keeps the one that it began with.
+The packaged model is shared by all browsers and never modified. A browser with its own voices has its own model, which
+is rebuilt for each added voice, so that a text being generated keeps the model it started with.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from minilora.lora import load_adapter, set_active
 from minilora.nn import Llama
 from minilora.voices import attach
 
-MOST = 3  # voices of its own that a browser can have
+MOST = 3  # maximum number of voices trained in one browser
 
 
 class Session:
-    """One browser's part of the app.
+    """The state of one browser.
 
     Attributes
     ----------
-    root : a temporary folder in which this browser has one of its own, once it needs it
-    voices : the voices taught here, by name, each with its adapter's folder
-    model : the packaged base with the packaged voices and these, or None while there are none
-    stopped : what the person has asked to stop, "writing" or "learning"
+    root : a temporary folder, in which this browser gets its own subfolder when it needs one
+    voices : adapter folders of the voices trained here, by name
+    model : the packaged base with the packaged voices and these voices; None if there are none
+    stopped : the activities that the user has stopped, "writing" or "learning"
     """
 
     def __init__(self, root: Path) -> None:
@@ -36,18 +36,18 @@ class Session:
         self._folder: Path | None = None
 
     def folder(self, name: str) -> Path:
-        """Where a voice of this name lies, in a folder that `close` removes."""
+        """Return the folder for a voice of this name; `close` removes it."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(dir=self.root))
         return self._folder / name
 
     def refuse_more(self) -> None:
-        """Raise ValueError when there is no room for another voice."""
+        """Raise ValueError if the maximum number of voices is reached."""
         if len(self.voices) >= MOST:
-            raise ValueError(f"This page has room for {MOST} new voices. Download them, then reload the page.")
+            raise ValueError(f"A page can have at most {MOST} new voices. Download them, then reload the page.")
 
     def add(self, name: str) -> None:
-        """Let the voice whose adapter lies in `folder(name)` speak."""
+        """Add the voice with the adapter in `folder(name)` to the session."""
         self.refuse_more()
         voices, model = {**self.voices, name: self.folder(name)}, attach()
         for own, folder in voices.items():
@@ -57,7 +57,7 @@ class Session:
         self.voices, self.model = voices, model
 
     def close(self) -> None:
-        """Forget everything. What is learning here is asked to stop."""
+        """Delete all voices, and stop generation and training."""
         self.stopped.update(("writing", "learning"))
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)

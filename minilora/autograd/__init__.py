@@ -1,7 +1,7 @@
-"""Automatic differentiation from scratch: Tensor, the ops, the engine, and a checker.
+"""Reverse-mode automatic differentiation from scratch.
 
-Reading order: `tensor.py` (a value that remembers), `engine.py` (the one loop), `ops/` (the derivatives),
-`gradcheck.py` (how we know that they are right).
+Reading order: `tensor.py` (tensors and how ops record the graph), `engine.py` (the backward pass), `ops/` (the
+operations and their derivatives), `gradcheck.py` (numerical checks of the derivatives).
 """
 
 from minilora.autograd import ops

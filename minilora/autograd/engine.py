@@ -1,11 +1,11 @@
-"""The engine: reverse-mode differentiation as one loop.
+"""The autograd engine: reverse-mode differentiation as one loop.
 
-The chain rule for y = f(x): a gradient arriving at y, pulled back through f, is a gradient arriving at x. The loop
-visits the places of a graph, its nodes and leaves, from the youngest to the oldest. What an op made is always younger
-than what it was made from, so by the time it is visited, every gradient that will ever arrive there has arrived.
+The chain rule for y = f(x): the gradient with respect to y, pulled back through f, contributes to the gradient with
+respect to x. The loop visits the nodes and leaves of the graph in reverse order of creation. The output of an op is
+created after its inputs, so the gradient at a node is complete by the time the loop visits it.
 
-The engine alone knows about summing over broadcast axes, accumulating and releasing; an op's rules know nothing
-of these. What to read next: `ops/`.
+Only the engine sums gradients over broadcast axes, accumulates them and frees the graph. The rules of an op do none of
+this. Read `ops/` next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from minilora.backend import Array, like
 
 
 class Differentiable(Protocol):
-    """What the engine asks of a Tensor (`tensor.py`): its numbers, and its place in the graph."""
+    """The interface that the engine requires of a Tensor (`tensor.py`): its array, and its place in the graph."""
 
     data: Array
     grad: Array | None
@@ -44,7 +44,7 @@ class Differentiable(Protocol):
 
 
 Place: TypeAlias = "Node | Differentiable"
-"""Where gradients arrive: the node of what an op made, or a leaf."""
+"""A vertex of the graph, where gradients accumulate: the node of an op's output, or a leaf tensor."""
 
 JointRule: TypeAlias = "Callable[[Array], tuple[Array, ...]]"
 
@@ -52,17 +52,17 @@ _births = itertools.count(1)
 
 
 class Node:
-    """What the graph keeps of an op's output: how it was made, its shape and dtype, but not its array.
+    """The graph's record of an op's output: how it was computed, its shape and dtype, but not its array.
 
-    An array that no rule needs is thus freed as soon as the computation lets go of its tensor: in a training step, a
-    quarter of what would otherwise wait for the backward pass.
+    An array that no rule needs is therefore freed together with its tensor. In a training step, this saves a quarter of
+    the memory that would otherwise be held until the backward pass.
 
     Attributes
     ----------
     edges : for each input that needs a gradient, the pair (its position among the inputs, its place in the graph)
-    rules : the pull-back of each input, or one function that does all at once
-    birth : a count; an output is born after its inputs
-    released : whether `backward` has been here and freed what was kept
+    rules : one pull-back function per input, or a single function that returns the gradients of all inputs
+    birth : the creation order; an output has a larger number than its inputs
+    released : whether a backward pass has freed the edges and rules
     """
 
     __slots__ = ("__weakref__", "birth", "dtype", "edges", "released", "rules", "shape")
@@ -75,31 +75,31 @@ class Node:
 def gradients(
     output: Differentiable, wrt: Sequence[Differentiable], cotangent: Array | None = None, release: bool = False
 ) -> list[Array]:
-    """d(output)/d(x) for each x in `wrt`, as arrays of x's shape and dtype; zeros where nothing connects them.
+    """Return d(output)/d(x) for each x in `wrt`, with the shape and dtype of x; zeros if output does not depend on x.
 
-    It stores nothing in the tensors, so threads may call it over shared parameters.
+    Stores nothing in the tensors, so several threads may call it with shared parameters.
 
     Parameters
     ----------
     output : the Tensor to differentiate; a scalar unless `cotangent` is given
     wrt : a list of leaves or intermediate tensors, each with requires_grad=True
-    cotangent : the gradient arriving at `output`, of its shape, on any device; 1 for a scalar
-    release : free the graph on the way, as `backward` does, so that its arrays make room for the gradients
+    cotangent : the gradient with respect to `output`, of the same shape, on any device; default 1, for a scalar output
+    release : free the graph during the pass, as `backward` does, to make room for the gradients
     """
-    if hasattr(wrt, "edges"):  # iterating over one tensor would make new ones, which nothing depends on
+    if hasattr(wrt, "edges"):  # iterating over one tensor would create new ones, on which nothing depends
         raise TypeError("gradients expects a list of tensors, got one tensor; write gradients(output, [x])")
     if not all(x.requires_grad for x in wrt):
-        raise ValueError("gradients expects tensors with requires_grad=True; a frozen one has no edge to follow")
+        raise ValueError("gradients expects tensors with requires_grad=True; a frozen tensor is not part of the graph")
     places = [id(x.place) for x in wrt]
     arrived = _run(output, _ancestors(output), cotangent, set(places), release)
-    # One array can stand for several gradients (x + y hands the same one to both); a copy is safe to change.
+    # Several gradients can share one array (x + y passes the same one to both inputs); a copy is safe to modify.
     return [arrived[p].copy() if p in arrived else np.zeros_like(x.data) for p, x in zip(places, wrt, strict=True)]
 
 
 def backward(output: Differentiable, cotangent: Array | None = None) -> None:
-    """Add the gradient of `output` to `.grad` of every leaf it depends on, and free the graph on the way.
+    """Add the gradient of `output` to the `.grad` of every leaf it depends on, and free the graph.
 
-    Raises RuntimeError when part of the graph was freed by an earlier `backward`.
+    Raises RuntimeError if part of the graph was freed by an earlier backward pass.
     """
     order = _ancestors(output)
     leaves = [x for x in order if not isinstance(x, Node)]
@@ -114,12 +114,12 @@ def backward(output: Differentiable, cotangent: Array | None = None) -> None:
 def _run(
     output: Differentiable, order: list[Place], cotangent: Any, keep: set[int], release: bool = False
 ) -> dict[int, Array]:
-    """The loop. Returns the gradients that arrived at the places whose ids are in `keep`.
+    """Run the backward loop. Return the gradients of the places with ids in `keep`.
 
-    With `release`, what the rules hold is freed as soon as they have been called.
+    With `release`, the arrays held by the rules of a node are freed as soon as the rules have been called.
     """
     arrived = {id(output.place): _seed(output, cotangent)}
-    owned: set[int] = set()  # sums that the engine made itself and may therefore add to in place
+    owned: set[int] = set()  # sums allocated by the engine, which it may update in place
     for place in reversed(order):
         key = id(place)
         g = arrived[key] if key in keep else arrived.pop(key)
@@ -138,7 +138,7 @@ def _run(
 
 
 def _pull_back(place: Place, g: Array) -> list[tuple[Place, Array]]:
-    """Each input that needs a gradient of what was made at `place`, with what arrives there."""
+    """Apply the rules of `place` to its gradient g. Return (input, gradient) for each input that needs a gradient."""
     if callable(place.rules):
         pulled = place.rules(g)
         return [(x, pulled[i]) for i, x in place.edges]
@@ -146,17 +146,17 @@ def _pull_back(place: Place, g: Array) -> list[tuple[Place, Array]]:
 
 
 def _ancestors(output: Differentiable) -> list[Place]:
-    """Every place that a gradient of `output` reaches, oldest first. A loop, so depth is no limit."""
+    """Return all places that `output` depends on, oldest first. Iterative, so the depth of the graph is not limited."""
     if not output.requires_grad and not output.released:
-        raise ValueError("expected a tensor that depends on something with requires_grad=True; this one does not")
+        raise ValueError("expected a tensor that depends on a tensor with requires_grad=True; this one does not")
     found = {id(output.place): output.place}
     todo = [output.place]
     while todo:
         place = todo.pop()
         if place.released:
             raise RuntimeError(
-                "this graph was freed by an earlier backward(); compute the loss again, or use gradients(loss, ...), "
-                "which keeps the graph unless told to release it"
+                "this graph was freed by an earlier backward(); recompute the loss, or use gradients(loss, ...), "
+                "which keeps the graph unless release=True"
             )
         for _, x in place.edges:
             if id(x) not in found:
@@ -166,7 +166,7 @@ def _ancestors(output: Differentiable) -> list[Place]:
 
 
 def _seed(output: Differentiable, cotangent: Any) -> Array:
-    """The gradient that the loop starts with."""
+    """Return the gradient with respect to `output`, from which the loop starts."""
     if cotangent is None:
         if output.size != 1:
             raise ValueError(
@@ -174,24 +174,24 @@ def _seed(output: Differentiable, cotangent: Any) -> Array:
             )
         return np.ones_like(output.data)
     if getattr(cotangent, "requires_grad", False):
-        raise ValueError("gradients of gradients are not offered: the fused ops have no second derivative")
+        raise ValueError("second derivatives are not supported: the fused ops do not define them")
     if hasattr(cotangent, "edges"):  # a Tensor
         cotangent = cotangent.data
     elif isinstance(cotangent, np.generic) or not hasattr(cotangent, "dtype"):
         cotangent = np.asarray(cotangent)
     if cotangent.shape != output.shape:
-        raise ValueError(f"expected a cotangent of shape {output.shape}, the output's, got {cotangent.shape}")
+        raise ValueError(f"expected a cotangent of the output's shape {output.shape}, got {cotangent.shape}")
     return like(cotangent.astype(output.dtype, copy=False), output.data)
 
 
 def _unbroadcast(g: Array, place: Place) -> Array:
-    """Sum `g` over the axes along which `place` was broadcast, and give it its dtype."""
+    """Sum `g` over the axes along which `place` was broadcast, and convert it to the dtype of `place`."""
     if g.shape != place.shape:
-        front = g.ndim - len(place.shape)  # broadcasting puts missing axes in front ...
+        front = g.ndim - len(place.shape)  # broadcasting prepends missing axes ...
         if front < 0 or any(n not in (1, m) for n, m in zip(place.shape, g.shape[front:], strict=True)):
             raise ValueError(f"a rule returned a gradient of shape {g.shape} for an input of shape {place.shape}")
-        stretched = [front + i for i, n in enumerate(place.shape) if n == 1]  # ... and repeats those of length 1
+        stretched = [front + i for i, n in enumerate(place.shape) if n == 1]  # ... and repeats axes of length 1
         g = g.sum(axis=(*range(front), *stretched)).reshape(place.shape)
-    if isinstance(g, np.generic):  # NumPy turns 0-d results into scalars
+    if isinstance(g, np.generic):  # NumPy converts 0-d results to scalars
         g = np.asarray(g)
     return g if g.dtype == place.dtype else g.astype(place.dtype)

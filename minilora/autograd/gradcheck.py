@@ -1,9 +1,10 @@
-"""gradcheck: hold an op's rules against finite differences.
+"""gradcheck: compare gradients with finite differences.
 
-For a function f and a random cotangent c, the gradient of φ(x) = Σ c f(x) is what the rules claim. Along a random
-direction d, its slope is also (φ(x + hd) - φ(x - hd)) / 2h, up to rounding and terms of order h². One random
-direction sees an error in any entry; a plain `.sum()` instead of c would miss a transposed or permuted gradient.
-What f passes through `stop_gradient` keeps the value that it has at x.
+For a function f and a random cotangent c, the rules give the gradient of φ(x) = Σ c f(x). The slope of φ along a random
+direction d is also (φ(x + hd) - φ(x - hd)) / 2h, up to rounding and terms of order h² (the implementation combines two
+step sizes, which leaves terms of order h⁴). A random direction exposes an error in any entry. A plain `.sum()` in place
+of c would miss a transposed or permuted gradient. Values that f passes through `stop_gradient` stay as
+they are at x.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ def gradcheck(
     rng: np.random.Generator,
     directions: int = 4,
 ) -> float:
-    """The worst relative error of `function`'s gradients against finite differences.
+    """Return the largest relative error of the gradients of `function`, compared with finite differences.
 
     Parameters
     ----------
-    function : takes a Tensor for each input, returns a Tensor of any shape
-    inputs : float64 arrays of unit scale; small values would hide mistakes
-    rng : draws the cotangent and the directions
-    directions : how many random directions to try for each input
+    function : accepts one Tensor per input and returns a Tensor of any shape
+    inputs : float64 arrays of unit scale; small values would hide errors
+    rng : generator for the cotangent and the directions
+    directions : the number of random directions for each input
 
     Returns
     -------
-    The largest |claimed slope - measured slope| / scale over inputs and directions, where scale is the size that
-    a slope along a random direction has: the norm of the claimed gradient. Right rules stay below 1e-7; nan where a
-    gradient is nan.
+    The largest |claimed slope - measured slope| / scale over inputs and directions. The scale is the norm of the
+    claimed gradient, which is the typical size of a slope along a random direction, or |measured slope| if that is
+    larger. Correct rules stay below 1e-7. The result is nan if a gradient is nan.
     """
     for x in inputs:
         if x.dtype != np.float64:
-            raise TypeError(f"gradcheck expects float64 inputs, got {x.dtype}: rounding would drown the comparison")
+            raise TypeError(f"gradcheck expects float64 inputs, got {x.dtype}: rounding would dominate the comparison")
     leaves = [Tensor(x.copy(), requires_grad=True) for x in inputs]
     constants: list[Any] = []
 
@@ -53,7 +54,8 @@ def gradcheck(
         output = function(*leaves)
     cotangent = np.asarray(rng.standard_normal(output.shape))
     claimed = gradients(output, leaves, cotangent)
-    # Where the true slope is nothing, rounding remains: up to about 1e-12 of φ's terms, which this keeps below 1e-7.
+    # If the true slope is zero, rounding errors remain, up to about 1e-12 of the terms of φ. The floor keeps their
+    # relative error below 1e-7.
     floor = 1e-4 * float(np.sum(np.abs(cotangent * output.data)))
     errors = [0.0]
     for i, g in enumerate(claimed):
@@ -62,7 +64,7 @@ def gradcheck(
             slope = _measured_slope(function, inputs, i, direction, cotangent, constants)
             error = abs(float(np.sum(g * direction)) - slope)
             errors.append(error / max(abs(slope), float(np.linalg.norm(g)), floor, 1e-300))
-    return float(np.max(errors))  # unlike Python's max, it lets no nan pass
+    return float(np.max(errors))  # unlike Python's max, propagates nan
 
 
 def _measured_slope(
@@ -73,7 +75,7 @@ def _measured_slope(
     cotangent: Array,
     constants: Sequence[Any],
 ) -> float:
-    """d/dh Σ c f(x + h d) at h = 0, by a central difference of fourth order."""
+    """Return d/dh Σ c f(x + h d) at h = 0, by a fourth-order central difference."""
 
     def phi(h: float) -> Any:
         moved = [x + h * direction if j == i else x for j, x in enumerate(inputs)]

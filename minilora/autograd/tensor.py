@@ -1,12 +1,13 @@
-"""A Tensor is an array that remembers how it was made. Read this file first, then `engine.py`.
+"""Tensor: an array that records how it was computed. Read this file first, then `engine.py`.
 
-An *op* is a plain function on arrays that returns its output and, for each input, a rule that pulls a gradient
-back through it. The decorator `op` lets such a function take Tensors: it runs the function on their arrays and
-notes beside the output, in a `Node` (see `engine.py`), which inputs it came from. These notes are all the graph
-there is. A *place* in it is a node, or a leaf: where gradients arrive.
+An *op* is a function on arrays that returns its output and, for each input, a *rule* that maps the gradient with
+respect to the output to the gradient with respect to that input (a vector-Jacobian product). The decorator `op` lets
+such a function accept Tensors: it calls the function on their arrays and records the inputs in a `Node` (see
+`engine.py`) of the output. These nodes form the graph. A *place* in the graph is a node or a leaf tensor, where
+gradients accumulate.
 
-An input that needs no gradient is not an edge of the graph: its rule is never called. This one fact is why LoRA
-never computes the gradient of a frozen weight. (A rule is what the literature calls a vector-Jacobian product.)
+An input that needs no gradient has no edge in the graph, so its rule is never called. This is why LoRA never computes
+the gradient of a frozen weight.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from minilora.autograd.engine import JointRule, Node, Place
 from minilora.backend import Array
 
 OPS: dict[str, Callable[..., Tensor]] = {}
-"""Every op by name. The tests walk it: an op without a test fails the suite."""
+"""All ops by name. The tests iterate over it, so an op without a test fails the test suite."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _holding: ContextVar[Callable[[Any], Any] | None] = ContextVar("holding", default=None)
@@ -36,29 +37,29 @@ class Tensor:
     Parameters
     ----------
     data : array, number or nested list
-        Arrays keep their dtype; numbers and lists become float32, the type that training runs in.
+        Arrays keep their dtype; numbers and lists are converted to float32, the dtype used in training.
     requires_grad : bool
-        Whether gradients are wanted here.
+        Whether to compute gradients with respect to this tensor.
 
     Attributes
     ----------
-    data : the array; the rules use it, so do not change it in place between an op and `backward`
-    grad : the gradient array that `backward` accumulated, or None
-    node : how it was made; None for a leaf, which nobody made, and where nothing was recorded
+    data : the array; the rules use it, so do not modify it in place between an op and `backward`
+    grad : the gradient array accumulated by `backward`, or None
+    node : the record of the op that computed this tensor; None for a leaf or if nothing was recorded
     """
 
     __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
     birth = 0  # a leaf is older than every node
-    __array_ufunc__ = None  # array + tensor comes to Tensor.__radd__
+    __array_ufunc__ = None  # array + tensor calls Tensor.__radd__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
-            raise TypeError("expected an array to make a Tensor of, got a Tensor; use it as it is, or its .data")
+            raise TypeError("expected an array, got a Tensor; use the Tensor itself, or pass its .data")
         self.data: Array = data if hasattr(data, "dtype") else np.asarray(data, dtype=np.float32)
         if isinstance(self.data, np.generic):
             self.data = np.asarray(self.data)
         if requires_grad and self.data.dtype.kind != "f":
-            raise TypeError(f"only floating-point tensors have gradients, this one is {self.data.dtype}")
+            raise TypeError(f"only floating-point tensors can require gradients, got dtype {self.data.dtype}")
         self.requires_grad = requires_grad
         self.grad: Array | None = None
         self.node: Node | None = None
@@ -81,34 +82,34 @@ class Tensor:
 
     @property
     def place(self) -> Place:
-        """Where gradients of this tensor arrive in a graph: its node, or the leaf itself."""
+        """The place of this tensor in the graph, where its gradients accumulate: its node, or the leaf itself."""
         return self.node or self
 
     @property
     def edges(self) -> tuple[tuple[int, Place], ...]:
-        """What it was made from, see `Node`; empty for a leaf."""
+        """The inputs that need gradients, see `Node`; empty for a leaf."""
         return self.node.edges if self.node else ()
 
     @property
     def rules(self) -> tuple[Any, ...] | JointRule:
-        """How gradients are pulled back to what it was made from, see `Node`."""
+        """The rules that pull gradients back to the inputs, see `Node`; empty for a leaf."""
         return self.node.rules if self.node else ()
 
     @property
     def released(self) -> bool:
-        """Whether its graph was freed by a backward pass."""
+        """Whether a backward pass has freed the graph of this tensor."""
         return self.node is not None and self.node.released
 
     def item(self) -> float:
-        """The value of a one-element tensor as a Python number."""
+        """Return the value of a one-element tensor as a Python number."""
         return self.data.item()
 
     def detach(self) -> Tensor:
-        """The same array without its history."""
+        """Return a tensor that shares the array but is not connected to the graph."""
         return Tensor(self.data)
 
     def backward(self, cotangent: Array | None = None) -> None:
-        """Add d(self)/d(leaf) to `.grad` of every leaf, and free the graph. See `engine.backward`."""
+        """Add d(self)/d(leaf) to the `.grad` of every leaf, and free the graph. See `engine.backward`."""
         engine.backward(self, cotangent)
 
     def __repr__(self) -> str:
@@ -131,9 +132,9 @@ class Tensor:
         return (self[i] for i in range(len(self)))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
-        raise TypeError("NumPy was given a Tensor, which would lose its gradient; use a minilora op, or .data")
+        raise TypeError("converting a Tensor to a NumPy array would lose its gradient; use a minilora op, or .data")
 
-    # Each operator and method below is an op of `ops/`, found by its name.
+    # Each operator and method below calls an op of `ops/`, looked up by name.
     def __add__(self, other: Any) -> Tensor:
         return OPS["add"](self, other)
 
@@ -195,10 +196,10 @@ class Tensor:
 
 @contextmanager
 def no_grad() -> Iterator[None]:
-    """Inside this block nothing is recorded: `with no_grad(): ...`, or `@no_grad()` over a function.
+    """Disable recording of the graph: `with no_grad(): ...`, or `@no_grad()` on a function.
 
-    It holds for the thread that enters it; another thread records until it enters one of its own. (What
-    `threads.py` hands to its threads is computed as where it was handed over.)
+    Applies only to the thread that enters the block. Other threads keep recording, except those of `threads.py`, which
+    run in a copy of the caller's context.
     """
     token = _recording.set(False)
     try:
@@ -208,15 +209,15 @@ def no_grad() -> Iterator[None]:
 
 
 def recording() -> bool:
-    """Whether ops note what they were made from: outside `no_grad`."""
+    """Return whether ops record the graph, which they do outside `no_grad`."""
     return _recording.get()
 
 
 def stop_gradient(value: Any) -> Any:
-    """`value` as a constant: no gradient goes through it. A Tensor, or an array such as the indices of a choice.
+    """Return `value` as a constant, through which no gradient flows: a Tensor, or an array such as selected indices.
 
-    A derivative that takes part of a function for constant is not the function's slope. `gradcheck` therefore holds
-    these values while it moves the inputs.
+    A derivative that treats part of a function as constant differs from the slope of the function. `gradcheck`
+    therefore holds these values fixed while it perturbs the inputs.
     """
     constant = value.detach() if isinstance(value, Tensor) else value
     hold = _holding.get()
@@ -225,7 +226,7 @@ def stop_gradient(value: Any) -> Any:
 
 @contextmanager
 def holding(hold: Callable[[Any], Any]) -> Iterator[None]:
-    """Inside this block, what `stop_gradient` is given goes through `hold`."""
+    """Context manager in which `stop_gradient` passes its constants through `hold`."""
     token = _holding.set(hold)
     try:
         yield
@@ -234,22 +235,23 @@ def holding(hold: Callable[[Any], Any]) -> Iterator[None]:
 
 
 def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
-    """Let a function on arrays take Tensors, and register it in `OPS`.
+    """Decorate a function on arrays to accept Tensors, and register it in `OPS`.
 
-    `function(*inputs, **options)` returns `(output, rules)`. `rules` has one function per input, gradient of the
-    output in, gradient of that input out (in the broadcast shape: the engine sums it back); None for an input
-    without a gradient. Where the gradients share most of their work, `rules` is instead one function that
-    returns them all, and what is not needed is dropped. Raises ValueError for a name that an op of another file has.
+    `function(*inputs, **options)` returns `(output, rules)`. `rules` has one function per input, which maps the
+    gradient of the output to the gradient of that input (in the broadcast shape: the engine sums over broadcast axes),
+    or None for an input without a gradient. If the gradients share most of their work, `rules` is instead one function
+    that returns all of them, and those not needed are discarded. Raises ValueError if an op of another module has the
+    same name.
     """
     name = function.__name__
-    if name in OPS and OPS[name].__module__ != function.__module__:  # the operators would find the wrong one
-        raise ValueError(f"there is an op {name!r} already, in {OPS[name].__module__}; choose another name")
+    if name in OPS and OPS[name].__module__ != function.__module__:  # the operators would call the wrong op
+        raise ValueError(f"an op named {name!r} already exists in {OPS[name].__module__}; choose another name")
 
     @functools.wraps(function)
     def apply(*inputs: Any, **options: Any) -> Tensor:
-        if options:
+        if options:  # no gradients flow through these
             if any(isinstance(x, Tensor) for x in options.values()):
-                raise TypeError(f"{name} takes its tensors by position, so that gradients reach them; got one by name")
+                raise TypeError(f"{name} accepts tensors only as positional arguments, got one by keyword")
             options = {key: _plain(x) for key, x in options.items()}
         output, rules = function(*map(_array, inputs), **options)
         result = Tensor(output)
@@ -264,10 +266,10 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
 
 
 def _array(x: Any) -> Any:
-    """What an op computes with."""
+    """Return the array of a Tensor, and any other input as a plain value."""
     return x.data if isinstance(x, Tensor) else _plain(x)
 
 
 def _plain(x: Any) -> Any:
-    """NumPy scalars become Python's, which never widen a float32 array."""
+    """Convert NumPy scalars to Python scalars, which never promote a float32 array to float64."""
     return x.item() if isinstance(x, np.generic) else x

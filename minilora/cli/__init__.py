@@ -1,4 +1,4 @@
-"""The command line: `minilora COMMAND`. Thin: each command calls the rooms of the package and prints."""
+"""The command-line interface, `minilora COMMAND`. Each command calls the library and prints the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COMMANDS = [import_module(f"minilora.cli.{name}") for name in NAMES.split()]
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong with a command line in one line, like every other error."""
+    """An ArgumentParser that reports a usage error in one line, like every other error."""
 
     def error(self, message: str) -> NoReturn:
         command = self.prog.removeprefix("minilora").strip()
@@ -26,16 +26,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and return its exit code.
 
-    0 when it went well, 1 when a law is broken, 2 after an error (one line, no traceback), 130 after Ctrl-C.
+    The code is 0 on success, 1 if a law is broken, 2 after an error (reported in one line, without a traceback) and
+    130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without Greek letters shows ? rather than an error
+            stream.reconfigure(errors="replace")  # a terminal without Greek letters shows ? instead of failing
     parser = Parser(
         prog="minilora",
-        description="LoRA from scratch: pretrain a small Llama, adapt it, look at what happened.",
+        description="LoRA from scratch: pretrain a small Llama, fine-tune it and inspect the result.",
         epilog="Start with: minilora demo",
     )
     parser.add_argument("--version", action="version", version=f"minilora {__version__}")
@@ -43,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in COMMANDS:
         module.add(commands)
     options, unknown = parser.parse_known_args(arguments)
-    if unknown:  # it is the command's own help that says what there is
+    if unknown:  # reported by the command's own parser, so that the hint names its help
         commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return options.run(options) or 0
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:

@@ -1,4 +1,4 @@
-"""`minilora bench`: how fast a training step and writing are on this machine, and what a step needs of memory."""
+"""`minilora bench`: the speed of training steps and of generation on this machine, and the memory of a step."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from minilora.threads import Threads
 from minilora.training import Run, StepMemory, TrainingConfig, step_memory
 from minilora.training.pieces import Batch
 
-PROMPT, TOKENS = 16, 256  # ids that the model reads, and then writes
-BATCHES = 64  # different ones, so that a model does not learn them by heart
-WARM_UP = 2  # turns that are not counted: memory is fetched, caches fill
+PROMPT, TOKENS = 16, 256  # token ids in the prompt, and token ids to generate
+BATCHES = 64  # distinct batches, so that a model does not memorize them
+WARM_UP = 2  # rounds that are not timed: memory is allocated and caches are filled
 METHODS = "full", "lora"
 SIZES = {
     "layers": (6, "decoder layers"),
     "heads": (6, "attention heads"),
-    "hidden": (192, "width of the model"),
-    "intermediate": (512, "width inside the MLP"),
+    "hidden": (192, "hidden size"),
+    "intermediate": (512, "intermediate size of the MLP"),
     "context": (128, "tokens per window"),
     "batch": (32, "windows per step"),
-    "rank": (8, "LoRA's r"),
-    "rounds": (10, "turns of each that are timed"),
+    "rank": (8, "rank r of the LoRA adapter"),
+    "rounds": (10, "timed rounds"),
 }
 
 
@@ -45,40 +45,40 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "bench",
-        "measure training steps, full and LoRA, and writing on this machine: time and memory",
+        "measure time and memory of training steps (full and LoRA) and the speed of generation on this machine",
         "minilora bench --layers 4 --heads 4 --hidden 128 --intermediate 352 --json bench.json",
     )
     for flag, (default, what) in SIZES.items():
         parser.add_argument(f"--{flag}", type=int, default=default, metavar="N", help=f"{what} (default: {default})")
     options.add_threads(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
     parser.set_defaults(run=run)
 
 
 def run(flags: Namespace) -> None:
     if flags.json:
-        _check_file(Path(flags.json))  # first, so that a file that cannot be written costs no waiting
+        _check_file(Path(flags.json))  # first, so that an unwritable file is reported before the measurement
     try:
         results = _measure(flags)
     except MemoryError:
-        raise ValueError("there is not enough memory for models of this size; choose smaller numbers") from None
+        raise ValueError("not enough memory for models of this size; choose smaller sizes") from None
     if flags.json:
         write_json(flags.json, results)
 
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise ValueError(f"--json should name a file, {path} is a folder")
+        raise ValueError(f"expected --json to name a file, but {path} is a folder")
     there = next(folder for folder in path.absolute().parents if folder.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ValueError(f"--json: {path} cannot be written; choose another folder")
+        raise ValueError(f"cannot write {path} for --json; choose another folder")
 
 
 def _measure(flags: Namespace) -> dict[str, Any]:
-    """Measure, print what was found as it is found, and return it for the JSON file."""
+    """Run the benchmark, print each result as soon as it is known, and return all of them for the JSON file."""
     config = TrainingConfig(batch=flags.batch, context=flags.context, schedule="constant", warmup=0)
     if flags.rounds < 1:
-        raise ValueError(f"rounds should be at least 1, got {flags.rounds}")
+        raise ValueError(f"expected --rounds to be at least 1, got {flags.rounds}")
     models, pool = {method: _model(flags, method) for method in METHODS}, Threads(flags.threads)
     batches = _batches(flags)
     counts = lora.report(models["lora"])
@@ -87,7 +87,7 @@ def _measure(flags: Namespace) -> dict[str, Any]:
         runs = {method: Run(model, None, None, config, threads=flags.threads) for method, model in models.items()}
         steps = {method: _endless(run.step, batches) for method, run in runs.items()}
         times = _in_turns(steps, flags.rounds, "training steps")
-        times |= _in_turns({"writing": _writing(flags)}, flags.rounds, "writing")
+        times |= _in_turns({"writing": _writing(flags)}, flags.rounds, "generation")
     _print_times(times, flags.batch * flags.context)
     memory = {method: step_memory(model, batches[0], pool.number) for method, model in models.items()}
     _print_memory(memory)
@@ -95,7 +95,7 @@ def _measure(flags: Namespace) -> dict[str, Any]:
 
 
 def _model(flags: Namespace, method: str) -> Llama:
-    """A fresh model, the same each time; with "lora" it is frozen, with an adapter on every linear layer."""
+    """Build the model, with the same weights each time; for "lora", freeze it and adapt every linear layer."""
     config = LlamaConfig(
         hidden_size=flags.hidden,
         intermediate_size=flags.intermediate,
@@ -111,26 +111,26 @@ def _model(flags: Namespace, method: str) -> Llama:
 
 
 def _batches(flags: Namespace) -> list[Batch]:
-    """Random ids: what they are makes no difference to the time."""
+    """Return batches of random ids; their values do not affect the time."""
     rng = np.random.default_rng(2)
     ids = [rng.integers(256, size=(flags.batch, flags.context + 1)) for _ in range(BATCHES)]
     return [(rows[:, :-1], rows[:, 1:]) for rows in ids]
 
 
 def _endless(step: Callable[[list[Batch]], float], batches: list[Batch]) -> Callable[[], float]:
-    """A step without arguments: at each call, on the next batch."""
+    """Return a function without arguments that runs a step on the next batch, starting over after the last one."""
     circle = itertools.cycle(batches)
     return lambda: step([next(circle)])
 
 
 def _writing(flags: Namespace) -> Callable[[], object]:
-    """One stream of the likeliest tokens, as `generate` writes it."""
+    """Return a function that generates one sequence greedily with `generate`."""
     model, prompt = _model(flags, "full"), np.random.default_rng(3).integers(256, size=PROMPT)
     return lambda: generate(model, [prompt], TOKENS, Sampler(temperature=0))
 
 
 def _in_turns(programs: Mapping[str, Callable[[], object]], rounds: int, what: str) -> dict[str, list[float]]:
-    """Seconds of each call, A B A B …: what slows the machine down for a while slows all of them."""
+    """Time each program once per round (A B A B …), in seconds, so that a slow spell affects all of them."""
     from tqdm import tqdm
 
     times: dict[str, list[float]] = {name: [] for name in programs}
@@ -145,7 +145,7 @@ def _in_turns(programs: Mapping[str, Callable[[], object]], rounds: int, what: s
 
 
 def _spread(values: Sequence[float]) -> list[float]:
-    """The lower quartile, the median and the upper quartile."""
+    """Return the lower quartile, the median and the upper quartile."""
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [*values] * 3
 
 
@@ -154,7 +154,7 @@ def _headline(flags: Namespace, threads: int, counts: lora.Report) -> None:
         f"{flags.layers} layers, {flags.heads} heads, width {flags.hidden}, MLP {flags.intermediate}, "
         f"context {flags.context}, batch {flags.batch}: {counts.total - counts.trainable:,} parameters\n"
         f"LoRA of rank {flags.rank} trains {counts.trainable:,} new parameters\n"
-        f"{threads} thread{'s' * (threads > 1)}; medians of {flags.rounds} turns, in brackets their middle half\n",
+        f"{threads} thread{'s' * (threads > 1)}; medians of {flags.rounds} rounds (interquartile range)\n",
         flush=True,
     )
 
@@ -163,25 +163,26 @@ def _print_times(times: dict[str, list[float]], tokens: int) -> None:
     for name, method in (("full", "full"), ("LoRA", "lora")):
         low, median, high = (f"{1e3 * x:,.1f}" for x in _spread(times[method]))
         speed = tokens / statistics.median(times[method])
-        print(f"a training step, {name}  {median:>9} ms ({low} to {high})  {speed:,.0f} tokens/s")
+        print(f"training step, {name}    {median:>9} ms ({low} to {high})  {speed:,.0f} tokens/s")
     print(f"full time / LoRA time  {_ratio(times):>9.2f}")
     high, median, low = (f"{TOKENS / x:,.0f}" for x in _spread(times["writing"]))
-    print(f"writing, one stream    {median:>9} tokens/s ({low} to {high})\n", flush=True)
+    print(f"generation, one stream {median:>9} tokens/s ({low} to {high})\n", flush=True)
 
 
 def _ratio(times: dict[str, list[float]]) -> float:
-    """How many times as long as a LoRA step a full step takes."""
+    """Return the ratio of the median times of a full step and a LoRA step."""
     return statistics.median(times["full"]) / statistics.median(times["lora"])
 
 
 def _print_memory(memory: dict[str, StepMemory]) -> None:
     columns = ["weights", "gradients", "optimizer", "activations", "peak"]
-    print(f"{'memory of a step, MB':20}" + "".join(f"{name:>13}" for name in columns))
+    print(f"{'memory per step, MB':20}" + "".join(f"{name:>13}" for name in columns))
     for name, method in (("full", "full"), ("LoRA", "lora")):
         print(f"{name:20}" + "".join(f"{getattr(memory[method], column) / 1e6:>13.2f}" for column in columns))
     print(
-        "\nWith a small rank, LoRA saves most of the gradients and of the optimizer's state, which grow with what is\n"
-        "trained. It saves no weights and hardly any activations; these grow with the tokens and the threads."
+        "\nWith a small rank, LoRA saves most of the memory for gradients and optimizer state, which grows with the\n"
+        "number of trainable parameters. It saves no memory for weights and little for activations, which grow with\n"
+        "the number of tokens and threads."
     )
 
 

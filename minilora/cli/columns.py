@@ -1,4 +1,4 @@
-"""Texts side by side on a terminal, each character coloured by its ratio of a voice to the base."""
+"""Texts side by side on a terminal, each character colored by its log-probability ratio between voice and base."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import TypeAlias
 from minilora.messages import visible
 from minilora.voices import level
 
-LEAST, MOST = 36, 120  # characters: of a column, where the terminal is wide enough; and of all together
-SHADES = (223, 216, 208), (195, 153, 75)  # of a terminal's 256 colours, from light to strong: orange, and blue
+LEAST, MOST = 36, 120  # characters: the minimum width of a column, where the terminal allows it, and the maximum of all
+SHADES = (223, 216, 208), (195, 153, 75)  # of the 256 terminal colors, from light to strong: orange and blue
 Line: TypeAlias = list[tuple[str, float]]
-"""Pieces of a text, each with its ratio in nats: above zero it is marked in one colour, below it in another."""
+"""Pieces of a text, each with its ratio in nats: positive ratios are marked in orange, negative ones in blue."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A title of one or more lines, and a text under it."""
+    """A title of one or more lines, and the text below it."""
 
     title: str
     marks: Line
 
 
 def side_by_side(columns: Sequence[Column], colour: bool = False) -> str:
-    """The columns, as many beside one another as the terminal is wide; the others follow below."""
+    """Lay out the columns: as many next to each other as fit the terminal, and the rest below."""
     width = min(shutil.get_terminal_size().columns, MOST)
     beside = max(1, min(len(columns), (width + 3) // (LEAST + 3)))
     each = (width + 3) // beside - 3
@@ -37,7 +37,10 @@ def side_by_side(columns: Sequence[Column], colour: bool = False) -> str:
 
 
 def wants_colour(choice: str) -> bool:
-    """Whether "auto", "always" or "never" means colour here; NO_COLOR (no-color.org) turns "auto" off."""
+    """Return whether to use color, for "auto", "always" or "never".
+
+    "auto" means color on a terminal, unless TERM is "dumb" or NO_COLOR (no-color.org) is set.
+    """
     if choice == "auto":
         return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return choice == "always"
@@ -55,7 +58,7 @@ def _band(columns: Sequence[Column], width: int, colour: bool) -> str:
 
 
 def _lines(marks: Line, width: int) -> Iterator[Line]:
-    """The text in lines of at most `width` characters, broken at a space where there is one; indentation stays."""
+    """Wrap the text to lines of at most `width` characters, at a space where possible; keep the indentation."""
     line: Line = []
     for character, mark in ((c, mark) for text, mark in marks for c in visible(text)):
         if character != "\n":
@@ -77,7 +80,7 @@ def _wrapped(line: Line, width: int) -> Iterator[Line]:
 
 
 def _cell(line: Line, width: int, colour: bool) -> str:
-    """One line of a column, filled up with spaces."""
+    """Return one line of a column, padded with spaces to `width`."""
     text = "".join(_painted(c, mark) if colour else c for c, mark in line)
     return text + " " * (width - sum(len(c) for c, _ in line))
 

@@ -1,4 +1,4 @@
-"""`minilora compare`: the same prompt and the same dice in several voices, and how each differs from the base."""
+"""`minilora compare`: continue one prompt in several voices with the same seed, and compare each to the base."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from minilora.cli import options
 from minilora.cli.columns import Column, side_by_side, wants_colour
 from minilora.nn import Llama
 from minilora.nn.choice import Choice
-from minilora.voices import BASE, NAMES, Text, compare, voice_folder
+from minilora.voices import BASE, NAMES, ComparedText, compare, voice_folder
 
 
 def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "compare",
-        "write one prompt in several voices, with the same random draws",
+        "continue one prompt in several voices with the same seed, and mark differences from the base",
         'minilora compare --prompt "The king" --voices base,shakespeare,shakespeare:0.5+python:0.5',
     )
-    parser.add_argument("--prompt", default="The king ", help='the beginning (default: "The king ")')
+    parser.add_argument("--prompt", default="The king ", help='start of each text (default: "The king ")')
     parser.add_argument(
         "--voices",
         type=_split,
         default=["base", *NAMES],
         metavar="LIST",
-        help="what to compare, with commas between: base, or a voice or an adapter folder as NAME[:STRENGTH], or "
-        "several of these with + between, which are mixed (default: base and all voices)",
+        help="comma-separated list, where each item is base, a voice or adapter folder as NAME[:STRENGTH], or a "
+        "mixture of these joined by + (default: base and all voices)",
     )
     options.add_model(parser)
     options.add_sampling(parser, tokens=200)
@@ -38,7 +38,8 @@ def add(commands: Any) -> None:
         "--color",
         choices=["auto", "always", "never"],
         default="auto",
-        help="mark the characters that the voice expected more (orange) or less (blue) than the base",
+        help="mark characters that are more likely (orange) or less likely (blue) with the voice than with the base "
+        "(default: auto, only on a terminal)",
     )
     parser.set_defaults(run=run)
 
@@ -60,10 +61,13 @@ def _split(text: str) -> list[str]:
 
 
 class Adapters(dict[str, str]):
-    """The adapters that are attached: the name of each, and what the person calls it, a voice or a folder."""
+    """The attached adapters: maps the name of each to the voice or folder given on the command line."""
 
     def choice(self, model: Llama, voice: str) -> Choice:
-        """`shakespeare:0.5+runs/mine` as strengths of adapters; those that are not attached yet are, to `model`."""
+        """Convert `shakespeare:0.5+runs/mine` to strengths by adapter name, None for the base.
+
+        Adapters that are not attached to `model` yet are loaded.
+        """
         if voice == BASE:
             return None
         strengths: dict[str, float] = {}
@@ -78,16 +82,18 @@ class Adapters(dict[str, str]):
             if known == called:
                 return name
         if called == BASE:
-            raise ValueError("base is the model without a voice: it takes no strength, and is not mixed")
+            raise ValueError("base is the model without a voice; it has no strength and cannot be mixed")
         if called not in NAMES and not os.path.isdir(called):
-            raise ValueError(f"{called!r} is neither base nor a voice ({', '.join(NAMES)}) nor an adapter folder")
+            raise ValueError(
+                f"unknown voice {called!r}; expected base, a voice ({', '.join(NAMES)}) or an adapter folder"
+            )
         name = called if called in NAMES else f"adapter{len(self) + 1}"
         lora.load_adapter(model, voice_folder(called) if called in NAMES else called, name)
         self[name] = called
         return name
 
 
-def _title(name: str, text: Text, adapters: Adapters) -> Iterator[str]:
+def _title(name: str, text: ComparedText, adapters: Adapters) -> Iterator[str]:
     yield name
     if text.strengths:
         yield f"style meter {_signed(text.meter)} nats per character"
@@ -96,8 +102,8 @@ def _title(name: str, text: Text, adapters: Adapters) -> Iterator[str]:
 
 
 def _signed(meter: float) -> str:
-    return f"{round(meter, 2) + 0.0:+.2f}"  # + 0.0: what rounds to zero has no minus
+    return f"{round(meter, 2) + 0.0:+.2f}"  # + 0.0 turns -0.0 into 0.0
 
 
-def _marks(prompt: str, text: Text) -> list[tuple[str, float]]:
+def _marks(prompt: str, text: ComparedText) -> list[tuple[str, float]]:
     return [(prompt, 0.0), *text.characters]

@@ -1,4 +1,4 @@
-"""`minilora demo`: a model that writes like a president learns to write like Shakespeare, in about a minute."""
+"""`minilora demo`: fine-tune a model of presidential addresses to generate Shakespeare, in about a minute."""
 
 from __future__ import annotations
 
@@ -26,23 +26,28 @@ from minilora.runs import Settings, load_settings, open_base
 from minilora.training import History, evaluate, train
 
 ADAPTER = "demo"
-HOME = ["state_union", "inaugural"]  # what the packaged base learned from
+HOME = ["state_union", "inaugural"]  # the training corpora of the packaged base
 
 
 def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "demo",
-        "watch a small model learn to write like Shakespeare, with LoRA",
+        "fine-tune a small model on Shakespeare with LoRA, and show its text before and after",
         "minilora demo --rank 4 --seed 1 --out runs/first",
     )
-    parser.add_argument("--quick", action="store_true", help="a short run, within 20 seconds")
+    parser.add_argument("--quick", action="store_true", help="short run, within 20 seconds")
     parser.add_argument("--iters", type=int, metavar="N", help="training steps (default: about a minute's worth)")
-    parser.add_argument("--rank", type=int, metavar="R", help="LoRA's r (default: 8)")
-    parser.add_argument("--prompt", default="The king ", help='what the samples begin with (default: "The king ")')
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
-    parser.add_argument("--out", default="minilora-demo", metavar="FOLDER", help="for the adapter and the picture")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
+    parser.add_argument("--rank", type=int, metavar="R", help="rank r of the adapter (default: 8)")
+    parser.add_argument("--prompt", default="The king ", help='start of each sample (default: "The king ")')
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--out",
+        default="minilora-demo",
+        metavar="FOLDER",
+        help="output folder for the adapter and the plot (default: minilora-demo)",
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
     options.add_device(parser)
     options.add_threads(parser)
     parser.set_defaults(run=run)
@@ -50,7 +55,7 @@ def add(commands: Any) -> None:
 
 @dataclass
 class Stage:
-    """What the acts of the demo share."""
+    """State shared by the steps of the demo."""
 
     flags: Namespace
     settings: Settings
@@ -59,13 +64,13 @@ class Stage:
     corpus: str
     train_ids: Array
     val_ids: Array
-    home: str  # what the base's own kind of text is called
+    home: str  # description of the held-out text of the base's own corpora
     home_ids: Array
     before: str = ""
     history: History = field(default_factory=History)
 
     def write(self, tokens: int) -> str:
-        """The prompt, and what the model makes of it; always with the same dice."""
+        """Return the prompt and its continuation by the model, always with the same seed."""
         return visible(self.flags.prompt + write(self.model, self.flags.prompt, tokens, seed=self.flags.seed))
 
     def loss(self, ids: Array) -> float:
@@ -82,7 +87,7 @@ def run(flags: Namespace) -> None:
     if flags.json:
         write_json(flags.json, results)
     out = stage.out
-    print(f"\n{results['seconds']:.0f} seconds. Three things to try next:")
+    print(f"\nDone in {results['seconds']:.0f} seconds. Three things to try next:")
     print(f"  minilora compare --voices base,{out / 'adapter'},{out / 'adapter'}:0.5+recipe:0.5")
     print(f"  minilora merge --adapter {out / 'adapter'} --out {out / 'merged'}")
     print(f"  minilora finetune --corpus pastiche:recipe --iters 100 --out {out / 'recipe'}")
@@ -90,16 +95,16 @@ def run(flags: Namespace) -> None:
 
 def _prepare(flags: Namespace) -> Stage:
     chosen, model, out = _settings(flags), open_base(device=flags.device), Path(flags.out)
-    out.mkdir(parents=True, exist_ok=True)  # before the corpora, so that an unusable folder costs no waiting
+    out.mkdir(parents=True, exist_ok=True)  # before loading the corpora, so that an unusable folder is reported first
     corpus, train_ids, val_ids = _style()
     return Stage(flags, chosen, model, out, corpus, train_ids, val_ids, *_home(corpus))
 
 
 def _introduce(stage: Stage) -> dict[str, Any]:
     total = lora.report(stage.model).total
-    print(f"The base: a Llama of {total:,} parameters that read US presidents' addresses, byte by byte.")
+    print(f"The base: a byte-level Llama with {total:,} parameters, trained on US presidents' addresses.")
     stage.before = stage.write(_length(stage))
-    _title("It writes")
+    _title("A sample from the base")
     print(textwrap.indent(stage.before, "    "))
     return {"corpus": stage.corpus, "base_parameters": total}
 
@@ -107,7 +112,7 @@ def _introduce(stage: Stage) -> dict[str, Any]:
 def _attach(stage: Stage) -> dict[str, Any]:
     config = stage.settings.adapter
     assert isinstance(config, lora.LoraConfig)
-    _title(f"Attach LoRA: r = {config.r}, alpha = {config.lora_alpha:g}, on every linear layer but the head")
+    _title(f"Attach LoRA: r = {config.r}, alpha = {config.lora_alpha:g}, on every linear layer except the head")
     lora.inject(stage.model, config, adapter=ADAPTER, rng=np.random.default_rng(stage.flags.seed))
     counts = lora.report(stage.model)
     print(counts)
@@ -116,7 +121,7 @@ def _attach(stage: Stage) -> dict[str, Any]:
 
 def _learn(stage: Stage) -> dict[str, Any]:
     trainable = lora.report(stage.model).trainable
-    _title(f"Train the {trainable:,} new numbers on {stage.corpus}; the base stays frozen")
+    _title(f"Train the {trainable:,} new parameters on {stage.corpus}; the base stays frozen")
     stage.history = train(
         stage.model,
         stage.train_ids,
@@ -130,7 +135,7 @@ def _learn(stage: Stage) -> dict[str, Any]:
 
 
 def _compare(stage: Stage) -> dict[str, Any]:
-    _title("Same prompt, same dice: before and after")
+    _title("Same prompt, same seed: before and after")
     pair = {"before": stage.before, "after": stage.write(_length(stage))}
     print(side_by_side([Column(title, [(text, 0.0)]) for title, text in pair.items()]))
     on = stage.loss(stage.home_ids)
@@ -143,12 +148,12 @@ def _compare(stage: Stage) -> dict[str, Any]:
 
 
 def _merge(stage: Stage) -> dict[str, Any]:
-    _title("Merge: W + s·BA is one matrix like W")
+    _title("Merge: W + s·BA is one matrix with the shape of W")
     context = stage.settings.training.context
     ids = stage.val_ids[: 4 * context].reshape(4, context)
     check = lora.merge_check(stage.model, ids)
-    print(f"max |Δlogit|, merged against attached: {check.single:.1e} in float32, {check.double:.1e} in float64")
-    print(f"unmerged, every weight is {'bit for bit what it was' if check.restored else 'NOT what it was'}")
+    print(f"max |Δlogit|, merged vs. attached: {check.single:.1e} in float32, {check.double:.1e} in float64")
+    print(f"after unmerging, the weights are {'' if check.restored else 'NOT '}bit-for-bit identical to the originals")
     return {
         "merge_max_abs_logit_diff": check.single,
         "merge_max_abs_logit_diff_float64": check.double,
@@ -157,7 +162,7 @@ def _merge(stage: Stage) -> dict[str, Any]:
 
 
 def _save(stage: Stage) -> dict[str, Any]:
-    _title("Save")
+    _title("Save the adapter")
     folder = stage.out / "adapter"
     lora.save_adapter(stage.model, folder, ADAPTER, base="minilora/assets/base", dtype="float16")
     adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
@@ -166,14 +171,14 @@ def _save(stage: Stage) -> dict[str, Any]:
     try:
         draw(stage.out / "demo.png", stage.history, lora.report(stage.model), stage.corpus)
     except ImportError:
-        print("no picture: matplotlib is not installed (pip install matplotlib)")
+        print("no plot: matplotlib is not installed (pip install matplotlib)")
     else:
-        print(f"a picture of the losses and the parameters: {stage.out / 'demo.png'}")
+        print(f"plot of the losses and the parameter counts: {stage.out / 'demo.png'}")
     return {"adapter_bytes": adapter_bytes, "base_bytes": base_bytes}
 
 
 def _length(stage: Stage) -> int:
-    """How many characters the samples have."""
+    """Return the length of the samples, in tokens (bytes)."""
     return 240 if stage.flags.quick else 400
 
 
@@ -187,21 +192,24 @@ def _settings(flags: Namespace) -> Settings:
 
 
 def _style() -> tuple[str, Array, Array]:
-    """What to learn from: Tiny Shakespeare, or without it the verse that minilora writes itself."""
+    """Load the text to train on: Tiny Shakespeare or, if that is unavailable, minilora's own generated verse.
+
+    Returns its name, the training ids and the validation ids.
+    """
     corpus = "tinyshakespeare"
     try:
         return corpus, *load_ids([corpus])
     except CorpusError:
-        print("Tiny Shakespeare is not here and could not be downloaded: learning from minilora's own pastiche of it.")
+        print("Tiny Shakespeare is missing and could not be downloaded; training on minilora's own pastiche instead.")
         return "pastiche:verse", *load_ids(["pastiche:verse"])
 
 
 def _home(style: str) -> tuple[str, Array]:
-    """Held-out text of the kind that the base knows, to measure what it forgets."""
+    """Load held-out text of the base's own corpora, to measure forgetting; return its description and its ids."""
     try:
-        return "the base's own held-out addresses", load_ids(HOME, download=not style.startswith("pastiche"))[1]
+        return "held-out text of the base's own corpora", load_ids(HOME, download=not style.startswith("pastiche"))[1]
     except CorpusError:
-        print("The presidents' addresses are not here: what the base forgets is measured on pastiche's plain prose.")
+        print("The presidents' addresses are missing; forgetting is measured on the plain prose of pastiche instead.")
         return "plain prose (pastiche)", load_ids(["pastiche:prose"])[1]
 
 

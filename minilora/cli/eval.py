@@ -23,10 +23,10 @@ def add(commands: Any) -> None:
     options.add_adapters(parser)
     options.add_device(parser)
     options.add_threads(parser)
-    parser.add_argument("--corpus", nargs="+", required=True, metavar="NAME", help="names or text files")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens per window (default: the model's)")
-    parser.add_argument("--windows", type=int, default=256, metavar="N", help="how many (default: 256)")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
+    parser.add_argument("--corpus", nargs="+", required=True, metavar="NAME", help="corpus names or text files")
+    parser.add_argument("--context", type=int, metavar="N", help="tokens per window (default: the model's context)")
+    parser.add_argument("--windows", type=int, default=256, metavar="N", help="number of windows (default: 256)")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
     parser.set_defaults(run=run)
 
 
@@ -36,8 +36,8 @@ def run(flags: Namespace) -> None:
     context = model.config.max_position_embeddings if flags.context is None else flags.context
     loss = evaluate(model, val_ids, context, flags.windows, threads=flags.threads)
     print(
-        f"{' and '.join(flags.corpus)}, held-out text: {loss:.4f} nats per character "
-        f"({loss / math.log(2):.4f} bits), {flags.windows} windows of {context}"
+        f"held-out loss on {' and '.join(flags.corpus)}: {loss:.4f} nats per character "
+        f"({loss / math.log(2):.4f} bits), {flags.windows} windows of {context} tokens"
     )
     if flags.json:
         results = {"corpus": flags.corpus, "loss": loss, "windows": flags.windows, "context": context}

@@ -13,20 +13,20 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "finetune",
-        "adapt a model to a text, with LoRA or in full",
+        "fine-tune a model on a text, with an adapter or in full",
         "minilora finetune --corpus tinyshakespeare --rank 8 --out runs/bard",
     )
     options.add_model(parser)
     training.add_flags(parser, "demo")
-    parser.add_argument("--method", choices=[*methods(), "full"], help="train an adapter of this kind, or all weights")
-    parser.add_argument("--rank", type=int, metavar="R", help="rank of the adapter, r")
-    parser.add_argument("--alpha", type=float, metavar="A", help="its α (default: α/r as in the preset)")
-    parser.add_argument("--dropout", type=float, metavar="P", help="dropout on the adapter's input")
+    parser.add_argument("--method", choices=[*methods(), "full"], help="adapter method, or full for all weights")
+    parser.add_argument("--rank", type=int, metavar="R", help="rank r of the adapter")
+    parser.add_argument("--alpha", type=float, metavar="A", help="α of the adapter (default: keep α/r of the preset)")
+    parser.add_argument("--dropout", type=float, metavar="P", help="dropout probability for the input of the adapter")
     parser.add_argument(
         "--targets",
         type=_targets,
         metavar="NAMES",
-        help="which Linears: names with commas between, a regular expression, or all-linear",
+        help="linear layers to adapt: comma-separated names, a regular expression, or all-linear",
     )
     parser.set_defaults(run=run)
 
@@ -36,5 +36,5 @@ def run(flags: Namespace) -> None:
 
 
 def _targets(text: str) -> list[str] | str:
-    """Names with commas between, or, if it looks like one, a regular expression."""
+    """Split comma-separated names; return "all-linear" and regular expressions unchanged."""
     return text if text == "all-linear" or set(text) & set(r"\*()[]|+?^$") else text.split(",")

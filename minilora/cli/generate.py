@@ -15,13 +15,13 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "generate",
-        "write a text, character by character",
+        "generate text, character by character",
         'minilora generate --voice shakespeare:0.8 --prompt "The king " --tokens 300 --seed 1',
     )
     options.add_model(parser)
     options.add_adapters(parser)
     options.add_device(parser)
-    parser.add_argument("--prompt", default="\n", help="the beginning (default: an empty line)")
+    parser.add_argument("--prompt", default="\n", help="start of the text (default: a newline)")
     options.add_sampling(parser, tokens=300)
     parser.add_argument(
         "--stop",
@@ -29,7 +29,7 @@ def add(commands: Any) -> None:
         action="append",
         default=[],
         type=_text,
-        help=r"end before this text, where \n is a line end; repeat it for several",
+        help=r"stop before this text, in which \n stands for a newline; can be repeated",
     )
     parser.set_defaults(run=run)
 
@@ -46,5 +46,5 @@ def run(flags: Namespace) -> None:
 
 def _text(argument: str) -> str:
     if not argument:
-        raise ArgumentTypeError("expected a text to stop at, got an empty one")
+        raise ArgumentTypeError("expected a text to stop at, got an empty string")
     return argument.replace(r"\n", "\n")

@@ -1,4 +1,4 @@
-"""`minilora info`: what a folder holds, a model or an adapter."""
+"""`minilora info`: describe a model or adapter folder."""
 
 from __future__ import annotations
 
@@ -20,12 +20,10 @@ from minilora.nn import Llama
 
 
 def add(commands: Any) -> None:
-    parser = options.command(
-        commands, "info", "show what a folder holds: a model or an adapter", "minilora info runs/bard"
-    )
-    parser.add_argument("folder", nargs="?", help="a model or adapter folder (default: the packaged base model)")
-    parser.add_argument("--model", metavar="FOLDER", help="the adapter's base (default: the packaged base model)")
-    parser.add_argument("--json", metavar="FILE", help="also write the results to a file")
+    parser = options.command(commands, "info", "describe a model or adapter folder", "minilora info runs/bard")
+    parser.add_argument("folder", nargs="?", help="model or adapter folder (default: the packaged base model)")
+    parser.add_argument("--model", metavar="FOLDER", help="base of the adapter (default: the packaged base model)")
+    parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
     parser.set_defaults(run=run)
 
 
@@ -34,7 +32,7 @@ def run(flags: Namespace) -> None:
     if (folder / "adapter_config.json").exists():
         _adapter_info(folder, flags)
     elif flags.model or flags.json:
-        raise ValueError(f"--model and --json go with an adapter folder, but {folder} has no adapter_config.json")
+        raise ValueError(f"--model and --json require an adapter folder, but {folder} has no adapter_config.json")
     else:
         _model_info(folder)
 
@@ -43,8 +41,8 @@ def _model_info(folder: Path) -> None:
     model = Llama.from_pretrained(folder)
     c = model.config
     print(
-        f"a Llama of {c.num_hidden_layers} layers, width {c.hidden_size}, {c.num_attention_heads} heads "
-        f"({c.num_key_value_heads} for keys), MLP {c.intermediate_size}, context {c.max_position_embeddings}, "
+        f"a Llama with {c.num_hidden_layers} layers, width {c.hidden_size}, {c.num_attention_heads} heads "
+        f"({c.num_key_value_heads} key/value heads), MLP {c.intermediate_size}, context {c.max_position_embeddings}, "
         f"vocabulary {c.vocab_size}"
     )
     print(lora.report(model))
@@ -67,13 +65,16 @@ def _adapter_info(folder: Path, flags: Namespace) -> None:
 
 
 def _beside_base(folder: Path, base: str | None) -> tuple[str, dict[str, Array], bool]:
-    """Whether the adapter fits its base, in words; if so the weights that it adapts; and whether its head is tied."""
+    """Load the adapter into its base and return a message, the adapted weights by path, and `tied` of the model.
+
+    The message says whether the adapter fits. If it does not, the weights are empty and `tied` is False.
+    """
     name = base or "the packaged base model"
     model = Llama.from_pretrained(base or BASE)
     try:
         lora.load_adapter(model, folder)
     except lora.AdapterError as error:
-        return f"does not fit {name} ({error}); say what it is for with --model", {}, False
+        return f"does not fit {name} ({error}); specify its base with --model", {}, False
     weights = {path: host.weight.data for path, host in hosts(model).items()}
     return f"fits {name}", weights, model.tied
 
@@ -85,7 +86,7 @@ def _headline(config: Method, facts: list[ModuleFacts]) -> str:
 
 
 def _table(facts: list[ModuleFacts]) -> str:
-    """A row for each module: its tensors' shapes, and what they come to."""
+    """Return the table of modules: tensor shapes, parameter count, norms of ΔW and effective rank."""
     names = list(dict.fromkeys(name for module in facts for name in module.shapes))
     heads = ["module", *(name.partition("_")[2] or name for name in names), "parameters", "‖ΔW‖", "‖ΔW‖/‖W‖"]
     rows = [[*heads, "effective rank"]]

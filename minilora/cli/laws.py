@@ -1,4 +1,4 @@
-"""`minilora laws`: the mathematics of LoRA, tried on many cases."""
+"""`minilora laws`: check the mathematics of LoRA on random cases."""
 
 from __future__ import annotations
 
@@ -30,33 +30,39 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands, "laws", "check the mathematics of LoRA, law by law, on random cases", "minilora laws --only merge"
     )
-    parser.add_argument("--list", action="store_true", help="print the catalogue to read, and run nothing")
-    parser.add_argument("--only", metavar="GROUP", action="append", default=[], help=f"one of {', '.join(GROUPS)}")
-    parser.add_argument("--cases", type=int, default=200, metavar="N", help="for each law and dtype (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed tries the same cases (default: 0)")
+    parser.add_argument("--list", action="store_true", help="print the catalogue without running the laws")
+    parser.add_argument(
+        "--only",
+        metavar="GROUP",
+        action="append",
+        default=[],
+        help=f"run only this group, one of {', '.join(GROUPS)}; can be repeated",
+    )
+    parser.add_argument("--cases", type=int, default=200, metavar="N", help="cases per law and dtype (default: 200)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the cases (default: 0)")
     parser.add_argument(
         "--layer",
         default="minilora",
         metavar="NAME",
-        help=f"whose LoRA layer: {', '.join(LAYERS)}, or your own class as module:Class (default: minilora)",
+        help=f"LoRA layer to check: {', '.join(LAYERS)}, or your own class as module:Class (default: minilora)",
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the verdicts to a file")
+    parser.add_argument("--json", metavar="FILE", help="also write the verdicts to a JSON file")
     parser.set_defaults(run=run)
 
 
 def run(flags: Namespace) -> int:
-    """Print the catalogue or the verdicts; 1 when a law is broken."""
+    """Print the catalogue or the verdicts; return 1 if a law is broken, else 0."""
     if flags.cases < 1:
-        raise ValueError(f"expected at least one case for each law, got --cases {flags.cases}")
+        raise ValueError(f"expected --cases to be at least 1, got {flags.cases}")
     layer = find_layer(flags.layer)
     chosen = catalogue(*flags.only or (GROUPS if flags.layer == "minilora" else CONFORMANCE))
     if flags.layer != "minilora" and any(not law.takes_layer for law in chosen):
-        raise ValueError(f"--layer goes with the groups {', '.join(CONFORMANCE)}; the others are about minilora alone")
+        raise ValueError(f"--layer supports only the groups {', '.join(CONFORMANCE)}; the others test only minilora")
     if flags.list:
         for_each(chosen, listed)
         return 0
     if flags.json and Path(flags.json).is_dir():
-        raise ValueError(f"--json should name a file, {flags.json} is a folder")
+        raise ValueError(f"expected --json to name a file, but {flags.json} is a folder")
     begun, results = time.perf_counter(), []
 
     def tried(law: Law) -> str:
@@ -72,25 +78,25 @@ def run(flags: Namespace) -> int:
 
 
 def find_layer(name: str) -> type[Any]:
-    """A layer's class by its name here, or as `module:Class`; modules in the current folder are found as well."""
+    """Import the class of a layer in LAYERS or given as `module:Class`, also from a module in the current folder."""
     module, _, attribute = LAYERS.get(name, name).partition(":")
     if not attribute:
-        raise ValueError(f"there is no layer {name!r}: expected {', '.join(LAYERS)}, or your own as module:Class")
+        raise ValueError(f"unknown layer {name!r}; expected {', '.join(LAYERS)}, or your own as module:Class")
     sys.path.insert(0, "")
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for names that are none
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for malformed names
         hint = '; install it with pip install "minilora[oracle]"' if name == "peft" else ""
-        raise ValueError(f"cannot find the layer {name!r} ({error}){hint}") from None
+        raise ValueError(f"cannot import the layer {name!r} ({error}){hint}") from None
     finally:
         sys.path.remove("")
     if not isinstance(found, type):
-        raise ValueError(f"the layer {name!r} should be a class, is a {type(found).__name__}")
+        raise ValueError(f"expected the layer {name!r} to be a class, got a {type(found).__name__}")
     return found
 
 
 def for_each(chosen: list[Law], text: Callable[[Law], str]) -> None:
-    """Print what `text` makes of each law, below the heading of its group; a bar shows the way on a terminal."""
+    """Print `text(law)` for each law below the heading of its group, with a progress bar on a terminal."""
     from tqdm import tqdm
 
     group = ""
@@ -106,17 +112,17 @@ def for_each(chosen: list[Law], text: Callable[[Law], str]) -> None:
 
 
 def listed(law: Law) -> str:
-    """A law as it stands in the catalogue."""
+    """Return the catalogue entry of a law: name, statement, equation and source."""
     return f"  {law.name}\n      {law.statement}\n      {law.equation}\n      [{law.source}]"
 
 
 def result(verdicts: list[Verdict]) -> str:
-    """A law's name and equation, and for each dtype the cases, the worst error and the bound."""
+    """Return the result of a law: name, equation and, for each dtype, the cases, the worst error and the bound."""
     law, worst = verdicts[0].law, next((v for v in verdicts if not v.holds), verdicts[0])
     word = {True: "holds", False: "BROKEN", None: "-"}[worst.holds]
     lines = f"  {word:6}  {law.name}\n          {law.equation}"
     if worst.holds is None:
-        return f"{lines}\n          not tried: it is about {', '.join(law.needs)}, which the layer does not all have"
+        return f"{lines}\n          not run: requires {', '.join(law.needs)}, which the layer does not fully implement"
     found = [
         f"{v.dtype}: {v.cases} cases, worst error {_size(v.worst_error)}, bound {_size(v.bound)}" for v in verdicts
     ]
@@ -129,14 +135,17 @@ def _size(error: float) -> str:
 
 
 def closing(results: list[list[Verdict]]) -> str:
-    """How many laws hold, are broken, or were not tried."""
+    """Return how many laws hold, are broken or were not run, as text."""
     words = [None if vs[0].holds is None else all(v.holds for v in vs) for vs in results]
     parts = [f"{words.count(True)} laws hold", f"{words.count(False)} broken"]
-    return ", ".join(parts + [f"{words.count(None)} not tried"] * (None in words))
+    return ", ".join(parts + [f"{words.count(None)} not run"] * (None in words))
 
 
 def record(verdicts: list[Verdict]) -> dict[str, Any]:
-    """A law's entry in the JSON file: the numbers are float64's, float32's are beside them; null for infinity."""
+    """Return a law's entry in the JSON file: the float64 results, with those of float32 under "float32".
+
+    An infinite error becomes null.
+    """
     law, first = verdicts[0].law, verdicts[0]
     broken = next((v for v in verdicts if v.holds is False), None)
     return {

@@ -17,13 +17,15 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "merge",
-        "fold adapters into a model's weights and save it as a plain model",
+        "merge adapters into the weights of a model and save it as a plain model",
         "minilora merge --adapter runs/bard --out runs/bard-merged",
     )
     options.add_model(parser)
     options.add_adapters(parser)
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the merged model goes")
-    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="on disk")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder for the merged model")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16"], default="float32", help="dtype on disk (default: float32)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -38,6 +40,6 @@ def run(flags: Namespace) -> None:
     lora.merge_and_unload(model)
     model.save_pretrained(out, flags.dtype)
     ByteTokenizer().save(out)
-    print(f"max |Δlogit|, merged against attached: {check.single:.1e} in float32, {check.double:.1e} in float64")
-    head = ", and lm_head.weight, which is the embedding's no more" if tied and not model.tied else ""
-    print(f"merged model saved in {out}: {len(model.parameters())} tensors, the same names as the base{head}")
+    print(f"max |Δlogit|, merged vs. attached: {check.single:.1e} in float32, {check.double:.1e} in float64")
+    head = " plus lm_head.weight, which is no longer tied to the embedding" if tied and not model.tied else ""
+    print(f"merged model saved in {out}: {len(model.parameters())} tensors, with the same names as the base{head}")

@@ -19,7 +19,7 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "mix",
-        "mix adapters, each with a strength, into one new adapter",
+        "mix adapters, each with a strength, into a new adapter",
         "minilora mix --adapter runs/bard:0.7 --adapter runs/recipe:0.3 --how svd --rank 8 --out runs/blend",
     )
     options.add_model(parser)
@@ -28,11 +28,14 @@ def add(commands: Any) -> None:
         "--how",
         choices=["cat", "svd", "linear"],
         default="cat",
-        help="cat: exact, as large as all together (default); svd: the best of --rank; linear: adds A's and B's",
+        help="cat: exact, with the ranks added (default); svd: the best approximation of rank --rank; "
+        "linear: weighted sums of the A's and of the B's, with equal ranks only",
     )
-    parser.add_argument("--rank", type=int, metavar="R", help="of an svd (default: the largest of the adapters')")
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the new adapter goes")
-    parser.add_argument("--dtype", choices=["float32", "float16"], default="float32", help="on disk")
+    parser.add_argument("--rank", type=int, metavar="R", help="rank for svd (default: the largest adapter rank)")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder for the new adapter")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16"], default="float32", help="dtype on disk (default: float32)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -46,7 +49,7 @@ def run(flags: Namespace) -> None:
     lora.save_adapter(model, out, "mixed", base=flags.model or "", dtype=flags.dtype)
     file = out / "adapter_model.safetensors"
     print(mixture)
-    print(f"max |Δlogit|, as saved against the adapters together: {_difference(model, out, strengths):.1e}")
+    print(f"max |Δlogit|, saved mixture vs. the adapters together: {_difference(model, out, strengths):.1e}")
     _, tensors = lora.read_adapter(out)
     print(
         f"adapter saved in {out}: {sum(t.size for t in tensors.values()):,} parameters, {file.stat().st_size:,} bytes"
@@ -55,7 +58,7 @@ def run(flags: Namespace) -> None:
 
 @no_grad()
 def _difference(model: Llama, folder: Path, strengths: dict[str, float]) -> float:
-    """max |logit of the saved adapter - logit of the adapters at their strengths|, on random ids."""
+    """Return max |logit of the saved adapter - logit of the adapters at their strengths| on random ids."""
     lora.load_adapter(model, folder, "saved")
     context = min(128, model.config.max_position_embeddings)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, context))

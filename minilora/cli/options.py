@@ -1,4 +1,4 @@
-"""Flags that several commands share, and what they stand for."""
+"""Flags shared by several commands, and functions that interpret them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minilora.voices import voice_folder
 
 
 def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser:
-    """A new command with a help text that ends in an example."""
+    """Add a command with a help text that ends in an example; return its parser."""
     return commands.add_parser(
         name,
         help=help,
@@ -29,7 +29,7 @@ def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser
 
 
 def add_model(parser: ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="FOLDER", help="a model folder (default: the packaged base model)")
+    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the packaged base model)")
 
 
 def add_adapters(parser: ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_adapters(parser: ArgumentParser) -> None:
         metavar="FOLDER[:STRENGTH]",
         action="append",
         default=[],
-        help="an adapter to attach, with a strength (1 if not given); repeat it for several",
+        help="adapter to attach, with an optional strength (default: 1); can be repeated",
     )
     parser.add_argument(
         "--voice",
@@ -46,30 +46,41 @@ def add_adapters(parser: ArgumentParser) -> None:
         action="append",
         dest="adapter",
         type=_voice,
-        help="a voice that the package carries, likewise; `minilora voices` lists them",
+        help="packaged voice to attach, with an optional strength (default: 1); `minilora voices` lists the names",
     )
 
 
 def add_sampling(parser: ArgumentParser, tokens: int) -> None:
-    """How a text is written; `sampler` makes use of it."""
-    parser.add_argument("--tokens", type=int, default=tokens, metavar="N", help=f"bytes to write (default: {tokens})")
+    """Add the flags for generating text; `sampler` reads them."""
     parser.add_argument(
-        "--temperature", type=float, default=0.8, help="higher is more varied, 0 takes the likeliest (default: 0.8)"
+        "--tokens", type=int, default=tokens, metavar="N", help=f"tokens (bytes) to generate (default: {tokens})"
     )
-    parser.add_argument("--top-k", type=int, metavar="K", help="choose among the K likeliest")
-    parser.add_argument("--top-p", type=float, metavar="P", help="choose among the likeliest that make up P")
     parser.add_argument(
-        "--seed", type=_seed, default=0, metavar="N", help="the same seed writes the same text (default: 0)"
+        "--temperature",
+        type=float,
+        default=0.8,
+        help="higher is more varied; 0 always picks the most likely token (default: 0.8)",
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="sample from the fewest tokens with a total probability of at least P"
+    )
+    parser.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="random seed; the same seed generates the same text (default: 0)",
     )
 
 
 def sampler(flags: Namespace) -> Sampler:
-    """The sampler that the flags of `add_sampling` ask for."""
+    """Return the Sampler selected by the flags of `add_sampling`."""
     return Sampler(flags.temperature, flags.top_k, flags.top_p)
 
 
 def _voice(argument: str) -> str:
-    """`python:0.4` as an adapter: its folder, and the strength."""
+    """Convert `python:0.4` to `FOLDER:0.4`, where FOLDER is the folder of that voice."""
     name, colon, strength = argument.partition(":")
     try:
         folder = voice_folder(name)
@@ -83,7 +94,9 @@ def _voice(argument: str) -> str:
 
 
 def add_device(parser: ArgumentParser) -> None:
-    parser.add_argument("--device", choices=DEVICES, default="cpu", help="where to compute; cuda is a GPU, by CuPy")
+    parser.add_argument(
+        "--device", choices=DEVICES, default="cpu", help="cuda runs on an NVIDIA GPU and needs CuPy (default: cpu)"
+    )
 
 
 def add_threads(parser: ArgumentParser) -> None:
@@ -91,26 +104,25 @@ def add_threads(parser: ArgumentParser) -> None:
         "--threads",
         type=_at_least_one,
         metavar="N",
-        help="cores to compute on (default: all; a batch keeps at most 8 busy); any number gives the same bits",
+        help="number of threads (default: one per core; a batch uses at most 8); "
+        "the results are bitwise identical for any number",
     )
 
 
 def _seed(text: str) -> int:
     if not re.fullmatch("[0-9]{1,30}", text):
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of 0 or more, of at most 30 digits, got {text[:20]!r}"
-        )
+        raise argparse.ArgumentTypeError(f"expected a non-negative integer of at most 30 digits, got {text[:20]!r}")
     return int(text)
 
 
 def _at_least_one(text: str) -> int:
     if not re.fullmatch("0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text[:20]!r}")
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text[:20]!r}")
     return int(text)
 
 
 def open_model(folder: str | None, adapters: list[str] | None = None, device: str = "cpu") -> Llama:
-    """The model of a folder, or the packaged one, with adapters attached and acting, on `device`."""
+    """Load the model from a folder, or the packaged one, on `device`, with the adapters attached and active."""
     model, strengths = open_base(folder, device), {}
     for i, argument in enumerate(adapters or []):
         path, strength = split_strength(argument)
@@ -123,9 +135,10 @@ def open_model(folder: str | None, adapters: list[str] | None = None, device: st
 
 
 def split_strength(argument: str) -> tuple[str, float]:
-    """`runs/bard:0.7` -> ("runs/bard", 0.7); without a colon, or if there is such a folder, the strength is 1.
+    """Split `runs/bard:0.7` into ("runs/bard", 0.7).
 
-    Raises ValueError when what follows the last colon is no finite number.
+    The strength is 1 without a colon, or if the entire argument is an existing folder. Raises ValueError if the part
+    after the last colon is not a finite number.
     """
     path, colon, number = argument.rpartition(":")
     if not (colon and path) or Path(argument).is_dir():

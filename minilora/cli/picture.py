@@ -1,4 +1,4 @@
-"""The demo's picture: the losses on the left, what was trained on the right. Needs matplotlib."""
+"""The plot of the demo: losses on the left, parameter counts on the right. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STYLE = str(resources.files("minilora") / "minilora.mplstyle")
 
 
 def draw(file: Path, history: History, counts: Report, corpus: str) -> None:
-    """Write the picture as PNG. Raises ImportError without matplotlib."""
+    """Write the plot as a PNG file. Raises ImportError if matplotlib is not installed."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -37,7 +37,7 @@ def _losses(axes: Any, history: History, corpus: str) -> None:
     axes.plot(steps, values, marker="o", markersize=4, color="0.1", label="held-out text")
     axes.annotate(f"{values[0]:.2f}", (steps[0], values[0]), xytext=(6, 2), textcoords="offset points")
     axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(-14, 10), textcoords="offset points")
-    axes.set(title=f"Learning {corpus} with LoRA", xlabel="training step", ylabel="loss, nats per character")
+    axes.set(title=f"Training on {corpus} with LoRA", xlabel="training step", ylabel="loss, nats per character")
     axes.legend()
 
 

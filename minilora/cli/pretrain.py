@@ -12,14 +12,14 @@ def add(commands: Any) -> None:
     parser = options.command(
         commands,
         "pretrain",
-        "train a model from nothing",
+        "train a model from scratch",
         "minilora pretrain --preset nanogpt-cpu --out runs/nano",
     )
     training.add_flags(parser, "base")
     for flag, what in {
         "layers": "decoder layers",
-        "hidden": "width of the model",
-        "intermediate": "width inside the MLP",
+        "hidden": "hidden size",
+        "intermediate": "intermediate size of the MLP",
         "heads": "attention heads",
         "kv-heads": "key/value heads",
     }.items():

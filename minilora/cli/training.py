@@ -1,4 +1,4 @@
-"""The flags of a run, shared by `pretrain` and `finetune`, and the settings they select."""
+"""Flags of a training run, shared by `pretrain` and `finetune`, and the settings they select."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from minilora.cli import options
 from minilora.runs.settings import CHANGES
 from minilora.training import Interrupted
 
-FLAGS = {name: "model" if name == "base" else name for name in CHANGES}  # a setting, and the flag that changes it
+FLAGS = {name: "model" if name == "base" else name for name in CHANGES}  # setting -> the flag that changes it
 
 
 def add_flags(parser: ArgumentParser, preset: str) -> None:
@@ -20,26 +20,26 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
         help=f"settings to start from: {', '.join(runs.presets())}, or a TOML file (default: {preset})",
     )
     parser.set_defaults(first_preset=preset)
-    parser.add_argument("--corpus", nargs="+", metavar="NAME", help="corpora to learn from: names or text files")
+    parser.add_argument("--corpus", nargs="+", metavar="NAME", help="corpora to train on: names or text files")
     parser.add_argument("--iters", type=int, metavar="N", help="training steps")
     parser.add_argument("--batch", type=int, metavar="N", help="windows per step")
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window")
     parser.add_argument("--lr", type=float, help="peak learning rate")
-    parser.add_argument("--seed", type=int, help="of everything random (default: 0)")
-    parser.add_argument("--dtype", choices=["float32", "float16"], help="of the result on disk (default: the preset's)")
+    parser.add_argument("--seed", type=int, help="random seed (default: the preset's, else 0)")
+    parser.add_argument("--dtype", choices=["float32", "float16"], help="dtype on disk (default: the preset's)")
     options.add_device(parser)
     options.add_threads(parser)
-    parser.add_argument("--out", metavar="FOLDER", required=True, help="where the result and its checkpoint go")
-    parser.add_argument("--resume", action="store_true", help="go on with the interrupted run in --out")
+    parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder for the result and checkpoint")
+    parser.add_argument("--resume", action="store_true", help="resume the interrupted run in --out")
 
 
 def train(flags: Namespace, fresh: bool) -> None:
-    """Train a fresh model, or start from a base, as the flags say."""
+    """Run the training selected by the flags: of a new model if `fresh`, else from a base."""
     settings = _recorded(flags) if flags.resume else runs.load_settings(_preset(flags), fresh, **_changes(flags))
     try:
         history = runs.run(settings, flags.out, resume=flags.resume, device=flags.device, threads=flags.threads)
     except Interrupted as stop:
-        raise Interrupted(f"{stop}; go on with: minilora {flags.command} --resume --out {flags.out}") from None
+        raise Interrupted(f"{stop}; resume with: minilora {flags.command} --resume --out {flags.out}") from None
     print(f"validation loss {history.val_loss:.4f} nats per character; saved in {flags.out}")
 
 
@@ -48,17 +48,17 @@ def _preset(flags: Namespace) -> str:
 
 
 def _changes(flags: Namespace) -> dict[str, object]:
-    """The settings that flags change."""
+    """Return the settings changed by flags."""
     return {name: value for name, flag in FLAGS.items() if (value := getattr(flags, flag, None)) is not None}
 
 
 def _recorded(flags: Namespace) -> runs.Settings:
-    """The settings of the interrupted run in --out."""
+    """Load the settings of the interrupted run in --out."""
     recorded = Path(flags.out) / runs.RUN
     if not recorded.is_file():
-        raise ValueError(f"there is no run to resume in {flags.out}: expected {recorded}")
+        raise ValueError(f"there is no run to resume in {flags.out}; expected the file {recorded}")
     given = ["preset"] * bool(flags.preset) + [FLAGS[name] for name in _changes(flags)]
     if given:
         names = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
-        raise ValueError(f"--resume goes on with the settings in {recorded}; leave out {names}")
+        raise ValueError(f"--resume uses the settings in {recorded}; leave out {names}")
     return runs.load_settings(recorded)

@@ -1,4 +1,4 @@
-"""From one long row of token ids to training batches and fixed validation windows."""
+"""Training batches and fixed validation windows from a sequence of token ids."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 
 def sample_batch(ids: np.ndarray, batch: int, context: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """`batch` windows from random places: inputs and next-token targets, each (batch, context).
+    """Draw `batch` windows at random positions: inputs and next-token targets, each (batch, context).
 
-    The generator's state is the whole of the data position: the same state draws the same windows.
+    The state of `rng` is the position in the data: the same state draws the same windows.
     """
     check_length(ids, context)
     starts = rng.integers(0, len(ids) - context, size=batch)
@@ -18,9 +18,9 @@ def sample_batch(ids: np.ndarray, batch: int, context: int, rng: np.random.Gener
 
 
 def fixed_windows(ids: np.ndarray, count: int, context: int, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """`count` windows spread evenly over `ids`, always the same ones, in batches of at most `batch`."""
+    """Yield `count` evenly spaced windows of `ids`, always the same ones, in batches of at most `batch`."""
     if count < 1:
-        raise ValueError(f"expected at least one window to look at, got {count}")
+        raise ValueError(f"expected at least one window, got {count}")
     check_length(ids, context)
     starts = np.linspace(0, len(ids) - context - 1, count).astype(np.int64)
     for first in range(0, count, batch):
@@ -28,13 +28,13 @@ def fixed_windows(ids: np.ndarray, count: int, context: int, batch: int) -> Iter
 
 
 def check_length(ids: np.ndarray, context: int) -> None:
-    """Raise ValueError when `ids` has no window of `context` tokens and the token after it."""
+    """Raise ValueError if `context` is not positive, or `ids` has fewer than `context` + 1 tokens."""
     if context < 1:
-        raise ValueError(f"the context should be at least 1 token, got {context}")
+        raise ValueError(f"expected a context of at least 1 token, got {context}")
     if len(ids) < context + 1:
         raise ValueError(
             f"the text has {len(ids)} tokens, but one window needs {context + 1}; "
-            "give a longer text or a shorter context"
+            "use a longer text or a shorter context"
         )
 
 

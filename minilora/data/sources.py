@@ -1,8 +1,8 @@
-"""Where the known corpora come from, and the check that each file is the one that is meant.
+"""The sources of the known corpora, and the check that each file is the expected one.
 
-A corpus file is looked for in the folder that the environment variable MINILORA_DATA names, then in the user's
-cache folder, then downloaded. It is used only if its size and SHA-256 are those of `SOURCES`, so the same name
-means the same bytes on every machine. Read `corpora.py` next.
+A corpus file is searched for in the folder given by the environment variable MINILORA_DATA, then in the user's cache
+folder. If it is in neither, it is downloaded. It is used only if its size and SHA-256 match those in `SOURCES`, so a
+name refers to the same bytes on every machine. Read `corpora.py` next.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 
 from minilora.files import write_atomically
 
-SOCKET_SECONDS = 5.0  # for one connection, and for each piece of the answer
-OPEN_SECONDS = 8.0  # until a server answers, name look-up and all of its addresses included
-TRANSFER_SECONDS = 300.0  # for a whole file
+SOCKET_SECONDS = 5.0  # for a connection attempt, and for each read
+OPEN_SECONDS = 8.0  # until the server responds, including name resolution and attempts at all addresses
+TRANSFER_SECONDS = 300.0  # for a complete file
 _NLTK = "https://raw.githubusercontent.com/nltk/nltk_data/5db857e6f7df11eabb5e5665836db9ec8df07e28/packages/corpora"
 
 
 class CorpusError(ValueError):
-    """A corpus that is unknown, missing, damaged or too short; the message says what to do."""
+    """Raised when a corpus is unknown, missing, corrupted or too short; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file on the web that never changes: the address is pinned, and size and SHA-256 are checked."""
+    """A file on the web with fixed content: the URL is pinned, and the size and SHA-256 are checked."""
 
     name: str
     file: str
@@ -40,12 +40,12 @@ class Source:
     url: str
     terms: str
     description: str
-    members: str = ""  # of a zip archive: which file names in it are documents
+    members: str = ""  # for a zip archive: the pattern of the file names that are documents
 
 
 @dataclass(frozen=True)
 class Check:
-    """What `verify` found: the file that would be used, if any, and what is wrong with it, if anything."""
+    """The result of `verify` for one source. `path` is None without a file; `problem` is empty for a correct file."""
 
     source: Source
     path: Path | None
@@ -114,16 +114,16 @@ SOURCES: dict[str, Source] = {
 
 
 def cache_folder() -> Path:
-    """Where downloads are kept: the user's cache folder for minilora."""
+    """The folder for downloads: the user's cache folder for minilora."""
     from platformdirs import user_cache_dir
 
     return Path(user_cache_dir("minilora"))
 
 
 def find(source: Source) -> Path | None:
-    """The file of `source` on this machine, checked, or None. MINILORA_DATA goes before the cache folder.
+    """The checked file of `source` on this machine, or None. MINILORA_DATA takes precedence over the cache folder.
 
-    Raises CorpusError when there is a file of that name with other content; it is neither used nor deleted.
+    Raises CorpusError if a file of that name has other content; the file is neither used nor deleted.
     """
     path = _locate(source)
     if path and (problem := _problem(path, source)):
@@ -132,7 +132,7 @@ def find(source: Source) -> Path | None:
 
 
 def verify() -> list[Check]:
-    """For each corpus that is a file: where it lies, and whether its size and checksum are right."""
+    """For each corpus with a file, check whether it is on this machine and its size and checksum are correct."""
     checks = []
     for source in SOURCES.values():
         path = _locate(source)
@@ -141,25 +141,25 @@ def verify() -> list[Check]:
 
 
 def fetch(source: Source, download: bool = True) -> Path:
-    """The file of `source`, downloaded into the cache folder if it is not on this machine.
+    """The file of `source`, downloaded to the cache folder if it is not on this machine.
 
-    Raises CorpusError when that fails or the bytes are not the expected ones, which leaves nothing behind.
+    Raises CorpusError if the download fails or its content is not as expected; no file is left behind.
     """
     if path := find(source):
         return path
     if not download:
-        raise CorpusError(f"{source.name} is not on this machine. {_by_hand(source)}; or allow the download")
+        raise CorpusError(f"{source.name} is not on this machine, and downloads are disabled. {_by_hand(source)}")
     path = cache_folder() / source.file
     try:
         data = _download(source)
     except OSError as error:
         raise CorpusError(f"{source.name} could not be downloaded: {error}. {_by_hand(source)}") from None
     if problem := _difference(data, source):
-        raise CorpusError(f"{source.name} arrived damaged: {problem}. {_by_hand(source)}")
+        raise CorpusError(f"the download of {source.name} is corrupted: {problem}. {_by_hand(source)}")
     try:
         return write_atomically(path, data)
     except OSError as error:
-        raise CorpusError(f"{source.name} cannot be kept in {path}: {error}. {_by_hand(source)}") from None
+        raise CorpusError(f"{source.name} cannot be saved to {path}: {error}. {_by_hand(source)}") from None
 
 
 def _locate(source: Source) -> Path | None:
@@ -177,7 +177,7 @@ def _problem(path: Path, source: Source) -> str:
 
 
 def _difference(data: bytes, source: Source) -> str:
-    """How `data` differs from what `source` promises; empty when it does not."""
+    """The difference between `data` and the size and checksum of `source`, or "" if they match."""
     found = hashlib.sha256(data).hexdigest()
     if (len(data), found) == (source.bytes, source.sha256):
         return ""
@@ -187,17 +187,17 @@ def _difference(data: bytes, source: Source) -> str:
 
 
 def _by_hand(source: Source) -> str:
-    """What to do where a download does not work."""
+    """Instructions for a manual download."""
     chosen = os.environ.get("MINILORA_DATA")
     return (
-        f"Get {source.url} (SHA-256 {source.sha256}) on another machine and put it as {source.file} into "
-        f"{cache_folder()}, or into a folder that the environment variable MINILORA_DATA names "
+        f"Download {source.url} (SHA-256 {source.sha256}) on another machine and save it as {source.file} in "
+        f"{cache_folder()}, or in the folder given by the environment variable MINILORA_DATA "
         + (f"(now {chosen})" if chosen else "(now unset)")
     )
 
 
 def _download(source: Source) -> bytes:
-    """The bytes at the source's address, at most a little more than there should be. Raises OSError."""
+    """Download a source, reading little more than the expected size. Raises OSError."""
     from http.client import HTTPException
 
     from tqdm import tqdm
@@ -214,17 +214,17 @@ def _download(source: Source) -> bytes:
                 data += piece
                 bar.update(len(piece))
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{len(data):,} bytes after {TRANSFER_SECONDS:g} s")
+                    raise TimeoutError(f"received only {len(data):,} bytes after {TRANSFER_SECONDS:g} s")
     except HTTPException as error:
-        raise OSError(f"broken answer ({error!r})") from None
+        raise OSError(f"invalid HTTP response ({error!r})") from None
     return bytes(data)
 
 
 def _open(url: str) -> Any:
-    """The server's answer, or TimeoutError after OPEN_SECONDS.
+    """The server's response. Raises TimeoutError after OPEN_SECONDS.
 
-    A socket's timeout starts anew for each address of the host and leaves out the name look-up: where a class
-    has no network, that can add up to a minute. So a thread waits for it, and we wait for the thread.
+    A socket's timeout restarts for each address of the host and does not cover name resolution. Without a network,
+    this can add up to a minute. The request is therefore made in a thread, and the wait for the thread is limited.
     """
     from urllib.request import Request, urlopen
 
@@ -241,7 +241,7 @@ def _open(url: str) -> Any:
     try:
         answer = answers.get(timeout=OPEN_SECONDS)
     except queue.Empty:
-        raise TimeoutError(f"no answer within {OPEN_SECONDS:g} s") from None
+        raise TimeoutError(f"no response within {OPEN_SECONDS:g} s") from None
     if isinstance(answer, Exception):
         raise answer
     return answer

@@ -1,8 +1,8 @@
-"""The tokenizer: a token is a byte of UTF-8, so there are 256 of them and nothing is ever unknown.
+"""The tokenizer: each token is a UTF-8 byte, so there are 256 tokens and no unknown token.
 
-Encoding is `text.encode("utf-8")`, which loses nothing and needs no training. What is left for this file is
-to check its input, to decode a text while it is still being generated, and to save itself in the form that
-Hugging Face's `tokenizers` and `transformers` open. Read `batches.py` next.
+Encoding is `text.encode("utf-8")`, which is lossless and needs no training. This file also checks inputs, decodes
+text while it is generated, and saves the tokenizer in the format of Hugging Face's `tokenizers` and `transformers`.
+Read `batches.py` next.
 """
 
 from __future__ import annotations
@@ -19,38 +19,41 @@ from minilora.files import read_json, write_json
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
-# The parts of tokenizer.json that decide which ids a text has; padding and truncation are the caller's.
+# The parts of tokenizer.json that determine the ids of a text. Padding and truncation are up to the caller.
 DECISIVE = ("model", "normalizer", "pre_tokenizer", "post_processor", "decoder", "added_tokens")
 
 
 class ByteTokenizer:
-    """Text to the ids of its UTF-8 bytes and back: `decode(encode(text)) == text` for every text."""
+    """Converts text to the ids of its UTF-8 bytes and back: `decode(encode(text)) == text` for every text."""
 
     vocab_size = 256
 
-    def encode(self, text: str) -> np.ndarray:
-        """The ids of `text`, shape (bytes,), int64 as every index in minilora.
+    def __repr__(self) -> str:
+        return "ByteTokenizer()"
 
-        Raises ValueError for a lone surrogate (half of a UTF-16 pair), which is no character.
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of `text`, shape (bytes,), in int64 like all indices in minilora.
+
+        Raises ValueError for a lone surrogate (half of a UTF-16 pair), which is not a character.
         """
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise ValueError(
                 f"expected text, found the lone surrogate U+{ord(text[error.start]):04X} at character "
-                f"{error.start}, which UTF-8 cannot hold; replace it before encoding"
+                f"{error.start}, which UTF-8 cannot encode; replace it before encoding"
             ) from None
         return np.frombuffer(data, dtype=np.uint8).astype(np.int64)
 
     def decode(self, ids: ArrayLike, errors: str = "replace") -> str:
         """The text of one sequence of ids, shape (bytes,).
 
-        A cut character becomes U+FFFD; `errors="strict"` raises UnicodeDecodeError instead. Raises ValueError
-        for anything but one sequence of integers from 0 to 255.
+        Invalid or incomplete UTF-8 becomes U+FFFD; with `errors="strict"`, it raises UnicodeDecodeError. Raises
+        ValueError unless `ids` is one sequence of integers from 0 to 255.
         """
         array = np.asarray(ids)
         if array.ndim != 1:
-            raise ValueError(f"expected one sequence of ids, found shape {array.shape}; decode row by row")
+            raise ValueError(f"expected one sequence of ids, found shape {array.shape}; decode each row separately")
         if array.size == 0:
             return ""
         if not np.issubdtype(array.dtype, np.integer):
@@ -62,22 +65,22 @@ class ByteTokenizer:
         return array.astype(np.uint8).tobytes().decode("utf-8", errors)
 
     def stream(self, errors: str = "replace") -> codecs.IncrementalDecoder:
-        """A decoder for a text that arrives byte by byte: it holds back a character until it is whole.
+        """An incremental decoder, which returns each character when all of its bytes have been decoded.
 
-        `piece = decoder.decode(bytes([id]))` for each id, and `decoder.decode(b"", final=True)` at the end.
+        Call `piece = decoder.decode(bytes([id]))` for each id, and `decoder.decode(b"", final=True)` at the end.
         """
         return codecs.getincrementaldecoder("utf-8")(errors)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the two files from which `transformers.AutoTokenizer` makes this tokenizer."""
+        """Save the two files from which `transformers.AutoTokenizer` loads this tokenizer."""
         write_json(Path(folder) / TOKENIZER_FILE, _description())
-        # Next to a Llama's config.json, transformers 4 would take Llama's own class and its special tokens.
+        # Without this, transformers 4 uses Llama's tokenizer class and special tokens next to a Llama's config.json.
         write_json(Path(folder) / CONFIG_FILE, {"tokenizer_class": "PreTrainedTokenizerFast"})
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path) -> ByteTokenizer:
-        """The tokenizer of a saved folder; ValueError unless it is this byte-level one."""
+        """Load the tokenizer in a folder. Raises ValueError if it is not this byte-level tokenizer."""
         path = Path(folder) / TOKENIZER_FILE
         found = read_json(path)
         after = found.get("post_processor")
@@ -87,17 +90,17 @@ class ByteTokenizer:
         for key in DECISIVE:
             if found.get(key) != expected[key]:
                 raise ValueError(
-                    f"{path} is another tokenizer: minilora reads its own, whose 256 tokens are the bytes, "
-                    f"and here {_differs(key, found)}; train or choose a byte-level model"
+                    f"{path} is another tokenizer: expected minilora's own, with the 256 bytes as tokens, "
+                    f"but {_differs(key, found)}; train or choose a byte-level model"
                 )
         return cls()
 
 
 def byte_characters() -> list[str]:
-    """The printable character that stands for each byte in a tokenizer file, as GPT-2 chose them.
+    """The printable character that stands for each byte in a tokenizer file, as in GPT-2.
 
-    The file is JSON, whose strings hold characters, and a byte such as 0x00 or 0xFF alone is none. So the 188
-    bytes that are visible Latin-1 characters stand for themselves, and the others, in order, take the
+    The file is JSON with strings of characters, and a single byte such as 0x00 or 0xFF is not a printable character.
+    The 188 bytes that are visible Latin-1 characters stand for themselves. The others, in order, are mapped to the
     characters from U+0100 on: byte 32, the space, is the well-known Ġ.
     """
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
@@ -106,7 +109,7 @@ def byte_characters() -> list[str]:
 
 
 def _description() -> dict[str, Any]:
-    """`tokenizer.json`: byte-pair encoding that merges no pair, so every byte remains a token of its own."""
+    """The content of `tokenizer.json`: byte-pair encoding without merges, so every byte is a token."""
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     model: dict[str, Any] = {
         "type": "BPE",
@@ -134,7 +137,7 @@ def _description() -> dict[str, Any]:
 
 
 def _differs(key: str, found: dict[str, Any]) -> str:
-    """What a foreign file has under `key`, in a few words: a vocabulary is too long to show."""
+    """Describe briefly what the file has under `key`; a vocabulary is too long to show."""
     value = found.get(key)
     if key == "model" and isinstance(value, dict):
         tokens, merges = len(value.get("vocab") or ()), len(value.get("merges") or ())

@@ -1,4 +1,4 @@
-"""LoRA's relatives, one file each. `import minilora` registers them; each is imported on first use."""
+"""Variants of LoRA, one file each. `import minilora` registers them; they are imported on the first method lookup."""
 
 from minilora.registry import MODULES
 

@@ -1,9 +1,10 @@
-"""DoRA: the norm of each row of the adapted weight is trained on its own (Liu et al. 2024, eq. 5).
+"""DoRA: LoRA, with the norm of each row of the adapted weight as a separate parameter (Liu et al. 2024, eq. 5).
 
-        W' = m ⊙ V / ‖V‖,   V = W + s B A        ‖V‖ (out,) the norms of the rows; m (out,) trained, at first ‖V‖
+        W' = m ⊙ V / ‖V‖,   V = W + s B A        ‖V‖ (out,): norms of the rows;  m (out,): trained, initialized to ‖V‖
         u(x) = (m/‖V‖ - 1) ⊙ W x + (m/‖V‖) ⊙ s B A x
 
-‖V‖ is a constant in the backward pass (section 4.3), as in PEFT. The u(x) of several active DoRAs are summed.
+The backward pass treats ‖V‖ as a constant (section 4.3), as in PEFT. With several active DoRA adapters, their u(x) are
+summed.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ class DoraUpdate(LoraUpdate):
     lora_magnitude_vector: Tensor  # m (out,)
 
     def factors(self, base: Linear) -> None:
-        return None  # ΔW has full rank
+        return None  # ΔW is not of low rank
 
     def gain(self, base: Linear) -> Tensor:
-        """m/‖V‖ (out,)."""
+        """Return m/‖V‖ (out,)."""
         norm = np.linalg.norm(base.dense().data + self.scaling * (self.lora_B.data @ self.lora_A.data), axis=1)
-        return self.lora_magnitude_vector / Tensor(stop_gradient(norm + (norm == 0)))  # not 0/0 for a row of zeros
+        return self.lora_magnitude_vector / Tensor(stop_gradient(norm + (norm == 0)))  # avoids 0/0 for a zero row
 
     def delta(self, base: Linear) -> Tensor | None:
         gain = self.gain(base).reshape(-1, 1)
@@ -44,7 +45,7 @@ class DoraUpdate(LoraUpdate):
 @method
 @dataclass(frozen=True)
 class DoraConfig(LoraConfig):
-    """The same settings as LoRA's."""
+    """The settings of a DoRA adapter, which are those of LoRA."""
 
     name: ClassVar[str] = "dora"
     label: ClassVar[str] = "DoRA"

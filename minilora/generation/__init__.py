@@ -1,4 +1,4 @@
-"""Generation: `sampling.py` chooses a token, `decode.py` writes texts, `generate.py` has the usual calls."""
+"""Text generation: token sampling (`sampling.py`), the decode loop (`decode.py`), and simple calls (`generate.py`)."""
 
 from minilora.generation.decode import Decoding, decode
 from minilora.generation.generate import generate, stream, write, write_stream

@@ -1,7 +1,7 @@
-"""The keys and values of several texts, each of its own length, in arrays that a step can work on at once.
+"""The cached keys and values of texts of different lengths, in arrays that a decoding step processes at once.
 
-Texts of similar length share a bucket. A text that has filled its place moves to the bucket with twice the room. This
-keeps unused space small; when a text leaves, at most one other is moved.
+Texts of similar length share a bucket. A text that fills its room moves to the bucket with twice the room, which keeps
+unused space small. Removing a text moves at most one other text.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import numpy as np
 from minilora.backend import Array, array_module, like
 from minilora.nn import LlamaConfig
 
-SMALLEST = 64  # tokens
+SMALLEST = 64  # room of the smallest bucket, in tokens
 
 
 class Text(Protocol):
-    """A text in a bucket: how many of its tokens have been read."""
+    """A text in a bucket; `length` is the number of its tokens processed so far."""
 
     length: int
 
 
 class Bucket:
-    """Texts with room for `room` tokens each.
+    """The keys and values of some texts, with room for `room` tokens each.
 
     Attributes
     ----------
-    texts : in the order in which they lie in the arrays
-    slots : the batch row of each text; None where the texts are all rows of the batch, in order
-    arrays : keys and values of each layer in turn, each (n, G, room, D) with n at least the number of texts
+    texts : the texts, in the order of their rows in the arrays
+    slots : the batch row of each text; None if the texts are exactly the rows of the batch, in order
+    arrays : the keys and values of each layer in turn, each (n, G, room, D) with n at least the number of texts
     """
 
     def __init__(self, config: LlamaConfig, room: int, like: Array) -> None:
@@ -40,22 +40,22 @@ class Bucket:
         self.arrays = [np.empty_like(like, shape=shape) for _ in range(2 * config.num_hidden_layers)]
 
     def add(self, texts: Sequence[Text], arrays: Sequence[Array]) -> None:
-        """Copy the keys and values of some texts, each array (texts, G, at least their lengths, D)."""
+        """Add texts and copy their keys and values, each array (texts, G, at least the longest length, D)."""
         start, longest = len(self.texts), max(text.length for text in texts)
         stop, had = start + len(texts), len(self.arrays[0])
         for i, given in enumerate(arrays):
-            if stop > had:  # zeros: what is masked has to be finite
+            if stop > had:  # zeros, because masked entries must be finite
                 shape = max(stop - had, had // 2), *self.arrays[i].shape[1:]
                 more = array_module(given).zeros(shape, given.dtype)  # memory is allocated on first write
                 self.arrays[i] = np.concatenate([self.arrays[i], more]) if had else more
             self.arrays[i][start:stop, :, :longest] = given[:, :, :longest]
         for place, text in enumerate(texts, start):
-            if text.length < longest:  # what was read in the place of padding
+            if text.length < longest:  # clear the keys and values of padding tokens
                 self._clear(place, text.length, longest)
         self.texts += texts
 
     def remove(self, text: Text) -> None:
-        """Take a text out; the last one moves to its place."""
+        """Remove a text; the last text moves to its place."""
         place, last = self.texts.index(text), self.texts.pop()
         end = len(self.texts)
         if last is not text:
@@ -77,12 +77,12 @@ class Bucket:
             self.remove(text)
 
     def _clear(self, place: int, start: int, stop: int) -> None:
-        """Zero numbers of no text: where a text had none that are finite, the mask would not stop them (0 · NaN)."""
+        """Zero entries that no text uses: the mask does not stop values that are not finite, because 0 · NaN is NaN."""
         for array in self.arrays:
             array[place, :, start:stop] = 0
 
     def begin(self) -> None:
-        """Prepare a step, which adds one token to each text."""
+        """Prepare a step, which appends one token to each text."""
         lengths = [text.length for text in self.texts]
         self.stop = max(lengths) + 1
         self.even = min(lengths) == max(lengths)
@@ -93,7 +93,7 @@ class Bucket:
             self.mask = like(mask.astype(self.arrays[0].dtype), self.arrays[0])  # (texts, 1, 1, S)
 
     def extend(self, layer: int, k: Array, v: Array) -> tuple[Array, Array]:
-        """Append the keys and values (texts, G, D) of the new tokens; returns those of all tokens, (texts, G, S, D)."""
+        """Append the keys and values (texts, G, D) of the new tokens; return those of all tokens, (texts, G, S, D)."""
         n, stop = len(self.texts), self.stop
         keys, values = self.arrays[2 * layer], self.arrays[2 * layer + 1]
         if self.even:

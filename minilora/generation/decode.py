@@ -1,7 +1,8 @@
-"""Decoding: requests in, tokens out. The one loop that writes text.
+"""The decode loop: requests in, tokens out. All text generation goes through it.
 
-Each request is one text, with its own prompt, adapters, sampler, seed and stopping rule. Texts begin and end at any
-step and are computed side by side, but none depends on the others, apart from the rounding of matrix products.
+Each request generates one text, with its own prompt, adapters, sampler, seed and stop tokens. Texts can start and end
+at any step and are computed as one batch, but a text does not depend on the others, apart from rounding in matrix
+products.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from minilora.nn.choice import strengths
 
 
 def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -> Iterator[list[Token]]:
-    """Write the texts of all requests; yields the new tokens of each step, in the order of the requests.
+    """Generate the texts of all requests; yields the new tokens of each step, in the order of the requests.
 
     Parameters
     ----------
-    requests : a list, or an iterator, from which the next request is taken when a row is free
-    rows : the number of texts to write at a time; None for all
+    requests : a list, or an iterator from which the next request is taken when a row becomes free
+    rows : the maximum number of texts to generate at a time; None for no limit
 
-    Adapters that are merged, deleted or replaced later do not affect the texts (`snapshot.py`). Raises ValueError for
-    an invalid request, and AdapterError if its adapters are the reason; if `requests` is a list, before the first step.
+    Merging, deleting or replacing adapters later does not affect the texts (`snapshot.py`). Raises ValueError for an
+    invalid request, and AdapterError if its adapters are invalid; if `requests` is a list, before the first step.
     """
     if rows is not None and rows < 1:
-        raise ValueError(f"expected at least one row to write in, got {rows}")
+        raise ValueError(f"expected rows to be at least 1, got {rows}")
     decoding = Decoding(model)
     if isinstance(requests, Sequence):
         for request in requests:
@@ -53,7 +54,7 @@ class Decoding:
 
     Parameters
     ----------
-    model : used as it is now; adapters attached later are unknown here
+    model : used in its current state (`snapshot.py`); adapters attached later are not available
 
     Attributes
     ----------
@@ -69,12 +70,15 @@ class Decoding:
             self._active = None if self.model.merged else active(self.model)
         self.writing: list[Writing] = []
 
+    def __repr__(self) -> str:
+        return f"Decoding(texts={len(self)})"
+
     def __len__(self) -> int:
-        """How many texts are being written."""
+        """The number of requests in progress."""
         return len(self.writing)
 
     def check(self, request: Request) -> dict[str, float] | None:
-        """The strengths of the request's adapters, None if merged; raises ValueError for an invalid request."""
+        """Return the strengths of the request's adapters, None if merged. Raises ValueError for an invalid request."""
         check_request(request, self.model.config.max_position_embeddings, self.model.config.vocab_size)
         if request.adapters is None:
             return self._active
@@ -82,7 +86,7 @@ class Decoding:
         return strengths(request.adapters, self._known)
 
     def add(self, request: Request) -> None:
-        """Begin a text in the next step."""
+        """Add a request; its text starts at the next step."""
         choice = self.check(request)
         if new := (choice or {}).keys() - self._copied:
             copy_adapters(self.model, new)
@@ -91,15 +95,15 @@ class Decoding:
         self.writing.append(Writing(request, choice, stop))
 
     def remove(self, request: Request) -> None:
-        """End a text now, finished or not."""
+        """End a request immediately, finished or not."""
         writing = next(writing for writing in self.writing if writing.request is request)
         self.writing.remove(writing)
         writing.text.close()
 
     def step(self) -> list[Token]:
-        """One new token for each text, in the order in which they were added. A text that ends is removed.
+        """Return one new token per request, in the order in which they were added, and remove the requests that end.
 
-        After an error all texts are as they were before the step: remove the request at fault, and the others go on.
+        After an error, all texts are as they were before the step: remove the request that caused it and continue.
         """
         texts = [writing.text for writing in self.writing]
         lengths = [text.length for text in texts]
@@ -117,7 +121,7 @@ class Decoding:
         return tokens
 
     def _choose(self, logits: Array) -> Array:
-        """A token for each row of logits, by the samplers of the requests."""
+        """Choose a token for each row of logits, with the sampler of its request."""
         draws = np.array([writing.draw() for writing in self.writing])
         samplers: dict[Chooser, list[int]] = {}
         for row, writing in enumerate(self.writing):
@@ -131,7 +135,7 @@ class Decoding:
 
 
 class Writing:
-    """A request in progress: its text so far, its random numbers, and the number of tokens left."""
+    """A request in progress: its text so far, its random numbers, and the number of tokens left to generate."""
 
     def __init__(self, request: Request, choice: dict[str, float] | None, stop: frozenset[int]) -> None:
         self.request, self.stop, self.left = request, stop, request.tokens
@@ -139,13 +143,13 @@ class Writing:
         self.rng, self.drawn = np.random.default_rng(request.seed), list[float]()
 
     def draw(self) -> float:
-        """The random number for the next token; the same on every call until `write`."""
+        """Return the random number for the next token, the same one on every call until `write`."""
         if not self.drawn:
             self.drawn.append(self.rng.random())
         return self.drawn[0]
 
     def write(self, token: int, logits: Array) -> Token:
-        """Add a token to the text."""
+        """Append a token to the text."""
         self.text.ids.append(token)
         self.drawn.clear()
         self.left -= 1

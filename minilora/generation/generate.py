@@ -1,8 +1,9 @@
-"""Generation: ids or text that continue a prompt, all at once or streamed. Each function calls `decode`."""
+"""Generate token ids or text from prompts, all at once or streamed. Each function here calls `decode`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from minilora.backend import Array
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation.decode import decode
 from minilora.generation.request import Chooser, Request, Token
-from minilora.generation.sampling import Sampler
+from minilora.generation.sampling import make_sampler
 from minilora.nn import Llama
 from minilora.nn.choice import Choice, resolve
 
@@ -22,15 +23,16 @@ def generate(
     sampler: Chooser | None = None,
     seed: int = 0,
     adapters: Choice | Sequence[Choice] = None,
+    **sampling: Any,
 ) -> list[Array]:
-    """New ids for each prompt: `tokens` of them, or fewer, ending with an end token; prompts may differ in length.
+    """Return the new ids for each prompt: `tokens` ids, or fewer if an end token comes first, which is included.
 
-    Row i has its own random generator, seeded with (seed, i), so its text does not depend on the other rows. `adapters`
-    replace the active ones: a name, names with strengths, or a list with one of these, or None for the base, for each
-    prompt.
+    Prompts may differ in length. Row i has its own random generator, seeded with (seed, i), so its text does not depend
+    on the other rows. `adapters` overrides the active adapters: a name, a dict of strengths by name, or a list with one
+    of these, or None for the base, for each prompt. `sampling` are settings of `Sampler`, in place of `sampler`.
     """
     written: list[list[int]] = [[] for _ in prompts]
-    for column in stream(model, prompts, tokens, sampler, seed, adapters):
+    for column in stream(model, prompts, tokens, sampler, seed, adapters, **sampling):
         for row, token in enumerate(column):
             if token is not None:
                 written[row].append(token)
@@ -44,16 +46,18 @@ def stream(
     sampler: Chooser | None = None,
     seed: int = 0,
     adapters: Choice | Sequence[Choice] = None,
+    **sampling: Any,
 ) -> Iterator[list[int | None]]:
-    """As `generate`, but yields each step's new ids as they come: one for each row, None for a row that has ended."""
+    """Streaming form of `generate`: yields the new ids of each step, one per row, None for a row that has ended."""
     if len(prompts) == 0:
         raise ValueError("expected at least one prompt, got none")
     choices: list[Choice] = [None] * len(prompts)
     if adapters is not None:
         rows = resolve(model, adapters, len(prompts))
         choices = [rows.distinct[i] for i in rows.index]
+    sampler = make_sampler(sampler, sampling)
     requests = [
-        Request(prompt, tokens, sampler or Sampler(), (seed, row), choice)
+        Request(prompt, tokens, sampler, (seed, row), choice)
         for row, (prompt, choice) in enumerate(zip(prompts, choices, strict=True))
     ]
     return _columns(requests, decode(model, requests))
@@ -68,33 +72,36 @@ def _columns(requests: list[Request], steps: Iterator[list[Token]]) -> Iterator[
 def write(
     model: Llama,
     prompt: str,
-    tokens: int,
+    tokens: int = 100,
     sampler: Chooser | None = None,
     seed: int = 0,
     adapters: Choice = None,
     stop: str | Sequence[str] = (),
+    **sampling: Any,
 ) -> str:
-    """The model's continuation of `prompt`: at most `tokens` tokens, without the stop text.
+    """Return the model's continuation of `prompt`, at most `tokens` tokens long.
 
-    It ends before the first occurrence of a text in `stop`, or at an end token of the model (`eos_token_id`).
+    It ends before the first occurrence of a string in `stop`, or before an end token of the model (`eos_token_id`).
+    The keyword arguments `sampling` are settings of `Sampler`, such as `temperature=0.5`, in place of `sampler`.
     """
-    return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters, stop))
+    return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters, stop, **sampling))
 
 
 def write_stream(
     model: Llama,
     prompt: str,
-    tokens: int,
+    tokens: int = 100,
     sampler: Chooser | None = None,
     seed: int = 0,
     adapters: Choice = None,
     stop: str | Sequence[str] = (),
+    **sampling: Any,
 ) -> Iterator[str]:
-    """As `write`, but streamed; a multi-byte character is yielded with its last byte."""
-    request = Request(ByteTokenizer().encode(prompt), tokens, sampler or Sampler(), (seed, 0), adapters)
+    """Streaming form of `write`; a multi-byte character is yielded with its last byte."""
+    request = Request(ByteTokenizer().encode(prompt), tokens, make_sampler(sampler, sampling), (seed, 0), adapters)
     stops = [stop] if isinstance(stop, str) else list(stop)
     if not all(stops):
-        raise ValueError("a text to stop at should not be empty")
+        raise ValueError("expected non-empty stop strings, got an empty one")
     return _until(_pieces(decode(model, [request])), stops)
 
 
@@ -107,7 +114,7 @@ def _pieces(steps: Iterator[list[Token]]) -> Iterator[str]:
 
 
 def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """The pieces of a text up to where one of `stops` begins. What may be the beginning of one is held back."""
+    """Yield the text up to the first stop string, holding back a possible beginning of one."""
     text = ""
     for piece in pieces:
         text += piece

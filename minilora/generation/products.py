@@ -1,4 +1,4 @@
-"""Linears and the updates of each row's adapters, as matrix products on plain arrays."""
+"""Linear layers and the updates of each row's adapters, computed as matrix products on plain arrays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from minilora.nn import Linear
 from minilora.nn.choice import row_choice
 
 SMALL = 2**18
-"""Multiplications below which BLAS treats a product as small; above, the order of the operands affects the speed."""
+"""BLAS treats a matmul of fewer multiplications as small. Above, the order of the operands affects the speed."""
 
 Found: TypeAlias = list[list[tuple[Factors, float]]]
 """For each linear, the factors and strengths of a row's updates."""
@@ -27,21 +27,24 @@ class Products:
 
     Attributes
     ----------
-    A, B : of updates with factors, for each row A (sum of R, in), the linears one after the other, and for each linear
-        s·Bᵀ (R, out); with zeros where a row has less than rank R, and room for more rows. A single row is that of all
+    A : the factors A of each row, those of all linears stacked: (rows, sum of R, in). None if no update has factors
+    B : for each adapted linear, its index, its slice of the ranks in A, and s·Bᵀ of each row, (rows, R, out)
     others : (index, RowUpdates) of each linear that has updates without factors
+
+    Where a row's rank is below R, A and B are padded with zeros. They may have spare rows, and have a single row if all
+    rows share their adapters.
     """
 
     def __init__(self, linears: list[Linear]) -> None:
         self.products = [_product(linear) for linear in linears]
         hosts = ((i, linear) for i, linear in enumerate(linears) if isinstance(linear, AdaptedLinear))
-        self.hosts = [(i, host) for i, host in hosts if not host.merged]  # W has the merged ones
+        self.hosts = [(i, host) for i, host in hosts if not host.merged]  # merged updates are part of W
         self.A: Array | None = None
         self.B: list[tuple[int, slice, Array]] = []
         self.others: list[tuple[int, RowUpdates]] = []
 
     def choose(self, choices: list[dict[str, float]], changed: Sequence[int]) -> None:
-        """Set the adapters of each row; only those in `changed` have new ones. A single choice is for all rows."""
+        """Set the adapters of each row; only rows in `changed` have new ones. A single entry applies to all rows."""
         if not self.hosts:
             return
         found = {row: self._factors(choices[row]) for row in changed}
@@ -57,21 +60,21 @@ class Products:
             self.others = [(i, update) for i, update in updates if update.others]
 
     def _factors(self, choice: dict[str, float]) -> Found:
-        """For each linear, the factors and the strengths of those updates that have any."""
+        """Return, for each linear, the factors and strengths of the updates that have factors."""
         return [
             [(f, strength) for update, strength in host.acting(choice) if (f := update.factors(host.base))]
             for _, host in self.hosts
         ]
 
     def _fits(self, rows: int, found: Mapping[int, Found]) -> bool:
-        """Whether there is room for so many rows, and for what some of them use."""
+        """Whether A and B have room for this many rows and for the ranks in `found`."""
         room = 0 if self.A is None else len(self.A)
         enough = room >= rows and (room == 1) == (rows == 1)
         parts = [part.stop - part.start for _, part, _ in self.B]
         return enough and all(_ranks(factors)[h] <= part for factors in found.values() for h, part in enumerate(parts))
 
     def _make_room(self, found: list[Found]) -> None:
-        """Allocate A and B for rows with these factors; a batch that grows gets at least half as much room again."""
+        """Allocate A and B for rows with these factors; for several rows, the room grows by at least half."""
         ranks = np.max([_ranks(factors) for factors in found], axis=0)
         had, self.A, self.B = 0 if self.A is None else len(self.A), None, []
         if not ranks.any():
@@ -84,7 +87,7 @@ class Products:
             self.B.append((i, slice(end - rank, end), B))
 
     def _put(self, row: int, found: Found) -> None:
-        """Write the factors of one row; those of several adapters are stacked."""
+        """Store the factors of one row; those of several adapters are stacked."""
         if self.A is None:
             return
         for (_, part, Bs), some in zip(self.B, found, strict=True):
@@ -106,7 +109,7 @@ class Products:
 
     def _add_low_rank(self, ys: list[Array], x: Array) -> None:
         assert self.A is not None
-        if len(self.A) == 1:  # the same for all rows
+        if len(self.A) == 1:  # all rows share it
             low = x @ self.A[0].T  # (N, in) -> (N, sum of R)
             for i, part, B in self.B:
                 ys[i] += low[:, part] @ B[0]
@@ -118,12 +121,12 @@ class Products:
 
 
 def _ranks(found: Found) -> list[int]:
-    """For each linear, the rank that all its updates have together."""
+    """Return the total rank of the updates of each linear."""
     return [sum(len(f.A.data) for f, _ in some) for some in found]
 
 
 def _product(linear: Linear) -> Callable[[Array], Array]:
-    """x -> x Wᵀ on arrays. A Linear that stores W in another form computes it by itself."""
+    """Return x -> x Wᵀ on arrays. If a Linear has its own `forward`, for example for a quantized W, that is called."""
     if isinstance(linear, AdaptedLinear) and not linear.merged:
         return _product(linear.base)
     if "forward" in vars(linear) or type(linear).forward not in (Linear.forward, AdaptedLinear.forward):
@@ -132,7 +135,7 @@ def _product(linear: Linear) -> Callable[[Array], Array]:
 
     def product(x: Array) -> Array:
         if len(x) == 1 or len(x) * weight.size < SMALL:
-            return x.dot(weight.T)  # for so small a product half a microsecond less than `@`
-        return np.ascontiguousarray(weight.dot(x.T).T)  # with the larger matrix in front, about half as long
+            return x.dot(weight.T)  # half a microsecond less overhead than `@`
+        return np.ascontiguousarray(weight.dot(x.T).T)  # with the larger matrix first, about half the time
 
     return product

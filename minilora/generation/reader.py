@@ -1,7 +1,7 @@
-"""Reading texts: next-token logits for several texts at once, computed from their new tokens only.
+"""Next-token logits for a batch of texts, computed from their new tokens only.
 
-Prompts go through the model's forward pass, single tokens through `TokenStep`. A text that fills the context forgets
-its older half: the other half is then read again, from position 0.
+Prompts go through the model's forward pass, single tokens through `TokenStep`. When a text fills the context, its older
+half is dropped, and the newer half is processed again from position 0.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from minilora.nn import Cache, Llama
 from minilora.nn.choice import choosing, row_choice
 from minilora.threads import one_core
 
-PADDED = 2  # prompts are read in one padded batch if the longest is at most twice as long as the shortest
+PADDED = 2  # prompts share a padded batch if the longest is at most twice as long as the shortest
 
 
 class Text:
-    """A text, and how far it has been read.
+    """A text, and how much of it has been processed.
 
     Attributes
     ----------
-    ids : its tokens; a writer appends to them
-    choice : the strengths of its adapters; None where they are merged
-    length : how many of the tokens have been read
-    bucket : holds their keys and values; None until the prompt has been read
-    cache : holds them instead, for models that `TokenStep` does not support
+    ids : its token ids; the caller appends to them
+    choice : the strengths of its adapters; None if they are merged
+    length : the number of tokens processed so far
+    bucket : holds the keys and values of these tokens; None until the prompt has been processed
+    cache : used in place of `bucket` for models that `TokenStep` does not support
     """
 
     def __init__(self, ids: list[int], choice: dict[str, float] | None) -> None:
@@ -40,7 +40,7 @@ class Text:
         self.cache: Cache | None = None
 
     def go_back(self, length: int) -> None:
-        """After an error: treat only the first `length` tokens as read."""
+        """Roll back after an error, so that only the first `length` tokens count as processed."""
         if length == 0:
             self.close()
         self.length = length
@@ -55,32 +55,32 @@ class Text:
 
 
 class Reader:
-    """Computes the logits of texts with one model, a snapshot that nothing else changes."""
+    """Computes the logits of texts. The model must be a snapshot that nothing else changes."""
 
     def __init__(self, model: Llama) -> None:
         self.model, self.context = model, model.config.max_position_embeddings
         self.step = TokenStep(model) if can_step(model) else None
         self.rows: list[Text] = []  # the texts of the last single-token step, in batch order
-        self.buckets: dict[int, Bucket] = {}  # by their room
-        self.past: list[Bucket] = []  # the buckets of the rows
-        self.moved = False  # whether a text has joined or changed a bucket since
+        self.buckets: dict[int, Bucket] = {}  # by room
+        self.past: list[Bucket] = []  # the buckets that hold the rows
+        self.moved = False  # whether a text has entered a bucket since that step
 
     @no_grad()
     def __call__(self, texts: list[Text]) -> Array:
-        """Next-token logits (texts, V), on the host. Each text has at least one new token."""
+        """Return the next-token logits (texts, V), on the host. Each text must have at least one new token."""
         self._make_room(texts)
-        # e**-gate may be infinite, and silu is then 0; other infinities are found below.
+        # e**-gate may overflow to infinity, where silu is 0; any other infinity is detected below.
         with one_core, np.errstate(all="ignore"):
             if texts == self.rows and all(text.bucket for text in texts):
                 logits = to_host(self._step(texts))
             else:
                 logits = self._mixed(texts)
         if not np.isfinite(logits).all():
-            raise ValueError("the model's logits are not finite; adapters should have smaller strengths")
+            raise ValueError("the model's logits are not finite; reduce the strengths of the adapters")
         return logits
 
     def _mixed(self, texts: list[Text]) -> Array:
-        """The logits where some texts take the single-token path, and others the forward pass."""
+        """Return the logits when some texts take the single-token path and others the forward pass."""
         stepping = [text for text in texts if text.bucket]
         reading = sorted((text for text in texts if not text.bucket), key=lambda text: -len(text.ids))
         read = self._read if self.step else self._read_alone
@@ -93,7 +93,7 @@ class Reader:
         return logits[[places[id(text)] for text in texts]]
 
     def _make_room(self, texts: list[Text]) -> None:
-        """Find room for one more token of each text: in a larger bucket, or by forgetting where the context is full."""
+        """Make room for one more token per text: move it to a larger bucket, or shorten it if the context is full."""
         moving: dict[Bucket, list[Text]] = {}
         for text in texts:
             if text.length + 1 > self.context:
@@ -108,7 +108,7 @@ class Reader:
                 text.bucket = larger
 
     def _bucket(self, tokens: int) -> Bucket:
-        """The bucket for texts of this many tokens. Texts are about to move there, so rows have to be found anew."""
+        """Return the bucket for texts of this many tokens. The caller moves texts there, which changes its rows."""
         self.moved = True
         room = SMALLEST
         while room < tokens:
@@ -118,7 +118,7 @@ class Reader:
         return self.buckets[room]
 
     def _arranged(self, texts: list[Text]) -> list[Text]:
-        """The texts in row order. Those of the last step keep their rows if possible, so few adapters are copied."""
+        """Return the texts in row order; those of the last step keep their rows if possible, to copy few adapters."""
         if texts == self.rows:
             return texts
         now, before = set(map(id, texts)), set(map(id, self.rows))
@@ -131,7 +131,7 @@ class Reader:
         return rows + late
 
     def _step(self, rows: list[Text]) -> Array:
-        """The logits after the newest token of each text."""
+        """Return the logits after the newest token of each text."""
         assert self.step is not None
         if rows != self.rows:
             self.step.choose([text.choice or {} for text in rows])
@@ -143,7 +143,7 @@ class Reader:
         return logits
 
     def _find_rows(self, rows: list[Text]) -> None:
-        """Set the batch rows of each bucket."""
+        """Set the batch rows of the texts in each bucket."""
         self.rows, self.moved = rows, False
         self.buckets = {room: bucket for room, bucket in self.buckets.items() if bucket.texts}
         self.past = list(self.buckets.values())
@@ -153,7 +153,7 @@ class Reader:
             bucket.slots = None if bucket.texts == rows else like(slots, bucket.arrays[0])
 
     def _together(self, texts: list[Text]) -> Iterator[list[Text]]:
-        """Texts, longest first, in groups to be read at once."""
+        """Yield groups of texts to process in one batch; `texts` is sorted, longest first."""
         while texts:
             least = len(texts[0].ids) / PADDED if self.step else np.inf
             together = texts[:1] + [text for text in texts[1:] if len(text.ids) >= least]
@@ -161,7 +161,7 @@ class Reader:
             yield together
 
     def _read(self, texts: list[Text]) -> Array:
-        """The logits after each text, read from its beginning: shorter ones are padded at their end."""
+        """Process texts from their beginning, padded at the end to one length; return the logits after each text."""
         lengths = np.array([len(text.ids) for text in texts])
         ids = np.zeros((len(texts), lengths.max()), dtype=np.int64)
         for row, text in enumerate(texts):
@@ -178,7 +178,7 @@ class Reader:
         return logits
 
     def _read_alone(self, texts: list[Text]) -> Array:
-        """The logits of a single text, for models that `TokenStep` does not support."""
+        """Return the logits of a single text, for models that `TokenStep` does not support."""
         (text,) = texts
         text.cache = text.cache or self.model.new_cache(1)
         ids, rows = np.array([text.ids[text.length :]]), None if text.choice is None else row_choice([text.choice])

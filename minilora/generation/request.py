@@ -1,4 +1,4 @@
-"""The input of `decode`, requests, and its output, tokens."""
+"""The input and output types of `decode`: requests and tokens."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from minilora.nn.choice import Choice
 
 
 class Chooser(Protocol):
-    """Chooses tokens: a `Sampler`, or any hashable object with this method."""
+    """Protocol of token choosers: a `Sampler`, or any other hashable object with this method."""
 
     def choose(self, logits: Array, draws: Array) -> Array:
-        """One token for each row of logits (n, V), by uniform random numbers (n,) in [0, 1).
+        """Return one token for each row of logits (n, V), given uniform random numbers (n,) in [0, 1).
 
-        The rows are those of all requests with an equal chooser, in the order of the requests.
+        The rows belong to all requests with an equal chooser, in the order of the requests.
         """
 
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One text to write.
+    """A request to generate one text.
 
     Attributes
     ----------
     prompt : token ids (n,), at least one and at most the model's context
-    tokens : the most tokens to write
-    sampler : how each is chosen
-    seed : of the text's own random generator, which draws one number for each new token
-    adapters : a name, or names with strengths; {} is the base. None: the model's active adapters
-    stop : token ids that end the text. None: the model's end tokens (eos_token_id)
+    tokens : maximum number of new tokens
+    sampler : chooses each token
+    seed : seed of the text's own random generator, which draws one number for each new token
+    adapters : a name, or a dict of strengths by name; {} for the base, None for the model's active adapters
+    stop : token ids that end the text; None for the model's end tokens (eos_token_id)
     """
 
     prompt: Array
@@ -45,6 +45,11 @@ class Request:
     adapters: Choice = None
     stop: Collection[int] | None = None
 
+    def __repr__(self) -> str:
+        options = {"sampler": self.sampler, "seed": self.seed, "adapters": self.adapters, "stop": self.stop}
+        given = "".join(f", {name}={value!r}" for name, value in options.items() if value is not None)
+        return f"Request({np.size(self.prompt)} prompt tokens, {self.tokens} new tokens{given})"
+
 
 class Token(NamedTuple):
     """One new token of a text.
@@ -52,9 +57,9 @@ class Token(NamedTuple):
     Attributes
     ----------
     request : the request that the token belongs to
-    id : the token
-    logits : (V,) the logits that the token was chosen from, on the host
-    finish_reason : "stop" if this is an end token, "length" if it is the last one allowed, None if the text goes on
+    id : the token id
+    logits : the logits (V,) from which the token was chosen, on the host
+    finish_reason : "stop" for a stop token, "length" at the maximum number of tokens, None if the text continues
     """
 
     request: Request
@@ -62,29 +67,32 @@ class Token(NamedTuple):
     logits: Array
     finish_reason: str | None
 
+    def __repr__(self) -> str:
+        return f"Token(id={self.id}, finish_reason={self.finish_reason!r})"
+
 
 def check_request(request: Request, context: int, vocabulary: int) -> None:
-    """Raise ValueError for a request that a model of this context and vocabulary cannot meet."""
+    """Raise ValueError if the request is invalid for a model with this context and vocabulary size."""
     check_prompt(request.prompt, context, vocabulary)
     if not isinstance(request.tokens, Integral):
-        raise ValueError(f"expected a whole number of tokens to write, got {request.tokens!r}")
+        raise ValueError(f"expected tokens to be an integer, got {request.tokens!r}")
     if request.tokens < 1:
-        raise ValueError(f"expected at least one token to write, got {request.tokens}")
+        raise ValueError(f"expected tokens to be at least 1, got {request.tokens}")
     try:
         np.random.default_rng(request.seed)
     except (TypeError, ValueError):
-        raise ValueError(f"a seed should be a whole number of 0 or more, or several, got {request.seed!r}") from None
+        raise ValueError(f"expected seed to be a non-negative integer, or several, got {request.seed!r}") from None
 
 
 def check_prompt(prompt: Array, context: int, vocabulary: int) -> None:
-    """Raise ValueError unless it is an array of token ids that fits into the context."""
+    """Raise ValueError unless `prompt` is an array of valid token ids that fits into the context."""
     if getattr(prompt, "ndim", None) != 1 or prompt.dtype.kind not in "iu":
-        raise ValueError("expected prompts that are arrays of ids (n,), of an integer type; for text there is `write`")
+        raise ValueError("expected each prompt to be a one-dimensional integer array of ids; for a string, use `write`")
     if not 1 <= len(prompt) <= context:
         raise ValueError(
-            f"a prompt should have 1 to {context} tokens, the model's context; this one has {len(prompt)}. "
-            "In a byte-level model a token is a byte"
+            f"expected a prompt of 1 to {context} tokens (the model's context), got {len(prompt)}; "
+            "in a byte-level model, each byte is a token"
         )
     least, most = int(prompt.min()), int(prompt.max())
     if least < 0 or most >= vocabulary:
-        raise ValueError(f"a prompt's ids should be from 0 to {vocabulary - 1}, got {least if least < 0 else most}")
+        raise ValueError(f"expected prompt ids from 0 to {vocabulary - 1}, got {least if least < 0 else most}")

@@ -1,8 +1,10 @@
-"""From scores to a choice: temperature, top-k, top-p, and one random number per token."""
+"""Token sampling with temperature, top-k and top-p, using one random number per token."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +13,13 @@ from minilora.backend import Array
 
 @dataclass(frozen=True)
 class Sampler:
-    """How the next token is chosen.
+    """Settings for sampling the next token.
 
     Attributes
     ----------
-    temperature : logits are divided by it; below 1 is more certain, 0 always takes the likeliest
-    top_k : choose among the k likeliest only
-    top_p : choose among the fewest tokens whose probabilities reach p (Holtzman et al. 2020)
+    temperature : divides the logits; below 1 sharpens the distribution, 0 always selects the most likely token
+    top_k : sample only from the k most likely tokens
+    top_p : sample from the smallest set of most likely tokens with total probability at least p (Holtzman et al. 2020)
     """
 
     temperature: float = 0.8
@@ -26,14 +28,14 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise ValueError(f"temperature should be 0 or more, got {self.temperature}")
+            raise ValueError(f"expected temperature to be at least 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k should be at least 1, got {self.top_k}")
+            raise ValueError(f"expected top_k to be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p should be above 0 and at most 1, got {self.top_p}")
+            raise ValueError(f"expected top_p to be above 0 and at most 1, got {self.top_p}")
 
     def choose(self, logits: Array, draws: Array) -> Array:
-        """One token for each row of logits (B, V), by the uniform random numbers `draws` (B,) in [0, 1)."""
+        """Return one token for each row of logits (B, V), given uniform random numbers `draws` (B,) in [0, 1)."""
         if self.temperature == 0:
             return logits.argmax(axis=-1)
         cumulative = np.cumsum(self.probabilities(logits), axis=-1)
@@ -41,7 +43,7 @@ class Sampler:
         return np.sum(cumulative <= draws[:, None] * cumulative[:, -1:], axis=-1)
 
     def probabilities(self, logits: Array) -> Array:
-        """The distribution (B, V) that tokens are drawn from, in float64."""
+        """Return the distribution (B, V) from which tokens are drawn, in float64."""
         logits = logits.astype(np.float64) / max(self.temperature, 1e-6)
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             kth = np.partition(logits, -self.top_k, axis=-1)[:, -self.top_k, None]
@@ -53,19 +55,27 @@ class Sampler:
         return p
 
 
-def _nucleus(p: Array, top_p: float) -> Array:
-    """Keep the fewest likeliest tokens whose sum reaches top_p, and share the rest out among them.
+def make_sampler(sampler: Any, settings: Mapping[str, Any]) -> Any:
+    """Return the sampler, or a Sampler with the settings if it is None. Raises ValueError if both are given."""
+    if sampler is not None and settings:
+        raise ValueError(f"expected a sampler or {', '.join(settings)}, got both; pass the settings to the sampler")
+    return Sampler(**settings) if sampler is None else sampler
 
-    Tokens below (1 - top_p) / V cannot be among them: all such together have less than the 1 - top_p that may be cut.
-    So only the k likeliest are put in order, where k is the most that a row has above that floor.
+
+def _nucleus(p: Array, top_p: float) -> Array:
+    """Keep the smallest set of most likely tokens with total probability at least top_p, and renormalize.
+
+    Tokens with a probability below (1 - top_p) / V are never in this set: together they have less than 1 - top_p, the
+    probability that may be cut. So only the k most likely tokens are sorted, where k is the largest number of tokens at
+    or above this threshold in any row.
     """
     V = p.shape[-1]
     k = max(1, int(np.sum(p >= (1 - top_p) / V, axis=-1).max()))
-    likeliest = np.sort(np.argpartition(-p, k - 1, axis=-1)[:, :k], axis=-1)  # (B, k), ties in the tokens' order
+    likeliest = np.sort(np.argpartition(-p, k - 1, axis=-1)[:, :k], axis=-1)  # (B, k), in id order, to break ties
     order = np.argsort(-np.take_along_axis(p, likeliest, axis=-1), axis=-1, kind="stable")
     order = np.take_along_axis(likeliest, order, axis=-1)
     ordered = np.take_along_axis(p, order, axis=-1)
-    before = np.cumsum(ordered, axis=-1) - ordered  # the sum of what is likelier
+    before = np.cumsum(ordered, axis=-1) - ordered  # total probability of the more likely tokens
     kept = np.zeros_like(p)
     np.put_along_axis(kept, order, np.where(before < top_p, ordered, 0), axis=-1)
     return kept / kept.sum(axis=-1, keepdims=True)

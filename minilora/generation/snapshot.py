@@ -1,8 +1,8 @@
-"""Snapshots of a model: merging, deleting or replacing the original's adapters does not affect them.
+"""Model snapshots that are unaffected when adapters of the original are merged, deleted or replaced.
 
-A text takes many steps to write. If an adapter is merged, deleted or replaced meanwhile, the rest of the text must not
-change, so decoding works on a copy of the modules. The weights are shared, because copying them would cost too much. An
-adapter has few numbers; they are copied when a text first uses it.
+Generating a text takes many steps. If an adapter is merged, deleted or replaced in the meantime, the rest of the text
+must not change, so decoding works on a copy of the modules. The weights are shared, because copying them would cost too
+much. An adapter has few parameters, so these are copied when a text first uses it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from minilora.nn import Llama, Module
 
 
 def snapshot(model: Llama) -> Llama:
-    """A copy of all modules and Tensors that shares their arrays, and shares the updates of adapters."""
+    """Return a copy of all modules and Tensors that shares their arrays and the Update objects of adapters."""
     return _copied(model, {}, lambda array: array, keep=Update)
 
 
 def copy_adapters(model: Llama, adapters: Iterable[str]) -> None:
-    """Replace some adapters of a snapshot by copies with arrays of their own."""
-    seen: dict[int, Any] = {}  # tensors that several updates share stay shared
+    """Replace adapters of a snapshot with copies that have their own arrays."""
+    seen: dict[int, Any] = {}  # tensors shared by several updates stay shared
     for host in hosts(model).values():
         for name in adapters:
             if name in host.updates:
@@ -32,7 +32,7 @@ def copy_adapters(model: Llama, adapters: Iterable[str]) -> None:
 
 
 def _copied(part: Any, seen: dict[int, Any], array: Callable[[Array], Array], keep: type | tuple[()] = ()) -> Any:
-    """A deep copy of a module's structure; an object that occurs twice is copied once."""
+    """Return a deep copy of a module's structure; an object that occurs twice is copied once."""
     if id(part) in seen:
         return seen[id(part)][0]
     if isinstance(part, keep):
@@ -45,9 +45,9 @@ def _copied(part: Any, seen: dict[int, Any], array: Callable[[Array], Array], ke
         vars(twin).update({name: _copied(value, seen, array, keep) for name, value in vars(part).items()})
     elif type(part) is dict:
         twin = {name: _copied(value, seen, array, keep) for name, value in part.items()}
-    elif type(part) in (list, tuple) or hasattr(part, "_make"):  # a named tuple is made by `_make`
+    elif type(part) in (list, tuple) or hasattr(part, "_make"):  # `_make` constructs named tuples
         twin = getattr(part, "_make", type(part))([_copied(value, seen, array, keep) for value in part])
     else:
         return part
-    seen[id(part)] = twin, part  # the original too: while it lives, no other object has its id
+    seen[id(part)] = twin, part  # keep the original alive, so that no other object gets its id
     return twin

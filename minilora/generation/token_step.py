@@ -1,11 +1,11 @@
-"""The forward pass for one token of each row, on plain arrays: the inner loop of decoding.
+"""The forward pass for one token per row, on plain arrays: the inner loop of decoding.
 
-The mathematics is that of `nn/llama.py` and `nn/attention.py`, rearranged to make fewer arrays. For a single token,
-tensors and modules would cost twice as much as the numbers. The adapters are looked up when the rows change: those of
-linears that share an input (q, k and v; gate and up) read it in one product.
+It computes the same function as `nn/llama.py` and `nn/attention.py`, rearranged to allocate fewer arrays. For single
+tokens, the overhead of tensors and modules would be twice the cost of the arithmetic. Adapters are looked up only when
+the rows change. Linears with the same input (q, k and v; gate and up) apply their A factors in one matrix product.
 
-In the shapes, N is the number of rows, C the model's width, H the heads of the queries, G those of the keys, D a head's
-width, S the tokens so far, V the vocabulary, R the rank that a row's adapters have together.
+In shapes, N is the number of rows, C the model's width, H the number of query heads, G the number of key heads, D the
+head size, S the number of tokens so far, V the vocabulary size, and R the total rank of a row's adapters.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from minilora.nn.attention import Attention, rotary_turns
 from minilora.nn.llama import MLP, Decoder, DecoderLayer
 
 KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding, AdaptedLinear}
-"""The modules that this file reimplements. Other subclasses of Linear are called as they are."""
+"""The module types that this file reimplements. Other subclasses of Linear are called directly."""
 
 
 def can_step(model: Llama) -> bool:
-    """Whether `TokenStep` can run the model: in eval mode, made of known modules, none with a replaced `forward`."""
+    """Whether `TokenStep` supports the model: in eval mode, with known module types and no replaced `forward`."""
     modules = [module for _, module in model.named_modules()]
     if model.rng is not None or any("forward" in vars(module) for module in modules):
         return False
@@ -35,7 +35,7 @@ def can_step(model: Llama) -> bool:
 
 
 class TokenStep:
-    """The model's weights, and the adapters that each row uses, laid out for single tokens."""
+    """The model's weights and the adapters of each row, arranged for single-token steps."""
 
     def __init__(self, model: Llama) -> None:
         self.config, self.embedding = model.config, model.model.embed_tokens.weight.data
@@ -45,7 +45,7 @@ class TokenStep:
         self._turns: list[Array] = []
 
     def choose(self, choices: list[dict[str, float]]) -> None:
-        """Set the adapters of each row; rows that keep theirs cost nothing."""
+        """Set the adapters of each row; unchanged rows cost nothing."""
         if all(choice == choices[0] for choice in choices):
             choices = choices[:1]
         before, self.choices = self.choices, choices
@@ -55,9 +55,9 @@ class TokenStep:
             products.choose(choices, changed)
 
     def __call__(self, tokens: list[int], positions: list[int], past: Sequence[Bucket]) -> Array:
-        """Logits (N, V) for what comes after N tokens at these positions.
+        """Return the next-token logits (N, V) for N tokens at the given positions.
 
-        `past` are the buckets that hold what comes before; the tokens' keys and values are added to them.
+        The buckets in `past` hold the keys and values of earlier tokens; those of the new tokens are appended.
         """
         x = self.embedding[like(np.array(tokens), self.embedding)]  # (N,) -> (N, C)
         cos, sin = self._turns_at(positions)
@@ -69,10 +69,10 @@ class TokenStep:
         return logits
 
     def _turns_at(self, positions: list[int]) -> list[Array]:
-        """Cosines and sines for both halves of a head, each (N, 1, 2, D/2), or (1, 1, 2, D/2) for a single position."""
+        """Return cosines and sines for both halves of a head: (N, 1, 2, D/2), or (1, 1, 2, D/2) for equal positions."""
         first, last = min(positions), max(positions)
         if not self._turns or last >= len(self._turns[0]):
-            cos, sin = rotary_turns(self.config, 0, 2 * last + 64, self.embedding)  # (places, 1, D/2)
+            cos, sin = rotary_turns(self.config, 0, 2 * last + 64, self.embedding)  # (positions, 1, D/2)
             self._turns = [np.stack([cos, cos], axis=2), np.stack([-sin, sin], axis=2)]
         places = slice(first, first + 1) if first == last else like(np.array(positions), self.embedding)
         return [table[places] for table in self._turns]
@@ -105,7 +105,7 @@ class LayerStep:
         return down
 
     def _attend(self, x: Array, cos: Array, sin: Array, layer: int, past: Sequence[Bucket]) -> Array:
-        """The heads' attention output over all tokens so far, (N, H·D)."""
+        """Return the attention output of all heads, over all tokens so far: (N, H·D)."""
         q, k, v = self.qkv(self.before(x))
         (N, _), (G, group, D) = x.shape, self.heads
         q = turned(q, cos, sin).reshape(N, G, group, D)
@@ -115,13 +115,13 @@ class LayerStep:
         seen = np.empty_like(q)
         for bucket in past:
             rows = bucket.slots
-            assert rows is not None  # None only where one bucket holds all rows, in order
-            some = [array.take(rows, axis=0) for array in (q, k, v)]  # faster than an index
+            assert rows is not None  # None only if one bucket holds all rows, in order
+            some = [array.take(rows, axis=0) for array in (q, k, v)]  # faster than indexing
             seen[rows] = self._read(some[0], some[1], some[2], layer, bucket)
         return seen.reshape(N, -1)
 
     def _read(self, q: Array, k: Array, v: Array, layer: int, bucket: Bucket) -> Array:
-        """Attention of the new tokens of one bucket's texts, (n, G, H/G, D)."""
+        """Return the attention output for the new tokens of one bucket's texts, (n, G, H/G, D)."""
         keys, values = bucket.extend(layer, k, v)
         e = q @ keys.transpose(0, 1, 3, 2)  # (n, G, H/G, S)
         e *= self.scale
@@ -148,6 +148,6 @@ class Norm:
 
 
 def turned(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotary positions on (N, heads · D), the two halves of each head one after the other: (N, heads, 2, D/2)."""
+    """Apply rotary positions to (N, heads · D); return (N, heads, 2, D/2), the two halves of each head in turn."""
     halves = x.reshape(len(x), -1, *cos.shape[2:])
     return halves * cos + halves[:, :, ::-1] * sin

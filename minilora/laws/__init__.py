@@ -1,14 +1,14 @@
-"""The mathematics of LoRA as statements that a computer checks, on minilora and on any other implementation.
+"""The mathematics of LoRA as executable laws, for minilora and for any other implementation.
 
 from minilora.laws import check
-check(MyLoraLinear)  # what holds; and the smallest counterexample of what does not
+check(MyLoraLinear)  # prints which laws hold, and the smallest counterexample for each that does not
 
-Reading order: `kit/law.py` (what a law is); `lora.py`, `learning.py`, `merge.py`, `many.py` (the laws of LoRA);
-`methods.py` (of every method); then `kit/layer.py` (what a class needs to be held to them). `minilora laws --list`
-prints the catalogue.
+Reading order: `kit/law.py` (the `Law` class); `lora.py`, `learning.py`, `merge.py`, `many.py` (laws of LoRA layers);
+`methods.py` (laws of every adaptation method); then `kit/layer.py` (the interface of a layer that can be checked).
+`minilora laws --list` prints the catalogue.
 """
 
-from minilora.laws import (  # noqa: F401 (each enters its laws)
+from minilora.laws import (  # noqa: F401 (importing a module registers its laws)
     autograd,
     dora,
     learning,

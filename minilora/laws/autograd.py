@@ -1,6 +1,6 @@
-"""Laws of differentiation: what the engine and the ops promise. `functions.py` has the functions they are tried on.
+"""Laws of differentiation: the autograd engine and the ops. The test functions are in `kit/functions.py`.
 
-Pulling back is written f*(g): the gradient that arrives at the input of f when g arrives at its output.
+f*(g) denotes the pull-back of g: the gradient at the input of f when the gradient at its output is g.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from minilora.laws.kit.law import EXACT, law, rounding
 
 GRIEWANK = "Griewank & Walther 2008, section 3.2"
 SINGLE = rounding(1e-12, 5e-5)
-"""In float32, products and exponentials of a few numbers of unit scale are in the tens, and lose a digit more."""
+"""A wider float32 bound: products and exponentials of a few values of unit scale reach the tens and lose a digit."""
 
 
 @law("autograd", "f*(a g + h) = a f*(g) + f*(h)", GRIEWANK, bound=SINGLE)
 def the_pull_back_is_linear_in_the_cotangent(case: Case) -> None:
-    """What an op hands back is proportional to what arrived, and adds up where two gradients arrive."""
+    """The pull-back of an op is linear in the gradient of the op's output."""
     for function, arrays in draw_operations(case, OPERATIONS):
         leaves = [leaf(x) for x in arrays]
         out = function(*leaves)
         g, h, a = case.array("g", *out.shape), case.array("h", *out.shape), case.number("a")
         both, of_g, of_h = (gradients(out, leaves, np.asarray(cotangent)) for cotangent in (a * g + h, g, h))
         for i in range(len(leaves)):
-            case.equal(f"what is pulled back to input {i}", both[i], a * of_g[i] + of_h[i])
+            case.equal(f"the pull-back to input {i}", both[i], a * of_g[i] + of_h[i])
 
 
 @law(
@@ -51,7 +51,7 @@ def the_pull_back_is_linear_in_the_cotangent(case: Case) -> None:
     bound=rounding(1e-12, 2e-4),
 )
 def the_gradient_is_the_slope_in_every_direction(case: Case) -> None:
-    """Moved along any direction, an op's output changes as its gradient says; a step off the real line measures it."""
+    """An op's gradient predicts the change of its output in any direction, which a complex step measures."""
     for function, arrays in draw_operations(case, OPERATIONS):
         directions = [case.array(f"d{i}", *x.shape) for i, x in enumerate(arrays)]
         change = complex_step(function, arrays, directions)
@@ -61,7 +61,7 @@ def the_gradient_is_the_slope_in_every_direction(case: Case) -> None:
 
 
 def complex_step(function: Function, arrays: list[Array], directions: list[Array]) -> Array:
-    """df(x + t d)/dt at t = 0: for t = iε, ε² is lost beside what is real, so that no other term is left to cancel."""
+    """df(x + t d)/dt at t = 0. With t = iε, terms in ε² are lost in rounding, and no subtraction cancels digits."""
     imaginary = np.complex64(1e-20j) if arrays[0].dtype == np.float32 else np.complex128(1e-20j)
     moved = function(*(Tensor(x + imaginary * d) for x, d in zip(arrays, directions, strict=True)))
     return moved.data.imag / 1e-20
@@ -78,7 +78,7 @@ def the_gradient_of_a_sum_is_the_sum_of_the_gradients(case: Case) -> None:
 
 @law("autograd", "(f h)*(g) = f*(g h) + h*(g f)", "product rule")
 def a_product_is_differentiated_one_factor_at_a_time(case: Case) -> None:
-    """Of a product, each factor sees the gradient times the other factor."""
+    """Each factor of a product gets the gradient times the other factor."""
     (x,), f, h = draw_arrays(case, "nm"), draw_curve(case, "f"), draw_curve(case, "h")
     g, f_x, h_x = case.array("g", *x.shape), f(Tensor(x)).data, h(Tensor(x)).data
     (found,) = pull(lambda x: f(x) * h(x), [x], g)
@@ -87,7 +87,7 @@ def a_product_is_differentiated_one_factor_at_a_time(case: Case) -> None:
 
 @law("autograd", "(f ∘ h)*(g) = h*(f*(g))", f"chain rule; {GRIEWANK}")
 def a_composition_is_pulled_back_from_the_outside_in(case: Case) -> None:
-    """A gradient goes back through f first, all of it, and then through h."""
+    """The gradient is first pulled back completely through f, and then through h."""
     (x,), f, h = draw_arrays(case, "nm"), draw_curve(case, "f"), draw_curve(case, "h")
     g, h_x = case.array("g", *x.shape), h(Tensor(x)).data
     (found,) = pull(lambda x: f(h(x)), [x], g)
@@ -96,7 +96,7 @@ def a_composition_is_pulled_back_from_the_outside_in(case: Case) -> None:
 
 @law("autograd", "⟨f(x), g⟩ = ⟨x, f*(g)⟩", "definition of the adjoint", bound=SINGLE)
 def linear_ops_are_adjoint_to_their_pull_backs(case: Case) -> None:
-    """An op that is linear is pulled back by its transpose, whatever its input is."""
+    """The pull-back of a linear op is its transpose, whatever the input."""
     for function, (x, *held) in draw_operations(case, LINEAR):
         leaves = leaf(x), *map(Tensor, held)
         out = function(*leaves)
@@ -105,14 +105,14 @@ def linear_ops_are_adjoint_to_their_pull_backs(case: Case) -> None:
         case.equal("⟨x, f*(g)⟩", np.sum(x * found), np.sum(out.data * g))
 
 
-@law("autograd", "x (1, m) stretched to (n, m):  f*(g) = Σₙ g", "adjoint of a copy")
+@law("autograd", "x (1, m) broadcast to (n, m):  f*(g) = Σₙ g", "adjoint of a copy")
 def the_adjoint_of_broadcasting_is_summation(case: Case) -> None:
-    """What was used at many places gets the sum of what arrives at them."""
+    """An entry that is broadcast to several positions gets the sum of the gradients at these positions."""
     lengths = [case.size(c, 1, 4) for c in "nmk"]
     first = case.choice("axes of x", [2, 1, 0, 3])
     shape = [1 if case.choice(f"axis {i} of x", [True, False]) else lengths[i] for i in range(3 - first, 3)]
     x, w, g = case.array("x", *shape), case.array("w", *lengths), case.array("g", *lengths)
-    places = np.broadcast_to(np.arange(x.size).reshape(shape), lengths)  # which entry of x each place uses
+    places = np.broadcast_to(np.arange(x.size).reshape(shape), lengths)  # the entry of x that each position uses
     (found,) = pull(lambda x: x * Tensor(w), [np.asarray(x)], g)
     want = np.bincount(places.ravel(), weights=(g * w).ravel(), minlength=x.size)
     case.equal("the gradient of x", found, want.reshape(shape))
@@ -120,10 +120,10 @@ def the_adjoint_of_broadcasting_is_summation(case: Case) -> None:
 
 @law("autograd", "y[p] = x[ids[p]]:  f*(g)[i] = Σ over ids[p] = i of g[p]", "adjoint of a copy")
 def the_adjoint_of_a_gather_is_scatter_add(case: Case) -> None:
-    """A row that was taken several times gets the sum of what arrives at its places; a row never taken, zero."""
+    """A row that is selected several times gets the sum of the gradients at its positions; an unused row gets zero."""
     op = case.choice("op", ["embedding", "index"])
     x = case.array("x", case.size("rows", 1, 4), case.size("m", 1, 3))
-    ids = case.note("ids", case.rng.integers(0, len(x), case.size("places", 1, 6)))
+    ids = case.note("ids", case.rng.integers(0, len(x), case.size("positions", 1, 6)))
     g = case.array("g", len(ids), x.shape[1])
     (found,) = pull(lambda x: ops.embedding(x, ids) if op == "embedding" else x[ids], [x], g)
     one_hot = (ids[:, None] == np.arange(len(x))).astype(x.dtype)
@@ -132,7 +132,7 @@ def the_adjoint_of_a_gather_is_scatter_add(case: Case) -> None:
 
 @law("autograd", "h(x) = f(x, x):  ∇h = ∂₁f + ∂₂f", f"chain rule; {GRIEWANK}")
 def what_is_used_twice_gets_both_gradients(case: Case) -> None:
-    """A tensor that is both inputs of an op gets what either of them would get."""
+    """A tensor that is both inputs of an op gets the sum of the gradients of the two inputs."""
     function, _ = OPERATIONS[case.choice("op", ["mul", "linear", "silu_gate", "div", "concatenate", "sub"])]
     (x,) = draw_arrays(case, "nm")
     g = case.array("g", *function(Tensor(x), Tensor(x)).shape)
@@ -142,7 +142,7 @@ def what_is_used_twice_gets_both_gradients(case: Case) -> None:
 
 @law("autograd", "x frozen  ⇒  no edge, no ∂L/∂x", "Hu et al. 2021 (LoRA), section 4.2", bound=EXACT)
 def a_frozen_input_costs_no_gradient(case: Case) -> None:
-    """The rule of an input that needs no gradient is never called, and the other input's gradient is as ever."""
+    """The gradient rule of a frozen input is never called, and the gradient of the other input is unchanged."""
     frozen = case.choice("frozen input", [0, 1])
     for function, arrays in draw_operations(case, ONE_OP_OF_TWO_INPUTS):
         inputs = [Tensor(x, requires_grad=i != frozen) for i, x in enumerate(arrays)]
@@ -157,7 +157,7 @@ def a_frozen_input_costs_no_gradient(case: Case) -> None:
 
 
 def noting(i: int, rule: Callable[[Array], Array], called: list[int]) -> Callable[[Array], Array]:
-    """The rule of input i, which enters i in `called`."""
+    """Wrap the rule of input i so that it appends i to `called`."""
 
     def noted(g: Array) -> Array:
         called.append(i)
@@ -166,16 +166,16 @@ def noting(i: int, rule: Callable[[Array], Array], called: list[int]) -> Callabl
     return noted
 
 
-@law("autograd", "the fused op = its composition, value and f*(g)", "chain rule", bound=SINGLE)
+@law("autograd", "the fused op = its composition, in value and f*(g)", "chain rule", bound=SINGLE)
 def fused_ops_equal_their_compositions(case: Case) -> None:
-    """An op that does several steps at once, with a derivative worked out by hand, does what the steps do."""
+    """A fused op with a hand-derived gradient equals the composition of its steps."""
     for fused, arrays in draw_operations(case, {name: OPERATIONS[name] for name in COMPOSED}):
         compare(case, fused, COMPOSED[case.drawn["op"]], arrays)
 
 
 @law("autograd", "y = softmax(q kᵀ / √D + mask) v", "Vaswani et al. 2017, eq. 1; Ainslie et al. 2023", bound=SINGLE)
 def causal_attention_equals_its_composition(case: Case) -> None:
-    """Attention by blocks of rows, with grouped heads, does what all scores under a mask do."""
+    """Attention in blocks of rows with grouped heads equals attention with the full matrix of masked scores."""
     groups, serves = case.size("key heads", 1, 2), case.size("query heads for each", 1, 2)
     time, past, width = case.choice("T", [1, 2, 3, 5, 66]), case.choice("past", [0, 1, 3]), case.size("D", 1, 3)
     q = case.array("q", 1, groups * serves, time, width)
@@ -184,7 +184,7 @@ def causal_attention_equals_its_composition(case: Case) -> None:
 
 
 def compare(case: Case, fused: Function, plain: Function, arrays: list[Array]) -> None:
-    """Hold two functions to have one value, and to pull back alike."""
+    """Check that two functions have the same value and the same pull-back."""
     ours, theirs = fused(*map(Tensor, arrays)).data, plain(*map(Tensor, arrays)).data
     case.equal("the value", ours, theirs)
     g = case.array("g", *ours.shape)
@@ -192,9 +192,9 @@ def compare(case: Case, fused: Function, plain: Function, arrays: list[Array]) -
         case.equal(f"the gradient of input {i}", found, want)
 
 
-@law("autograd", "f*(g) twice, the same bits", "a pure function", bound=EXACT)
+@law("autograd", "f*(g) = f*(g), computed twice", "a pure function", bound=EXACT)
 def taking_gradients_changes_nothing(case: Case) -> None:
-    """Gradients can be taken again, whatever becomes of the first arrays: nothing is stored, nothing overwritten."""
+    """Gradients computed again are identical, even if the first ones are overwritten: nothing is stored or modified."""
     for function, arrays in draw_operations(case, OPERATIONS):
         leaves = [leaf(x) for x in arrays]
         out = function(*leaves)
@@ -214,7 +214,7 @@ def taking_gradients_changes_nothing(case: Case) -> None:
 
 @law("autograd", "x.grad ← x.grad + f*(g)", "PyTorch, Tensor.backward", bound=EXACT)
 def backward_adds_to_the_gradient_that_is_there(case: Case) -> None:
-    """Calling backward for two losses leaves the gradient of their sum: this is how batches accumulate."""
+    """Calling backward for two losses gives the gradient of their sum, which makes gradient accumulation possible."""
     (x,), f, h = draw_arrays(case, "nm"), draw_curve(case, "f"), draw_curve(case, "h")
     g_f, g_h, used = case.array("g_f", *x.shape), case.array("g_h", *x.shape), leaf(x)
     f(used).backward(g_f)

@@ -1,4 +1,4 @@
-"""Laws of how one adapter begins and learns: fresh factors, gradients, steps, dropout."""
+"""Laws of the initialization and training of one adapter: fresh factors, gradients, steps, dropout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from minilora.laws.lora import HU
 
 @law("lora", "h₀ = W x", f"{HU}, section 4.1: ΔW = BA is zero at the beginning of training", needs=("fresh",))
 def a_fresh_adapter_is_the_identity(case: Case, layer: Layer) -> None:
-    """Before training, the adapted layer computes what it computed without an adapter."""
+    """Before training, the adapted layer gives the same output as the base layer."""
     W = draw_weight(case)
     r, alpha, x = case.size("r", 1, 4), case.number("alpha", positive=True), draw_inputs(case, W)
     case.equal("h", layer.fresh(W, r, alpha, case.rng).forward(x), x @ W.T)
@@ -20,20 +20,20 @@ def a_fresh_adapter_is_the_identity(case: Case, layer: Layer) -> None:
 
 @law("lora", "A₀ = 0, rank(B₀) full;  or the reverse", f"{HU}, section 4.1", needs=("fresh", "A", "B"))
 def a_fresh_adapter_can_learn(case: Case, layer: Layer) -> None:
-    """One factor begins at zero, the other at random and of full rank: so a gradient comes through, in r directions."""
+    """One factor starts at zero, the other random and of full rank, so that a gradient flows in r directions."""
     W = draw_weight(case)
     r = case.size("r", 1, 4)
     layers = [layer.fresh(W, r, 1.0, case.rng) for _ in range(2)]
     (drawn, zero), (other, _) = (sorted([x.A, x.B], key=lambda M: -np.abs(M).max()) for x in layers)
-    case.true("one of A and B should be zero, and the other not", bool(np.any(drawn) and not np.any(zero)))
+    case.true("one of A and B should be zero and the other nonzero", bool(np.any(drawn) and not np.any(zero)))
     values = np.linalg.svd(drawn, compute_uv=False)
-    case.true(f"the drawn factor should have full rank, has singular values {values}", values[-1] > 1e-5 * values[0])
-    case.true("two fresh layers are drawn alike", not np.array_equal(drawn, other))
+    case.true(f"the random factor should have full rank, got singular values {values}", values[-1] > 1e-5 * values[0])
+    case.true("two fresh layers have the same random factor", not np.array_equal(drawn, other))
 
 
 @law("lora", "rms(A₀) ≤ 2/√in, for any r", "PEFT 0.21.2's default; He et al. 2015, section 2.2", needs=("fresh", "A"))
 def a_fresh_A_is_scaled_by_its_inputs(case: Case, layer: Layer) -> None:
-    """Unless asked otherwise, A begins with entries of the order of 1/√in; by 1/√r it would be far too large."""
+    """By default, the initial entries of A are of the order of 1/√in; with 1/√r they would be far too large."""
     n_in, r = 64 * case.size("in / 64", 1, 4), case.size("r", 1, 8)
     A = layer.fresh(case.array("W", 2, n_in), r, 1.0, case.rng).A
     rms = float(np.sqrt(np.mean(np.square(A))))
@@ -42,7 +42,7 @@ def a_fresh_A_is_scaled_by_its_inputs(case: Case, layer: Layer) -> None:
 
 @law("lora", "B = 0  ⇒  ∂L/∂A = 0", f"{HU}, section 4.1, differentiated", bound=EXACT, needs=("gradients",))
 def at_init_A_gets_no_gradient(case: Case, layer: Layer) -> None:
-    """While B is zero, no gradient reaches A: the first step moves B alone."""
+    """While B is zero, the gradient of A is zero: the first step changes only B."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
     got = layer(W, A, np.zeros_like(B), alpha, r).gradients(x, case.array("g", len(x), len(W)))
@@ -51,7 +51,7 @@ def at_init_A_gets_no_gradient(case: Case, layer: Layer) -> None:
 
 @law("lora", "B = 0  ⇒  ∂L/∂B = s G Aᵀ,  G = Σ g xᵀ", f"{HU}, section 4.1, differentiated", needs=("gradients",))
 def at_init_the_gradient_of_B_is_that_of_W_seen_through_A(case: Case, layer: Layer) -> None:
-    """The first step of B is the full gradient, summed over tokens, projected onto the rows of A."""
+    """The initial gradient of B is the gradient of ΔW, summed over tokens, projected onto the rows of A."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
     g = case.array("g", len(x), len(W))
@@ -61,7 +61,7 @@ def at_init_the_gradient_of_B_is_that_of_W_seen_through_A(case: Case, layer: Lay
 
 @law("lora", "A = 0, B = 0  ⇒  ∂L/∂A = 0, ∂L/∂B = 0", "from the product rule", bound=EXACT, needs=("gradients",))
 def with_A_and_B_zero_nothing_is_ever_learned(case: Case, layer: Layer) -> None:
-    """Zero times zero is a saddle point: both gradients vanish, so one of the factors has to begin elsewhere."""
+    """A = B = 0 is a saddle point: both gradients vanish, so one of the factors must start at nonzero values."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
     got = layer(W, np.zeros_like(A), np.zeros_like(B), alpha, r).gradients(x, case.array("g", len(x), len(W)))
@@ -71,7 +71,7 @@ def with_A_and_B_zero_nothing_is_ever_learned(case: Case, layer: Layer) -> None:
 
 @law("lora", "∂L/∂A = s Bᵀ G,  ∂L/∂B = s G Aᵀ,  G = Σ g xᵀ = ∂L/∂(ΔW)", "chain rule", needs=("gradients",))
 def the_gradients_are_projections_of_the_full_gradient(case: Case, layer: Layer) -> None:
-    """A and B see the gradient of ΔW through each other."""
+    """The gradient of each factor is the gradient of ΔW multiplied by the other factor."""
     W = draw_weight(case)
     (A, B, alpha, r), x = draw_adapter(case, W), draw_inputs(case, W)
     g = case.array("g", len(x), len(W))
@@ -82,16 +82,16 @@ def the_gradients_are_projections_of_the_full_gradient(case: Case, layer: Layer)
 
 @law("lora", "∂L/∂x = (W + s B A)ᵀ g", "chain rule", needs=("gradients",))
 def the_gradient_of_x_comes_through_both_paths(case: Case, layer: Layer) -> None:
-    """Layers below learn through the frozen weight as well as through the adapter."""
+    """The layers below receive gradients through the frozen weight as well as through the adapter."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     g = case.array("g", len(x), len(W))
     case.equal("∂L/∂x", layer(W, *adapter).gradients(x, g)["x"], g @ (W + adapter.delta))
 
 
-@law("lora", "∂L/∂W is not formed", f"{HU}, section 4.2", bound=EXACT, needs=("gradients",))
+@law("lora", "∂L/∂W is not computed", f"{HU}, section 4.2", bound=EXACT, needs=("gradients",))
 def the_frozen_weight_gets_no_gradient(case: Case, layer: Layer) -> None:
-    """No gradient comes back for W, as large as W itself: this is where LoRA saves memory."""
+    """No gradient is computed for W, which would be as large as W itself: this is how LoRA saves memory."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     got = layer(W, *adapter).gradients(x, case.array("g", len(x), len(W)))
@@ -105,7 +105,7 @@ def the_frozen_weight_gets_no_gradient(case: Case, layer: Layer) -> None:
     needs=("step", "gradients", "weight", "A", "B"),
 )
 def a_step_moves_A_and_B_and_not_one_bit_of_W(case: Case, layer: Layer) -> None:
-    """Training changes the two factors, both from the same place, and leaves the frozen weight bit for bit."""
+    """A step updates A and B with gradients at their old values, and leaves W bit-for-bit unchanged."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     g, lr = case.array("g", len(x), len(W)), case.number("lr", positive=True)
@@ -113,14 +113,14 @@ def a_step_moves_A_and_B_and_not_one_bit_of_W(case: Case, layer: Layer) -> None:
     gradients = adapted.gradients(x, g)
     adapted.step(x, g, lr)
     if not np.array_equal(adapted.weight, W):
-        case.true(f"W should keep every bit of {W.tolist()}, is {np.asarray(adapted.weight).tolist()}", False)
+        case.true(f"W should be exactly {W.tolist()}, got {np.asarray(adapted.weight).tolist()}", False)
     case.equal("A", adapted.A, adapter.A - lr * gradients["A"])
     case.equal("B", adapted.B, adapter.B - lr * gradients["B"])
 
 
 @law("lora", "step: h = W x + s B' A' x", f"{HU}, section 4.1", needs=("step", "A", "B"))
 def after_a_step_the_layer_computes_with_its_new_factors(case: Case, layer: Layer) -> None:
-    """Nothing of the update is kept from before a step."""
+    """After a step the output uses the new factors: the layer does not keep a cached update."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     adapted = layer(W, *adapter)
@@ -132,12 +132,12 @@ def after_a_step_the_layer_computes_with_its_new_factors(case: Case, layer: Laye
 
 @law(
     "lora",
-    "one input: h - W x is 0, or s B A x / (1 - p)",
+    "in = 1:  h - W x is 0, or s B A x / (1 - p)",
     "Srivastava et al. 2014, section 4; PEFT's LoraConfig.lora_dropout",
     needs=("forward_in_training",),
 )
 def dropout_acts_on_the_input_of_A_alone(case: Case, layer: Layer) -> None:
-    """Dropout zeroes an input of the adapter's path, for all outputs together; the frozen path never misses one."""
+    """Dropout zeroes inputs of the adapter path, for all outputs together; the frozen path gets every input."""
     W = case.array("W", case.size("out", 1, 6), 1)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W, tokens=20)
     p = case.choice("p", [0.5, 0.25, 0.75])
@@ -148,24 +148,24 @@ def dropout_acts_on_the_input_of_A_alone(case: Case, layer: Layer) -> None:
 
 @law("lora", "A = B = 1:  h - W x = dropout(x)", "Srivastava et al. 2014, section 4", needs=("forward_in_training",))
 def dropout_draws_for_each_input_alone(case: Case, layer: Layer) -> None:
-    """Inputs of one token are dropped independently of each other."""
+    """The input features of a token are dropped independently of each other."""
     n, p = case.size("in", 2, 6), case.choice("p", [0.5, 0.25, 0.75])
     W, one = case.array("W", n, n), np.eye(n, dtype=case.dtype)
     x = draw_inputs(case, W, tokens=60)
     h = layer(W, one, one, float(n), n).forward_in_training(x, p, case.rng) - x @ W.T
     kept = np.abs(h) > 0.5 * np.abs(x)
     case.equal("dropout(x)", h, np.where(kept, x / (1 - p), 0))
-    case.true("all inputs of a token are dropped together", bool(np.any(kept.any(axis=1) & ~kept.all(axis=1))))
+    case.true("all input features of a token are dropped together", bool(np.any(kept.any(axis=1) & ~kept.all(axis=1))))
 
 
 @law("lora", "E[dropout(x)] = x", "Srivastava et al. 2014, section 10", needs=("forward_in_training",))
 def dropout_is_unbiased(case: Case, layer: Layer) -> None:
-    """An input is kept with probability 1 - p and then divided by 1 - p, so that the mean is as without dropout."""
+    """An input is kept with probability 1 - p and then divided by 1 - p, so that its mean is unchanged."""
     n, p = 4000, case.choice("p", [0.5, 0.25, 0.75])
     one = np.ones((1, 1), dtype=case.dtype)
     adapted = layer(0 * one, one, one, 1.0, 1)  # h = dropout(x)
     h = adapted.forward_in_training(np.ones((n, 1), dtype=case.dtype), p, case.rng)
     kept = h != 0
-    case.equal("what is kept", h[kept], np.full(kept.sum(), 1 / (1 - p)))
+    case.equal("the inputs kept", h[kept], np.full(kept.sum(), 1 / (1 - p)))
     deviations = abs(kept.sum() - n * (1 - p)) / (n * p * (1 - p)) ** 0.5
-    case.at_most("standard deviations of the number kept", float(deviations), 6)
+    case.at_most("the deviation of the number of inputs kept, in standard deviations,", float(deviations), 6)

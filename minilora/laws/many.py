@@ -1,4 +1,4 @@
-"""Laws of several adapters on one layer: acting together, switching, mixing, and a different one for each row."""
+"""Laws of several adapters on one layer: adding, switching, mixing, and a different adapter for each row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ACTIVE, MIX, ROWS = ("many", "set_active"), ("many", "set_active", "mix"), ("man
 
 @law("many", "h = W x + Σ λᵢ sᵢ Bᵢ Aᵢ x", HU, needs=ACTIVE)
 def active_adapters_add_up(case: Case, layer: Layer) -> None:
-    """Adapters that act together add their updates, each times its strength."""
+    """The updates of all active adapters add up, each times its strength."""
     W = draw_weight(case)
     (adapters, strengths), x = draw_adapters(case, W), draw_inputs(case, W)
     adapted = layer.many(W, adapters)
@@ -29,7 +29,7 @@ def active_adapters_add_up(case: Case, layer: Layer) -> None:
 
 @law("many", "h(λ) - W x = λ (h(1) - W x)", HU, needs=ACTIVE)
 def the_update_is_linear_in_the_strength(case: Case, layer: Layer) -> None:
-    """Strength is a straight line through the base at 0 and the adapter at 1, and beyond on both sides."""
+    """The update is proportional to the strength: zero at 0, complete at 1, and likewise outside this range."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     adapted, strength = layer.many(W, {"a": adapter}), case.number("strength")
@@ -41,9 +41,9 @@ def the_update_is_linear_in_the_strength(case: Case, layer: Layer) -> None:
     case.equal("h at strength 0", adapted.forward(x), x @ W.T)
 
 
-@law("many", "Σ over any order", "a sum has no order", needs=ACTIVE)
+@law("many", "Σ in any order", "addition is commutative", needs=ACTIVE)
 def the_order_of_adapters_does_not_matter(case: Case, layer: Layer) -> None:
-    """Attached or named in another order, adapters do the same."""
+    """The output does not depend on the order in which adapters are attached or activated."""
     W = draw_weight(case)
     (adapters, strengths), x = draw_adapters(case, W), draw_inputs(case, W)
     results = []
@@ -54,9 +54,9 @@ def the_order_of_adapters_does_not_matter(case: Case, layer: Layer) -> None:
     case.equal("h in the other order", results[1], results[0])
 
 
-@law("many", "i not active  ⇒  Aᵢ, Bᵢ play no part", HU, needs=ACTIVE)
+@law("many", "i not active  ⇒  h does not depend on Aᵢ, Bᵢ", HU, needs=ACTIVE)
 def an_inactive_adapter_does_nothing(case: Case, layer: Layer) -> None:
-    """What is attached but not active changes nothing."""
+    """An adapter that is attached but not active does not change the output."""
     W = draw_weight(case)
     (adapters, _), x = draw_adapters(case, W), draw_inputs(case, W)
     first = next(iter(adapters))
@@ -68,7 +68,7 @@ def an_inactive_adapter_does_nothing(case: Case, layer: Layer) -> None:
 
 @law("many", "no λᵢ  ⇒  h = W x", HU, needs=ACTIVE)
 def with_none_active_the_layer_is_the_base(case: Case, layer: Layer) -> None:
-    """All adapters off is the model as it was."""
+    """With no adapter active, the layer gives the output of the base."""
     W = draw_weight(case)
     (adapters, strengths), x = draw_adapters(case, W), draw_inputs(case, W)
     adapted = layer.many(W, adapters)
@@ -77,14 +77,14 @@ def with_none_active_the_layer_is_the_base(case: Case, layer: Layer) -> None:
     case.equal("h", adapted.forward(x), x @ W.T)
 
 
-@law("many", "h depends on the last choice alone", "no hidden state", bound=EXACT, needs=ACTIVE)
+@law("many", "h depends only on the last selection", "no hidden state", bound=EXACT, needs=ACTIVE)
 def switching_leaves_no_trace(case: Case, layer: Layer) -> None:
-    """After any sequence of switches, a layer computes the same bits as one that was never switched."""
+    """After any sequence of switches, the output is bit-for-bit identical to that of a layer never switched before."""
     W = draw_weight(case)
     (adapters, strengths), x = draw_adapters(case, W), draw_inputs(case, W)
     adapted, fresh = layer.many(W, adapters), layer.many(W, adapters)
     for name in case.note("switches", [str(n) for n in case.rng.choice(list(adapters), case.size("length", 1, 5))]):
-        adapted.set_active({name: case.number(f"strength on the way, {name}")})
+        adapted.set_active({name: case.number(f"intermediate strength of {name}")})
         adapted.forward(x)
     for choice in (strengths, {"b": strengths["b"]}):
         adapted.set_active(choice)
@@ -94,7 +94,7 @@ def switching_leaves_no_trace(case: Case, layer: Layer) -> None:
 
 @law("many", "ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ", f"{PEFT}, cat", needs=MIX)
 def mixing_by_cat_is_exact(case: Case, layer: Layer) -> None:
-    """Factors stacked along the rank multiply to the weighted sum of the updates."""
+    """The product of factors concatenated along the rank is the weighted sum of the updates."""
     W = draw_weight(case)
     adapters, weights = draw_adapters(case, W)
     mixed = layer.many(W, adapters)
@@ -102,12 +102,12 @@ def mixing_by_cat_is_exact(case: Case, layer: Layer) -> None:
     want = np.sum([w * adapters[name].delta for name, w in weights.items()], axis=0)
     case.equal("ΔW", update_of(mixed, W.shape[1], case.dtype), want)
     mixed.set_active({"a": 1.0})
-    case.equal("ΔW of an adapter that went into it", update_of(mixed, W.shape[1], case.dtype), adapters["a"].delta)
+    case.equal("ΔW of adapter a after mixing", update_of(mixed, W.shape[1], case.dtype), adapters["a"].delta)
 
 
 @law("many", "ΔW = Σᵢⱼ √|wᵢsᵢ| √|wⱼsⱼ| sign(wⱼ) Bᵢ Aⱼ", f"{PEFT}, linear", needs=MIX)
 def mixing_by_linear_carries_the_cross_terms(case: Case, layer: Layer) -> None:
-    """Adding A's and B's, each times √|w s|, also multiplies every B with every other A; signs go to A."""
+    """Adding the A's and the B's, each times √|w s|, also multiplies every B by every other A; signs go to A."""
     W = draw_weight(case)
     adapters, weights = draw_adapters(case, W, equal_ranks=True)
     mixed = layer.many(W, adapters)
@@ -122,7 +122,7 @@ def mixing_by_linear_carries_the_cross_terms(case: Case, layer: Layer) -> None:
 
 @law("many", "min over rank r of ‖Σ wᵢΔWᵢ - X‖²  =  Σ σᵢ², i > r", "Eckart & Young 1936", rounding(1e-11, 2e-5), MIX)
 def mixing_by_svd_is_the_best_of_its_rank(case: Case, layer: Layer) -> None:
-    """No matrix of rank r is nearer to the weighted sum; none of some random ones, and not by theory."""
+    """The mixture has rank r and the smallest distance from the weighted sum that a matrix of rank r can have."""
     W = draw_weight(case)
     adapters, weights = draw_adapters(case, W)
     r = case.size("r", 1, min(W.shape))
@@ -135,23 +135,23 @@ def mixing_by_svd_is_the_best_of_its_rank(case: Case, layer: Layer) -> None:
     left = np.linalg.svd(update, compute_uv=False)[r:] / scale
     case.equal("singular values of ΔW after the r-th", left, 0 * left)
     case.equal("distance", np.linalg.norm(exact - update) / scale, np.linalg.norm(values[r:]) / scale)
-    for _ in range(3):  # from the best B for a random A, which is nearer than any other with that A
+    for _ in range(3):  # the closest B for a random A is closer than any other B with that A
         A = case.rng.standard_normal((r, W.shape[1]))
         nearest = exact @ np.linalg.pinv(A) @ A
         distances = [float(np.linalg.norm(exact - X)) / scale for X in (update, nearest)]
-        case.at_most("distance, against a random matrix of rank r", *distances)
+        case.at_most("distance, compared with a random matrix of rank r,", *distances)
 
 
-@law("many", "h[i] = W x[i] + s B A x[i], of row i's own adapter", PUNICA, needs=(*ROWS, "set_active"))
+@law("many", "h[i] = W x[i] + s B A x[i], with row i's adapter", PUNICA, needs=(*ROWS, "set_active"))
 def a_mixed_batch_equals_its_single_runs(case: Case, layer: Layer) -> None:
-    """Each row of a batch comes out as if it had been run alone with its adapter."""
+    """Each row of a batch has the same output as if it were run alone with its adapter."""
     W = draw_weight(case)
     adapters, _ = draw_adapters(case, W)
     x, names = _draw_rows(case, W, adapters)
     mixed = layer.many(W, adapters)
-    mixed.set_active({"b": 1.0})  # which the rows pay no attention to, and leave as it is
+    mixed.set_active({"b": 1.0})  # forward_rows ignores the active adapter and leaves it unchanged
     before, batched, after = mixed.forward(x[0]), mixed.forward_rows(x, names), mixed.forward(x[0])
-    case.same("h of the active adapter afterwards", after, before)
+    case.same("h with the active adapter afterwards", after, before)
     for i, name in enumerate(names):
         single = layer.many(W, adapters)
         single.set_active({name: 1.0} if name else {})
@@ -160,7 +160,7 @@ def a_mixed_batch_equals_its_single_runs(case: Case, layer: Layer) -> None:
 
 @law("many", "P h(x, names) = h(P x, P names)", PUNICA, needs=ROWS)
 def permuting_rows_with_their_adapters_permutes_the_output(case: Case, layer: Layer) -> None:
-    """A row goes with its adapter wherever it stands in the batch."""
+    """The output for a row and its adapter does not depend on the row's position in the batch."""
     W = draw_weight(case)
     adapters, _ = draw_adapters(case, W)
     x, names = _draw_rows(case, W, adapters)
@@ -172,7 +172,7 @@ def permuting_rows_with_their_adapters_permutes_the_output(case: Case, layer: La
 
 @law("many", "names[i] = None  ⇒  h[i] = W x[i]", PUNICA, needs=ROWS)
 def a_row_without_adapter_is_the_base(case: Case, layer: Layer) -> None:
-    """In a mixed batch, a row that names no adapter gets none."""
+    """In a mixed batch, a row without an adapter has the output of the base."""
     W = draw_weight(case)
     adapters, _ = draw_adapters(case, W)
     x, names = _draw_rows(case, W, adapters)
@@ -182,7 +182,7 @@ def a_row_without_adapter_is_the_base(case: Case, layer: Layer) -> None:
 
 @law("many", "[A; 0], [B, 0], α r'/r  ≡  A, B, α", PUNICA, needs=ROWS)
 def padding_a_rank_with_zeros_changes_no_row(case: Case, layer: Layer) -> None:
-    """Adapters of different ranks share a batch by zeros that fill up the smaller ones."""
+    """Padding adapters with zeros to a common rank, so that they can share a batch, does not change the output."""
     W = draw_weight(case)
     adapters, _ = draw_adapters(case, W)
     x, names = _draw_rows(case, W, adapters)
@@ -192,7 +192,7 @@ def padding_a_rank_with_zeros_changes_no_row(case: Case, layer: Layer) -> None:
 
 
 def _draw_rows(case: Case, W: np.ndarray, adapters: dict[str, Adapter]) -> tuple[np.ndarray, list[str | None]]:
-    """Inputs (batch, tokens, in) and an adapter's name or None for each row."""
+    """Draw inputs (batch, tokens, in), and an adapter name or None for each row."""
     batch = case.size("batch", 1, 5)
     x = case.array("x", batch, case.size("tokens", 1, 2), W.shape[1])
     choices = [*adapters, None]
@@ -200,7 +200,7 @@ def _draw_rows(case: Case, W: np.ndarray, adapters: dict[str, Adapter]) -> tuple
 
 
 def _padded(adapter: Adapter, rank: int) -> Adapter:
-    """The same update with factors of a larger rank, filled up with zeros; α grows with r, so that α/r stays."""
+    """The same update, with factors padded with zeros to a larger rank; α grows with r, so that α/r stays the same."""
     missing = rank - adapter.r
     A, B = np.pad(adapter.A, ((0, missing), (0, 0))), np.pad(adapter.B, ((0, 0), (0, missing)))
     return Adapter(A, B, adapter.alpha * rank / adapter.r, rank)

@@ -1,4 +1,4 @@
-"""Laws of merging: the update folded into the weight, and taken out again."""
+"""Laws of merging an adapter into the weight, and of unmerging it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HU = "Hu et al. 2021 (LoRA), section 4.1"
 
 @law("merge", "x (W + s B A)ᵀ = x Wᵀ + s (x Aᵀ) Bᵀ", f"{HU}: no additional inference latency", needs=("merge",))
 def merging_changes_no_output(case: Case, layer: Layer) -> None:
-    """One matrix does what the two paths did."""
+    """The merged weight gives the same output as the base path and the adapter path together."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     adapted = layer(W, *adapter)
@@ -24,7 +24,7 @@ def merging_changes_no_output(case: Case, layer: Layer) -> None:
 
 @law("merge", "W' = W + (α/r) B A", HU, needs=("merge", "weight"))
 def the_merged_weight_is_W_plus_the_update(case: Case, layer: Layer) -> None:
-    """Merging adds s·BA to the weight: scaled once, and not transposed."""
+    """Merging adds s·BA to the weight, scaled once and not transposed."""
     W = draw_weight(case)
     adapter = draw_adapter(case, W)
     adapted = layer(W, *adapter)
@@ -34,7 +34,7 @@ def the_merged_weight_is_W_plus_the_update(case: Case, layer: Layer) -> None:
 
 @law("merge", "merge ∘ merge = merge", "idempotence", bound=EXACT, needs=("merge", "weight"))
 def merging_twice_is_merging_once(case: Case, layer: Layer) -> None:
-    """A merged layer has nothing left to merge."""
+    """Merging a merged layer does not change its weight."""
     W = draw_weight(case)
     adapted = layer(W, *draw_adapter(case, W))
     adapted.merge()
@@ -46,12 +46,12 @@ def merging_twice_is_merging_once(case: Case, layer: Layer) -> None:
 @law(
     "merge",
     "unmerge ∘ merge = identity",
-    "by keeping W, not by subtracting",
+    "W is kept, not recovered by subtraction",
     bound=EXACT,
     needs=("merge", "unmerge", "weight"),
 )
 def unmerging_restores_every_bit(case: Case, layer: Layer) -> None:
-    """After any sequence of merges, unmerging gives back W itself; (W + ΔW) - ΔW would be off by rounding."""
+    """After any sequence of merges and unmerges, unmerging restores W exactly; (W + ΔW) - ΔW has a rounding error."""
     W = draw_weight(case)
     adapted = layer(W, *draw_adapter(case, W))
     for merge in case.note("merges", [bool(b) for b in case.rng.integers(0, 2, case.size("length", 0, 5))]):
@@ -63,7 +63,7 @@ def unmerging_restores_every_bit(case: Case, layer: Layer) -> None:
 
 @law("merge", "h before = h after merge, unmerge", HU, bound=EXACT, needs=("merge", "unmerge"))
 def after_unmerging_the_adapter_acts_as_before(case: Case, layer: Layer) -> None:
-    """Unmerging brings back the two paths, with the update counted once."""
+    """Unmerging restores the separate adapter path, so that the update is counted once."""
     W = draw_weight(case)
     adapted, x = layer(W, *draw_adapter(case, W)), draw_inputs(case, W)
     before = adapted.forward(x)
@@ -74,7 +74,7 @@ def after_unmerging_the_adapter_acts_as_before(case: Case, layer: Layer) -> None
 
 @law("merge", "merge: W ← W', A ← A, B ← B", HU, bound=EXACT, needs=("merge", "A", "B"))
 def merging_leaves_A_and_B_alone(case: Case, layer: Layer) -> None:
-    """Merging reads the factors and writes the weight."""
+    """Merging changes the weight and does not modify the factors."""
     W = draw_weight(case)
     adapter = draw_adapter(case, W)
     adapted = layer(W, *adapter)
@@ -85,7 +85,7 @@ def merging_leaves_A_and_B_alone(case: Case, layer: Layer) -> None:
 
 @law("merge", "step, merge: W' = W + s B' A'", HU, needs=("merge", "unmerge", "weight", "step", "A", "B"))
 def merging_after_a_step_merges_the_new_factors(case: Case, layer: Layer) -> None:
-    """A merge is made of what A and B are now, whatever was merged before."""
+    """Merging uses the current values of A and B, whatever was merged before."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     adapted = layer(W, *adapter)
@@ -98,7 +98,7 @@ def merging_after_a_step_merges_the_new_factors(case: Case, layer: Layer) -> Non
 
 @law("merge", "parameters(merged) = in · out", HU, needs=("merge_and_unload",))
 def a_merged_layer_has_no_more_parameters(case: Case, layer: Layer) -> None:
-    """Merged for good, the layer is plain again: one matrix of W's shape, and nothing beside it."""
+    """A permanently merged layer is a plain layer: one matrix of W's shape and no other parameters."""
     W = draw_weight(case)
     adapter = draw_adapter(case, W)
     arrays = layer(W, *adapter).merge_and_unload()
@@ -108,7 +108,7 @@ def a_merged_layer_has_no_more_parameters(case: Case, layer: Layer) -> None:
 
 @law("merge", "W' = W + Σ λᵢ sᵢ Bᵢ Aᵢ", HU, needs=("merge", "weight", "many", "set_active"))
 def merging_several_adds_them_up(case: Case, layer: Layer) -> None:
-    """Several adapters merge into the sum of their updates, each at its strength."""
+    """Merging several adapters adds all their updates to the weight, each times its strength."""
     W = draw_weight(case)
     adapters, strengths = draw_adapters(case, W)
     adapted = layer.many(W, adapters)
@@ -120,7 +120,7 @@ def merging_several_adds_them_up(case: Case, layer: Layer) -> None:
 
 @law("merge", "W' = W", HU, bound=EXACT, needs=("merge", "weight", "many", "set_active"))
 def merging_no_adapter_changes_no_bit(case: Case, layer: Layer) -> None:
-    """With none active, there is nothing to fold in."""
+    """With no adapter active, merging leaves the weight bit-for-bit unchanged."""
     W = draw_weight(case)
     adapted = layer.many(W, draw_adapters(case, W)[0])
     adapted.set_active({})
@@ -136,7 +136,7 @@ def merging_no_adapter_changes_no_bit(case: Case, layer: Layer) -> None:
     needs=("merge", "unmerge", "weight", "many", "set_active"),
 )
 def swapping_adapters_by_merging_leaves_no_trace(case: Case, layer: Layer) -> None:
-    """However often adapters are merged, unmerged and swapped for others, W comes back bit for bit."""
+    """However often adapters are merged, unmerged and swapped for others, W is restored bit for bit."""
     W = draw_weight(case)
     adapters, _ = draw_adapters(case, W)
     adapted = layer.many(W, adapters)

@@ -1,4 +1,4 @@
-"""Laws of every adaptation method: what follows from adding an update to a frozen Linear, whatever the update is."""
+"""Laws of every adaptation method: properties of adding any update to a frozen Linear layer."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from minilora.nn.choice import choosing, resolve
 SEAM = "h = W x + strength · u(x), minilora/adapters/update.py"
 NAMES = sorted(methods(), key=lambda name: name != "lora")  # the simplest first
 SUMS = rounding(1e-11, 1e-4)
-"""Tolerance for methods that divide by norms of rows, or multiply several factors."""
+"""The bound for methods that divide by row norms or multiply several factors."""
 
 
 def draw_method(case: Case, name: str = "") -> Method:
-    """A method with settings of small sizes, for the layer of a `Holder`."""
+    """Draw a method with small settings, for the layer of a `Holder`."""
     cls = methods()[case.choice(f"method{name}", NAMES)]
     drawn: dict[str, Any] = {"r": case.size(f"r{name}", 1, 3), "lora_alpha": case.number(f"alpha{name}", positive=True)}
     known = {field.name for field in dataclasses.fields(cls)}
@@ -38,7 +38,7 @@ def draw_method(case: Case, name: str = "") -> Method:
 
 
 def draw_adapted(case: Case, *names: str) -> tuple[Holder, AdaptedLinear]:
-    """A model of one Linear with these adapters, each of a randomly drawn method, with tensors of unit scale."""
+    """Draw a model with one Linear layer and these adapters, each of a random method, with tensors of unit scale."""
     model = Holder(draw_weight(case))
     for name in names:
         inject(model, draw_method(case, f" of {name}"), name, rng=case.rng)
@@ -53,7 +53,7 @@ def outputs(layer: Linear, x: Array) -> Array:
 
 @law("methods", "u₀(x) = 0", SEAM, bound=SUMS)
 def before_training_no_method_changes_anything(case: Case) -> None:
-    """Whatever the method, a fresh adapter leaves the layer as it was."""
+    """A fresh adapter of any method does not change the output."""
     W = draw_weight(case)
     model, x = Holder(W), draw_inputs(case, W)
     inject(model, draw_method(case), rng=case.rng)
@@ -62,7 +62,7 @@ def before_training_no_method_changes_anything(case: Case) -> None:
 
 @law("methods", "h(λ) - W x = λ u(x)", SEAM, bound=SUMS)
 def every_update_is_linear_in_its_strength(case: Case) -> None:
-    """Strength multiplies what an adapter adds: 0 is the base, 1 the adapter as trained, and all others are linear."""
+    """The strength multiplies an adapter's update: 0 gives the base, 1 the adapter as trained, and it is linear."""
     model, layer = draw_adapted(case, "a")
     x, strength = draw_inputs(case, layer.weight.data), case.number("strength")
     full = outputs(layer, x) - x @ layer.weight.data.T
@@ -72,7 +72,7 @@ def every_update_is_linear_in_its_strength(case: Case) -> None:
 
 @law("methods", "h = W x + Σ λᵢ uᵢ(x)", SEAM, bound=SUMS)
 def active_updates_of_any_methods_add_up(case: Case) -> None:
-    """Each update sees the layer's input and W x, not what another has added."""
+    """The updates add up: each depends only on the layer's input and W x, not on the other updates."""
     model, layer = draw_adapted(case, "a", "b")
     x, strengths = draw_inputs(case, layer.weight.data), {name: case.number(f"strength of {name}") for name in "ab"}
     base, want = x @ layer.weight.data.T, x @ layer.weight.data.T
@@ -85,7 +85,7 @@ def active_updates_of_any_methods_add_up(case: Case) -> None:
 
 @law("methods", "x (W + Σ λᵢ ΔWᵢ)ᵀ = h,  unmerge ∘ merge = identity", SEAM, bound=SUMS)
 def merging_any_methods_changes_no_output(case: Case) -> None:
-    """Updates that have a matrix can be merged, alone or with others, and unmerged bit for bit."""
+    """Updates with a matrix ΔW can be merged, one or several at a time, and unmerged bit for bit."""
     model, layer = draw_adapted(case, "a", "b")
     lora.set_active(model, {name: case.number(f"strength of {name}") for name in "ab"})
     x, state = draw_inputs(case, layer.weight.data), {name: a.copy() for name, a in model.state_dict().items()}
@@ -98,9 +98,9 @@ def merging_any_methods_changes_no_output(case: Case) -> None:
     case.same("h after unmerging", outputs(layer, x), apart)
 
 
-@law("methods", "h[i] = W x[i] + Σ λ u(x[i]), of row i's own adapters", SEAM, bound=SUMS)
+@law("methods", "h[i] = W x[i] + Σ λ u(x[i]), over row i's adapters", SEAM, bound=SUMS)
 def rows_with_any_methods_equal_single_runs(case: Case) -> None:
-    """A batch may mix methods, and rows without any: each row comes out as if it had been run alone."""
+    """In a batch that mixes methods and rows without adapters, each row has the same output as if it were run alone."""
     model, layer = draw_adapted(case, "a", "b", "c")
     choices = [None, "a", {"b": case.number("strength of b"), "c": 1.0}, "c", {"a": 2.0, "b": -1.0}]
     order = case.rng.integers(0, len(choices), case.size("batch", 1, 5))
@@ -115,7 +115,7 @@ def rows_with_any_methods_equal_single_runs(case: Case) -> None:
 
 @law("methods", "⟨∇u, d⟩ = Im u(θ + i ε d) / ε", "Squire & Trapp 1998 (complex step)", bound=SUMS)
 def the_gradients_of_any_method_are_its_slopes(case: Case) -> None:
-    """Gradients equal the slopes in every direction, with the values passed to stop_gradient held fixed."""
+    """Gradients give the slope in every direction, with the values passed to stop_gradient held constant."""
     layer = draw_adapted(case, "a")[1]
     update, config = layer.updates["a"], layer.config["a"]
     names, tensors = zip(*((n, t) for n, t in update.tensors.items() if t.requires_grad), strict=True)
@@ -145,12 +145,12 @@ def the_gradients_of_any_method_are_its_slopes(case: Case) -> None:
     case.equal("the slope", np.sum([np.sum(f * d) for f, d in zip(found, directions, strict=True)]), slope)
 
 
-@law("methods", "load(save(adapter)) = adapter", "the files' contract: tensors are stored as they are", bound=EXACT)
+@law("methods", "load(save(adapter)) = adapter", "file format: tensors are stored unchanged", bound=EXACT)
 def files_of_any_method_keep_every_bit(case: Case) -> None:
-    """An adapter that was saved and put on another copy of the base has the same bits, settings and output."""
+    """An adapter that is saved and loaded onto another copy of the base has identical bits, settings and output."""
     model, layer = draw_adapted(case, "a")
     for tensor in layer.updates["a"].tensors.values():
-        tensor.data[...] = tensor.data.astype(np.float32)  # what the file holds exactly
+        tensor.data[...] = tensor.data.astype(np.float32)  # values that the file stores exactly
     other, x = Holder(layer.base.weight.data), draw_inputs(case, layer.weight.data)
     with tempfile.TemporaryDirectory() as folder:
         lora.save_adapter(model, folder, "a")

@@ -1,4 +1,4 @@
-"""Laws of the model: what its attention, positions, norms and losses promise, and what they promise together."""
+"""Laws of the model: properties of attention, positions, norms and losses, separately and in the complete model."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ VASWANI = "Vaswani et al. 2017, section 3.2"
 SU = "Su et al. 2021 (RoFormer), section 3.2"
 ZHANG = "Zhang & Sennrich 2019, section 4"
 WHOLE_MODEL = rounding(1e-12, 2e-5)
-"""Through layers whose norms divide by what can be small."""
+"""The bound for a complete model: its norms can divide by small values."""
 
 
 def draw_config(case: Case, **options: Any) -> LlamaConfig:
-    """The shape of a tiny model."""
+    """Draw the configuration of a tiny model."""
     heads, groups = case.choice("heads, key heads", [(1, 1), (2, 1), (2, 2), (4, 2)])
     drawn: dict[str, Any] = {
         "vocab_size": case.size("vocabulary", 5, 11),
@@ -40,7 +40,7 @@ def draw_config(case: Case, **options: Any) -> LlamaConfig:
 
 
 def draw_model(case: Case, **options: Any) -> Llama:
-    """A tiny model of unit scale: small weights would make attention an average, and hide mistakes."""
+    """Draw a tiny model of unit scale: small weights would make attention a plain average and hide mistakes."""
     model = Llama(draw_config(case, **options), rng=None)
     for name, p in model.named_parameters():
         noise = case.rng.standard_normal(p.shape)
@@ -50,7 +50,7 @@ def draw_model(case: Case, **options: Any) -> Llama:
 
 
 def draw_ids(case: Case, model: Llama, least: int = 1) -> Array:
-    """Token ids (batch, time)."""
+    """Draw token ids (batch, time)."""
     shape = case.size("batch", 1, 3), case.size("time", least, CONTEXT)
     return case.note("ids", case.rng.integers(0, model.config.vocab_size, shape))
 
@@ -66,22 +66,22 @@ def logits(model: Llama, ids: Array) -> Array:
 
 @law("model", "y[:t] does not depend on ids[t:]", VASWANI, bound=EXACT)
 def what_comes_later_changes_nothing_before(case: Case) -> None:
-    """A place sees itself and what came before it: other tokens later change no bit."""
+    """The output at a position depends only on that and earlier positions: later tokens do not change a bit."""
     model = draw_model(case)
     ids = draw_ids(case, model, least=2)
-    cut = case.size("places kept", 1, ids.shape[1] - 1)
+    cut = case.size("positions kept", 1, ids.shape[1] - 1)
     other = ids.copy()
     other[:, cut:] = (other[:, cut:] + 1) % model.config.vocab_size
-    case.equal(f"logits of the first {cut} places", logits(model, other)[:, :cut], logits(model, ids)[:, :cut])
+    case.equal(f"logits of the first {cut} positions", logits(model, other)[:, :cut], logits(model, ids)[:, :cut])
 
 
 @law("model", "y(ids) = [y(ids[:t]), y(ids[t:] | cache)]", VASWANI, bound=WHOLE_MODEL)
 @no_grad()
 def a_cache_replaces_the_past(case: Case) -> None:
-    """Read in two parts with a cache of keys and values, a text gives the logits that it gives at once."""
+    """A text processed in two parts with a key-value cache has the same logits as in one pass."""
     model = draw_model(case)
     ids = draw_ids(case, model, least=2)
-    cut = case.size("places before the cut", 1, ids.shape[1] - 1)
+    cut = case.size("positions before the cut", 1, ids.shape[1] - 1)
     cache = model.new_cache(len(ids))
     parts = [model(ids[:, :cut], cache).data, model(ids[:, cut:], cache).data]
     case.equal("logits", np.concatenate(parts, axis=1), logits(model, ids))
@@ -89,7 +89,7 @@ def a_cache_replaces_the_past(case: Case) -> None:
 
 @law("model", "⟨R(m) q, R(n) k⟩ = Re Σⱼ qⱼ k̄ⱼ e^(i (m-n) θⱼ)", f"{SU}.1", bound=rounding(1e-12, 1e-5))
 def rotary_scores_depend_on_the_distance_alone(case: Case) -> None:
-    """A query and a key score by how far apart they stand, wherever they stand."""
+    """The score of a query and a key depends on the distance between them, not on their positions."""
     config = draw_config(case)
     q, k = case.array("q", config.head_size), case.array("k", config.head_size)
     m, n = case.size("m", 0, 9), case.size("n", 0, 9)
@@ -103,20 +103,20 @@ def rotary_scores_depend_on_the_distance_alone(case: Case) -> None:
 
 @law("model", "|R(m) x|² = |x|²", f"{SU}.2: R is orthogonal")
 def rotary_keeps_lengths(case: Case) -> None:
-    """Position turns a vector, and makes it neither longer nor shorter."""
+    """Rotary position embeddings rotate a vector and do not change its norm."""
     config = draw_config(case)
     x, position = case.array("x", config.head_size), case.size("position", 0, 1000)
     case.equal("|R(m) x|²", np.sum(at(position, x, config) ** 2), np.sum(x**2))
 
 
 def at(position: int, x: Array, config: LlamaConfig) -> Array:
-    """x (D,) turned for its position."""
+    """x (D,) with the rotary embedding for `position` applied."""
     turns = rotary_turns(config, position, position + 1, x)
     return ops.rotary(Tensor(x.reshape(1, 1, 1, -1)), *turns).data.reshape(-1)
 
 
 def draw_norm(case: Case) -> tuple[RMSNorm, Array]:
-    """A norm without ε, its gain in place, and inputs (rows, width) for it."""
+    """Draw an RMSNorm with ε = 0 and a random gain, and inputs (rows, width) for it."""
     x = case.array("x", case.size("rows", 1, 3), case.size("width", 2, 8))
     norm = RMSNorm(x.shape[1], eps=0.0)
     norm.weight = Tensor(case.array("gain", x.shape[1]))
@@ -125,7 +125,7 @@ def draw_norm(case: Case) -> tuple[RMSNorm, Array]:
 
 @law("model", "ε = 0:  norm(c x) = norm(x), ⟨∂L/∂x, x⟩ = 0", f"{ZHANG}.1", bound=rounding(1e-12, 5e-5))
 def rms_norm_forgets_the_scale(case: Case) -> None:
-    """A longer input gives the same output, so the gradient never points along the input."""
+    """Scaling the input does not change the output, so the gradient is orthogonal to the input."""
     norm, x = draw_norm(case)
     c, g = case.number("c", positive=True), case.array("g", *x.shape)
     case.equal("norm(c x)", norm(Tensor((c * x).astype(x.dtype))).data, norm(Tensor(x)).data)
@@ -134,7 +134,7 @@ def rms_norm_forgets_the_scale(case: Case) -> None:
 
 @law("model", "ε = 0:  √mean((norm(x) / w)²) = 1", f"{ZHANG}, eq. 4")
 def rms_norm_gives_a_root_mean_square_of_one(case: Case) -> None:
-    """Whatever the input and its width, the output has a root mean square of 1 before its gain."""
+    """For any input of any width, the output has a root mean square of 1 before the gain."""
     norm, x = draw_norm(case)
     y = norm(Tensor(x)).data / norm.weight.data
     case.equal("rms of the output", np.sqrt(np.mean(y**2, axis=-1)), np.ones(len(x)))
@@ -142,24 +142,24 @@ def rms_norm_gives_a_root_mean_square_of_one(case: Case) -> None:
 
 @law("model", "pᵢ ≥ 0,  Σ pᵢ = 1", "definition of softmax")
 def softmax_lies_on_the_simplex(case: Case) -> None:
-    """What softmax gives is a probability distribution over the last axis."""
+    """The output of softmax is a probability distribution over the last axis."""
     x = case.array("x", case.size("rows", 1, 3), case.size("width", 1, 8))
     p = ops.softmax(Tensor(x)).data
-    case.at_most("minus the least probability", float(-p.min()), 0)
+    case.at_most("the negated smallest probability", float(-p.min()), 0)
     case.equal("the sum of probabilities", p.sum(axis=-1), np.ones(len(x)))
 
 
 @law("model", "softmax(x + c) = softmax(x)", "e^(x+c) = e^c e^x")
 def softmax_forgets_a_shift(case: Case) -> None:
-    """Only differences of scores matter; thousands added to all of them neither change nor overflow anything."""
+    """Only differences of scores matter: adding ±1000 to all of them does not change the output or overflow."""
     drawn = case.array("x", case.size("rows", 1, 3), case.size("width", 1, 8))
-    x, c = np.round(8 * drawn) / 8, case.choice("c", [1, -3, 1000, -1000])  # eighths: x + c is not rounded
+    x, c = np.round(8 * drawn) / 8, case.choice("c", [1, -3, 1000, -1000])  # multiples of 1/8, so that x + c is exact
     case.equal("softmax(x + c)", ops.softmax(Tensor(x + c)).data, ops.softmax(Tensor(x)).data)
 
 
 @law("model", "∂L/∂z = (p - y) / N", "derivative of log-sum-exp")
 def the_gradient_of_cross_entropy_is_p_minus_y(case: Case) -> None:
-    """The loss pulls each score by what was predicted less what came, and divides by the number of targets."""
+    """The gradient of the logits is the predicted minus the target distribution, divided by the number of targets."""
     shape = case.size("batch", 1, 2), case.size("time", 1, 3), case.size("vocabulary", 1, 6)
     z, g = case.array("z", *shape), case.number("g")
     targets = case.note("targets", case.rng.integers(0, shape[2], shape[:2]))
@@ -169,9 +169,9 @@ def the_gradient_of_cross_entropy_is_p_minus_y(case: Case) -> None:
     case.equal("∂L/∂z", found, g * (p - y) / targets.size)
 
 
-@law("model", "z constant  ⇒  L = log V", "Shannon 1948: the entropy of V equal choices")
+@law("model", "z constant  ⇒  L = log V", "Shannon 1948: the entropy of V equally likely outcomes")
 def knowing_nothing_costs_log_V(case: Case) -> None:
-    """A model that gives every token the same score loses log V nats on any text, however long."""
+    """A model that gives every token the same logit has a loss of log V nats per token on any text."""
     model = draw_model(case)
     ids = draw_ids(case, model)
     model.model.norm.weight.data[...] = 0
@@ -180,7 +180,7 @@ def knowing_nothing_costs_log_V(case: Case) -> None:
 
 @law("model", "y(ids)[b] = y(ids[b])", "no operation mixes rows", bound=WHOLE_MODEL)
 def rows_of_a_batch_do_not_see_each_other(case: Case) -> None:
-    """A text gives the same logits alone as in a batch."""
+    """A text has the same logits in a batch as on its own."""
     model = draw_model(case)
     ids = draw_ids(case, model)
     case.equal("logits", logits(model, ids), np.concatenate([logits(model, row[None]) for row in ids]))
@@ -188,7 +188,7 @@ def rows_of_a_batch_do_not_see_each_other(case: Case) -> None:
 
 @law("model", "y(P ids) = P y(ids)", "no operation mixes rows", bound=WHOLE_MODEL)
 def permuting_a_batch_permutes_the_output(case: Case) -> None:
-    """It does not matter where in a batch a text stands."""
+    """The logits of a text do not depend on its position in the batch."""
     model = draw_model(case)
     ids = draw_ids(case, model)
     order = case.note("order", case.rng.permutation(len(ids)))
@@ -197,7 +197,7 @@ def permuting_a_batch_permutes_the_output(case: Case) -> None:
 
 @law("model", "∇L(batch) = mean of ∇L(row)", "sum rule", bound=WHOLE_MODEL)
 def the_gradient_of_a_batch_is_the_mean_over_its_rows(case: Case) -> None:
-    """Rows of one length count alike: this is why batches can be split and their gradients averaged."""
+    """Rows of equal length have equal weight, so a batch can be split and the gradients averaged."""
     model = draw_model(case, num_hidden_layers=1)
     ids = draw_ids(case, model)
     targets = draw_targets(case, model, ids)
@@ -210,13 +210,13 @@ def the_gradient_of_a_batch_is_the_mean_over_its_rows(case: Case) -> None:
 
 @law("model", "min v[:t] ≤ y[t] ≤ max v[:t],  y[0] = v[0]", f"{VASWANI}.1")
 def attention_averages_the_values_it_sees(case: Case) -> None:
-    """Weights that are positive and sum to 1 lead nowhere outside the values seen so far; of one, they lead to it."""
+    """Attention weights are positive and sum to 1, so the output lies in the range of the values seen so far."""
     groups, shape = case.size("key heads", 1, 2), (case.size("time", 1, 6), case.size("D", 1, 3))
     q, k, v = (case.array(name, 1, groups, *shape) for name in "qkv")
     y = ops.causal_attention(Tensor(q), Tensor(k), Tensor(v)).data
-    case.equal("the output at the first place", y[:, :, 0], v[:, :, 0])
+    case.equal("the output at the first position", y[:, :, 0], v[:, :, 0])
     above, below = y - np.maximum.accumulate(v, axis=2), np.minimum.accumulate(v, axis=2) - y
-    case.at_most("how far the output lies outside the values seen", float(np.maximum(above, below).max()), 0)
+    case.at_most("the distance of the output from the values seen", float(np.maximum(above, below).max()), 0)
 
 
 @law(
@@ -226,7 +226,7 @@ def attention_averages_the_values_it_sees(case: Case) -> None:
     bound=WHOLE_MODEL,
 )
 def grouped_heads_are_full_heads_that_repeat(case: Case) -> None:
-    """A model whose query heads share keys is one in which each has its own, and they happen to be equal."""
+    """A model whose query heads share key-value heads equals one in which each query head has its own copy."""
     model = draw_model(case, num_attention_heads=4, num_key_value_heads=case.choice("key heads", [2, 1, 4]))
     ids, config = draw_ids(case, model), model.config
     full = Llama(LlamaConfig(**{**vars(config), "num_key_value_heads": 4}), rng=None)
@@ -240,9 +240,9 @@ def grouped_heads_are_full_heads_that_repeat(case: Case) -> None:
     case.equal("logits", logits(model, ids), logits(full, ids))
 
 
-@law("model", "∂L/∂E = ∂L/∂E as a table + ∂L/∂E as the head", "Press & Wolf 2017", bound=WHOLE_MODEL)
+@law("model", "∂L/∂E = ∂L/∂E as the embedding + ∂L/∂E as the head", "Press & Wolf 2017", bound=WHOLE_MODEL)
 def a_tied_head_learns_in_both_places(case: Case) -> None:
-    """An embedding that is the output head as well computes what two equal ones do, and gets both their gradients."""
+    """An embedding tied to the output head gives the same logits as two equal tables, and gets both gradients."""
     tied = draw_model(case, tie_word_embeddings=True)
     ids = draw_ids(case, tied)
     targets = draw_targets(case, tied, ids)
@@ -257,7 +257,7 @@ def a_tied_head_learns_in_both_places(case: Case) -> None:
 
 @law("model", "o = 0, down = 0:  z = E_head norm(E[id])", "He et al. 2016: x + f(x)", bound=WHOLE_MODEL)
 def without_its_branches_the_stream_passes_through(case: Case) -> None:
-    """With attention and MLP silent, a layer is the identity, and the next token is guessed from the last alone."""
+    """With zero outputs of attention and MLP, layers are the identity and the logits depend only on the last token."""
     model = draw_model(case)
     ids = draw_ids(case, model)
     for name, p in model.named_parameters():

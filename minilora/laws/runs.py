@@ -1,4 +1,4 @@
-"""Laws of files, the tokenizer and training runs; `writing.py` has those of generation."""
+"""Laws of files, the tokenizer and training runs. Laws of generation are in `writing.py`."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ TINY = LlamaConfig(
 
 UTF8 = "RFC 3629, section 3"
 BLOCKS = (0, 0x80), (0x80, 0x800), (0x800, 0xD800), (0xE000, 0x10000), (0x10000, 0x110000), (0x1F300, 0x1FB00)
-"""All characters that there are, by the length of their UTF-8; and emoji, so that they are drawn often."""
+"""All Unicode characters by the length of their UTF-8, and emoji as a separate range, so that they are drawn often."""
 
 
 # --- files ------------------------------------------------------------------------------------------------------
 
 
-@law("runs", "load(save(A, B)) = A, B", "the files' contract: tensors are stored as they are", bound=EXACT)
+@law("runs", "load(save(A, B)) = A, B", "file format: tensors are stored unchanged", bound=EXACT)
 def adapter_files_keep_every_bit(case: Case) -> None:
-    """An adapter that was saved and put on another copy of the base has the same bits, and so has what it computes."""
+    """An adapter that is saved and loaded onto another copy of the base has identical bits and identical logits."""
     targets = case.choice("targets", [["q_proj"], ["o_proj", "up_proj"], "all-linear"])
     config = lora.LoraConfig(case.size("r", 1, 4), case.number("alpha", positive=True), target_modules=targets)
     start = int(case.rng.integers(2**32))
@@ -58,9 +58,9 @@ def adapter_files_keep_every_bit(case: Case) -> None:
     case.same("logits", logits(other, ids), logits(model, ids))
 
 
-@law("runs", "load(save(model)) = model", "the files' contract: tensors are stored as they are", bound=EXACT)
+@law("runs", "load(save(model)) = model", "file format: tensors are stored unchanged", bound=EXACT)
 def model_folders_keep_every_bit(case: Case) -> None:
-    """A model that was saved and opened has the same bits and the same shape, and computes the same."""
+    """A model that is saved and loaded has identical bits, an equal configuration and identical logits."""
     model = draw_model(case)
     dtype = draw_stored(case, dict(model.named_parameters()))
     with tempfile.TemporaryDirectory() as folder:
@@ -68,13 +68,13 @@ def model_folders_keep_every_bit(case: Case) -> None:
         opened = Llama.from_pretrained(folder)
     opened.astype(case.dtype)
     same_bits(case, opened.state_dict(), model.state_dict())
-    case.true(f"the config should be {model.config}, is {opened.config}", opened.config == model.config)
+    case.true(f"the config should be {model.config}, got {opened.config}", opened.config == model.config)
     ids = case.rng.integers(0, model.config.vocab_size, (1, 4))
     case.same("logits", logits(opened, ids), logits(model, ids))
 
 
 def draw_stored(case: Case, parameters: dict[str, Tensor]) -> str:
-    """Draw a type of file, and for each parameter numbers which that type holds exactly."""
+    """Draw a dtype for the file, and set the parameters to random values that this dtype represents exactly."""
     dtype = case.choice("dtype of the file", ["float32", "float16"])
     for p in parameters.values():
         p.data[...] = case.rng.standard_normal(p.shape).astype(dtype)
@@ -82,7 +82,7 @@ def draw_stored(case: Case, parameters: dict[str, Tensor]) -> str:
 
 
 def same_bits(case: Case, got: dict[str, Array], want: dict[str, Array]) -> None:
-    case.true(f"the parameters should be {', '.join(want)}, are {', '.join(got)}", got.keys() == want.keys())
+    case.true(f"the parameters should be {', '.join(want)}, got {', '.join(got)}", got.keys() == want.keys())
     for name, array in want.items():
         case.same(name, got[name], array)
 
@@ -92,31 +92,31 @@ def same_bits(case: Case, got: dict[str, Array], want: dict[str, Array]) -> None
 
 @law("runs", "decode(encode(text)) = text", UTF8, bound=EXACT)
 def the_tokenizer_loses_nothing(case: Case) -> None:
-    """Every text comes back from its ids, which are the bytes of its UTF-8."""
+    """The ids of a text are its UTF-8 bytes, and decoding them restores the text."""
     text, tokenizer = draw_text(case), ByteTokenizer()
     ids = tokenizer.encode(text)
     case.same("ids", ids, np.array([byte for character in text for byte in utf8(ord(character))]))
     back = tokenizer.decode(ids, errors="strict")
-    case.true(f"the text should come back as {text!r}, is {back!r}", back == text)
+    case.true(f"the decoded text should be {text!r}, got {back!r}", back == text)
 
 
 @law("runs", "decode(b₁) + … + decode(bₙ) = decode(b₁ … bₙ)", UTF8, bound=EXACT)
 def wherever_its_bytes_are_cut_a_text_is_the_same(case: Case) -> None:
-    """Decoded piece by piece as they are generated, bytes give the text that they give at once, broken ones too."""
+    """Bytes decoded piece by piece, as in generation, give the same text as at once, even if they are invalid UTF-8."""
     tokenizer, text = ByteTokenizer(), draw_text(case)
     data = bytearray(text.encode())
-    if case.choice("spoiled", [False, True]):
+    if case.choice("corrupted", [False, True]):
         data[case.rng.integers(len(data))] = case.rng.integers(256)
     cuts = sorted(case.note("cuts", case.rng.integers(0, len(data) + 1, case.size("number of cuts", 0, 6))))
     decoder = tokenizer.stream()
     pieces = [decoder.decode(bytes(data[a:b])) for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True)]
     pieces.append(decoder.decode(b"", final=True))
     whole = tokenizer.decode(np.frombuffer(data, dtype=np.uint8))
-    case.true(f"the pieces should make {whole!r}, make {''.join(pieces)!r}", "".join(pieces) == whole)
+    case.true(f"the joined pieces should be {whole!r}, got {''.join(pieces)!r}", "".join(pieces) == whole)
 
 
 def draw_text(case: Case) -> str:
-    """Characters of any kind: ASCII, other scripts, emoji, control characters, places that nothing was assigned to."""
+    """Draw a text of any characters: ASCII, other scripts, emoji, control characters and unassigned code points."""
     blocks = case.rng.integers(0, len(BLOCKS), case.size("characters", 1, 8))
     text = "".join(chr(case.rng.integers(*BLOCKS[block])) for block in blocks)
     case.note("text", ascii(text))
@@ -124,7 +124,7 @@ def draw_text(case: Case) -> str:
 
 
 def utf8(code: int) -> list[int]:
-    """The bytes of one character: its bits, six to a byte from the right, and its length in the first byte."""
+    """The UTF-8 bytes of one code point: six bits in each byte from the right, and the length in the first byte."""
     if code < 0x80:
         return [code]
     length = 2 if code < 0x800 else 3 if code < 0x10000 else 4
@@ -136,16 +136,16 @@ def utf8(code: int) -> list[int]:
 
 
 class Crash(Exception):
-    """A power cut, seen from inside."""
+    """A simulated crash during training."""
 
 
 class Crashing(Llama):
-    """A model that crashes at a certain loss of its training."""
+    """A model that raises Crash when `losses_left` training losses have been computed."""
 
     losses_left = -1  # never
 
     def loss(self, ids: Array, targets: Array) -> Tensor:
-        if self.rng is not None:  # there is a generator while training, and none while evaluating
+        if self.rng is not None:  # the generator is set while training, and None while evaluating
             if self.losses_left == 0:
                 raise Crash
             self.losses_left -= 1
@@ -153,7 +153,7 @@ class Crashing(Llama):
 
 
 def fresh_model(case: Case, seed: int, method: str = "full") -> Crashing:
-    """The same small model for the same seed, all of it trained, or an adapter alone."""
+    """A small model that depends only on the seed, with all parameters trainable, or only those of an adapter."""
     rng = np.random.default_rng(seed)
     model = Crashing(TINY, rng)
     if method != "full":
@@ -166,13 +166,13 @@ def fresh_model(case: Case, seed: int, method: str = "full") -> Crashing:
 
 
 def draw_start(case: Case) -> Callable[[], Crashing]:
-    """A maker of a model, the same each time."""
+    """Draw a model, and return a function that creates an identical copy at each call."""
     start, method = int(case.rng.integers(2**32)), case.choice("method", ["full", "lora", "lora with dropout"])
     return lambda: fresh_model(case, start, method)
 
 
 def draw_run(case: Case) -> Callable[..., History]:
-    """A training run of two or three steps."""
+    """Draw a training run of two or three steps, as a function of the model."""
     steps: dict[str, Any] = {name: case.size(name, 1, 3) for name in ("eval_every", "checkpoint_every")}
     steps |= {"iters": case.size("iters", 2, 3), "accumulate": case.size("accumulate", 1, 2)}
     seed = int(case.rng.integers(2**32))
@@ -185,34 +185,34 @@ def draw_run(case: Case) -> Callable[..., History]:
     return run
 
 
-@law("runs", "resume(crash(run)) = run", "the checkpoint is all that a step depends on", bound=EXACT)
+@law("runs", "resume(crash(run)) = run", "a checkpoint holds all state that a step depends on", bound=EXACT)
 def a_resumed_run_is_one_that_never_stopped(case: Case) -> None:
-    """Killed at any step and resumed from its checkpoint, a run ends with the same bits, losses and evaluations."""
+    """A run that crashes at any step and is resumed ends with identical bits, losses and evaluations."""
     make, run = draw_start(case), draw_run(case)
     whole, crashed, resumed = make(), make(), make()
     expected = run(whole)
     crashed.losses_left = case.size("losses before the crash", 0, len(expected.losses) - 1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint"
-        case.true("the run should have crashed, and went on", crashes(run, crashed, path))
+        case.true("the run should have crashed, but it finished", crashes(run, crashed, path))
         history = run(resumed, path, resume=True)
     same_bits(case, resumed.state_dict(), whole.state_dict())
     same_history(case, history, expected)
 
 
-@law("runs", "seed₁ = seed₂  ⇒  run₁ = run₂", "a computation without hidden randomness", bound=EXACT)
+@law("runs", "seed₁ = seed₂  ⇒  run₁ = run₂", "there is no hidden randomness", bound=EXACT)
 def the_same_seed_gives_the_same_bytes(case: Case) -> None:
-    """Drawn, trained and made to write with the same seeds, two models are the same and say the same."""
+    """Two models initialized, trained and sampled with the same seeds are identical and generate the same tokens."""
     make, run = draw_start(case), draw_run(case)
     (one, first), (two, second) = ((model, run(model)) for model in (make(), make()))
     same_bits(case, two.state_dict(), one.state_dict())
     same_history(case, second, first)
     written = [generate(model, [np.array([1, 2])], 3, Sampler(1.0), seed=5)[0] for model in (one, two)]
-    case.same("what is written", written[1], written[0])
+    case.same("the generated tokens", written[1], written[0])
 
 
 def crashes(run: Callable[..., History], model: Crashing, path: Path) -> bool:
-    """Whether a run ends as it was to end."""
+    """Whether a run ends with Crash."""
     try:
         run(model, path)
     except Crash:
@@ -227,7 +227,7 @@ def same_history(case: Case, got: History, want: History) -> None:
 
 @law("runs", "W ← W,  A ← A + …,  B ← B + …", "Hu et al. 2021 (LoRA), section 4.1", bound=EXACT)
 def training_an_adapter_leaves_the_whole_base_as_it_was(case: Case) -> None:
-    """A run moves A and B of every adapted layer, and no bit of any other parameter, norms and embedding included."""
+    """Training changes A and B of every adapted layer and no bit of other parameters, norms and embedding included."""
     run = draw_run(case)
     model = fresh_model(case, int(case.rng.integers(2**32)))
     targets = case.choice("targets", [["q_proj"], ["o_proj", "up_proj"], "all-linear"])
@@ -247,7 +247,7 @@ def training_an_adapter_leaves_the_whole_base_as_it_was(case: Case) -> None:
     "Kingma & Ba 2015, section 2.1; Loshchilov & Hutter 2019, algorithm 2",
 )
 def the_first_step_of_adamw_is_as_long_as_the_learning_rate(case: Case) -> None:
-    """With both moments corrected, only the gradient's sign is left; and each group of parameters decays on its own."""
+    """After bias correction, the first step uses only the gradient's sign; each parameter group has its own decay."""
     W = Tensor(case.array("W", case.size("out", 1, 4), case.size("in", 1, 4)), requires_grad=True)
     w = Tensor(case.array("w", case.size("width", 1, 4)), requires_grad=True)
     lr, decay, before = case.number("lr", positive=True), case.number("decay", positive=True), (W.data, w.data)

@@ -1,4 +1,4 @@
-"""LoraConfig: what to adapt and how, under PEFT's names with PEFT's defaults and meanings."""
+"""LoraConfig: the settings of LoRA, with PEFT's names, defaults and meanings."""
 
 from __future__ import annotations
 
@@ -32,18 +32,19 @@ from minilora.nn.module import AdapterError
 @method
 @dataclass(frozen=True)
 class LoraConfig(Method):
-    """How to adapt a model with LoRA (Hu et al. 2021). `Method` has the settings that choose the Linears.
+    """The settings of a LoRA adapter (Hu et al. 2021). The settings that select the Linear layers are in `Method`.
 
     Attributes
     ----------
-    r : rank of the update, the number of rows of A
+    r : rank of the update: A has r rows and B has r columns
     lora_alpha : α; the update is scaled by α/r
-    lora_dropout : probability of zeroing an input of A while training
-    rank_pattern, alpha_pattern : {regular expression for the end of a path: other r or α}; the first match wins
-    use_rslora : scale by α/√r instead, so that large ranks keep learning (Kalajdzievski 2023)
+    lora_dropout : dropout probability for the input of A during training
+    rank_pattern, alpha_pattern : other values of r or α for some modules, {regular expression: value}. A key must match
+        the entire path of a module or the part after one of its dots; the first key that matches applies
+    use_rslora : scale by α/√r instead, because α/r slows down training at large ranks (Kalajdzievski 2023)
     init_lora_weights : True: A uniform in ±1/√in, B zero. "gaussian": A normal with standard deviation 1/r, B zero.
-        False: B uniform in ±1/√r as well, so that ΔW is not zero; for tests
-    bias, modules_to_save : PEFT's names for training more than A and B; only "none" and None are implemented
+        False: A as for True, B uniform in ±1/√r, so that ΔW is not zero (for tests)
+    bias, modules_to_save : PEFT's settings for training further parameters; only "none" and None are implemented
     """
 
     r: int = setting(8, check_rank)
@@ -53,7 +54,7 @@ class LoraConfig(Method):
     alpha_pattern: dict[str, float] = setting({}, pattern_of(check_finite, "lora_alpha"))
     use_rslora: bool = setting(False, check_flag)
     init_lora_weights: bool | str = setting(True, one_of(True, False, "gaussian"))
-    bias: str = setting("none", not_implemented("none", ": there are no biases here"))
+    bias: str = setting("none", not_implemented("none", ": the linear layers have no biases"))
     modules_to_save: list[str] | None = setting(None, not_implemented(None, ""))
 
     name: ClassVar[str] = "lora"
@@ -64,15 +65,15 @@ class LoraConfig(Method):
     suffix: ClassVar[dict[str, str]] = {"lora_A": ".weight", "lora_B": ".weight"}
 
     def rank(self, path: str) -> int:
-        """r for the module at `path`."""
+        """Return r for the module at `path`."""
         return self.first_match(self.rank_pattern, path, self.r)
 
     def alpha(self, path: str) -> float:
-        """α for the module at `path`."""
+        """Return α for the module at `path`."""
         return self.first_match(self.alpha_pattern, path, self.lora_alpha)
 
     def scaling(self, path: str) -> float:
-        """s for the module at `path`: α/r, or α/√r with use_rslora."""
+        """Return the scale s for the module at `path`: α/r, or α/√r with use_rslora."""
         r, alpha = self.rank(path), self.alpha(path)
         return alpha / math.sqrt(r) if self.use_rslora else alpha / r
 

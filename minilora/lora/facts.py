@@ -1,4 +1,4 @@
-"""Facts about an adapter: the norms and effective ranks of its ΔW, and which programs can load it."""
+"""Facts about an adapter: the norm and effective rank of each ΔW, and the programs that can load it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from minilora.lora.config import LoraConfig
 from minilora.lora.spectrum import singular_values
 from minilora.nn import Linear
 
-VLLM_DEFAULT_RANK, VLLM_RANKS = 16, (1, 8, 16, 32, 64, 128, 256, 320, 512)  # what its max_lora_rank can be
+VLLM_DEFAULT_RANK, VLLM_RANKS = 16, (1, 8, 16, 32, 64, 128, 256, 320, 512)  # default and valid max_lora_rank of vLLM
 
 
 @dataclass(frozen=True)
 class ModuleFacts:
-    """One adapted module.
+    """Facts about one adapted module.
 
     Attributes
     ----------
-    shapes : of its tensors, by name
-    parameters : how many numbers these are
-    norm, relative : ‖ΔW‖ and ‖ΔW‖ / ‖W‖, Frobenius norms; None where W is needed for it and not known
-    effective_rank : see `effective_rank`; None likewise
+    path : path of the module
+    shapes : shapes of the adapter's tensors in this module, by name
+    parameters : number of parameters in these tensors
+    norm : Frobenius norm ‖ΔW‖; None if the update has no ΔW, or if ΔW depends on W and W is not known
+    relative : ‖ΔW‖ / ‖W‖; None also if W is not known or zero
+    effective_rank : effective rank of ΔW (see `effective_rank`); None if `norm` is None
     """
 
     path: str
@@ -44,7 +46,7 @@ class ModuleFacts:
 
 @dataclass(frozen=True)
 class Loader:
-    """Whether a program reproduces the output of this adapter; `note` says why not, or what it needs."""
+    """Whether a program reproduces the output of an adapter. `note` states the reason if not, or a requirement."""
 
     program: str
     compatible: bool
@@ -52,17 +54,20 @@ class Loader:
 
 
 def effective_rank(values: Array) -> float:
-    """The effective rank of a matrix with these singular values: exp of the entropy of the values over their sum.
+    """Return the effective rank of a matrix with these singular values: exp(-Σ pᵢ ln pᵢ), where pᵢ = σᵢ / Σ σⱼ.
 
-    Between 1 and the rank; n for n equal singular values; 0 for a zero matrix (Roy and Vetterli 2007, "The effective
-    rank: a measure of effective dimensionality", definition 1).
+    It is between 1 and the rank, n for n equal singular values, and 0 for a zero matrix (Roy and Vetterli 2007, "The
+    effective rank: a measure of effective dimensionality", definition 1).
     """
     shares = values[values > 0] / max(values.sum(), np.finfo(np.float64).tiny)
     return float(np.exp(-np.sum(shares * np.log(shares)))) if len(shares) else 0.0
 
 
 def module_facts(config: Method, tensors: Mapping[str, Array], weights: Mapping[str, Array]) -> list[ModuleFacts]:
-    """Facts about every module of an adapter as `read_adapter` gives it; `weights` are the base's W, by path."""
+    """Return the facts about each module of an adapter, ordered by layer.
+
+    `config` and `tensors` are the result of `read_adapter`; `weights` has the base model's W by path, as far as known.
+    """
     parts: dict[str, dict[str, Array]] = defaultdict(dict)
     for key, array in tensors.items():
         path, name = place_of(key)
@@ -94,18 +99,18 @@ def _facts(
 
 
 def _base(config: Method, path: str, arrays: Mapping[str, Array], W: Array | None) -> Linear | None:
-    """The base, or one of zeros that has its size, where the shapes of the tensors give that; else None."""
+    """Return the base layer; without W, a zero layer of the same shape if the tensors determine it, else None."""
     if W is not None:
         return Linear(Tensor(W))
     symbols = ((config.shapes(path)[name], array.shape) for name, array in arrays.items())
     size = {s: n for shape, known in symbols for s, n in zip(shape, known, strict=True)}
     if not {"in", "out"} <= size.keys():
         return None
-    return Linear(Tensor(np.broadcast_to(0.0, (size["out"], size["in"]))))  # takes no memory
+    return Linear(Tensor(np.broadcast_to(0.0, (size["out"], size["in"]))))  # a broadcast view, which needs no memory
 
 
 def _singular_values(update: Update, base: Linear, known: bool) -> Array | None:
-    """The singular values of ΔW; None where there is no ΔW, or W is needed for it and not `known`."""
+    """Return the singular values of ΔW; None if there is no ΔW, or if it depends on W and W is not `known`."""
     if factors := update.factors(base):
         return abs(factors.scale) * singular_values(factors.A.data, factors.B.data)
     delta = update.delta(base) if known else None
@@ -113,39 +118,41 @@ def _singular_values(update: Update, base: Linear, known: bool) -> Array | None:
 
 
 def loaders(config: Method, paths: Collection[str], tied: bool = False) -> list[Loader]:
-    """Whether PEFT, vLLM and llama.cpp would load an adapter of the modules at `paths` and compute the same as here.
+    """Return whether PEFT, vLLM and llama.cpp can load an adapter of the modules at `paths` and reproduce its output.
 
-    `tied` says whether the base's output head is its embedding table. According to the sources:
+    `tied` states whether the base model's output head shares its weight with the embedding. The limits of each program
+    are taken from its source code:
 
-    - PEFT 0.21.2, `LoraConfig.__post_init__`: `layers_to_transform` only beside a list of names.
+    - PEFT 0.21.2, `LoraConfig.__post_init__`: `layers_to_transform` requires `target_modules` to be a list.
     - vLLM (`vllm/lora/peft_helper.py` at commit e745baf, `vllm/lora/lora_model.py` at 0306474, `vllm/config/lora.py`
-      at a78dc92 and in 0.22.1): all modules have one scale, α/r or with use_rslora α/√r; rank_pattern and alpha_pattern
-      are not read. The buffers hold ranks up to `max_lora_rank`: 16 unless set, and 512 at most.
+      at a78dc92 and in 0.22.1): all modules have the same scale, α/r or, with use_rslora, α/√r; rank_pattern and
+      alpha_pattern are ignored. The rank can be at most `max_lora_rank`, which is 16 by default and 512 at most.
     - llama.cpp (`convert_lora_to_gguf.py` at commit 0b03ada, `src/llama-adapter.h` at d66c5cd, `src/llama-adapter.cpp`
-      at 0650ea8): each module is scaled by α over its own rank, or by 1 where α is 0; use_rslora and alpha_pattern are
-      not read. A tied head has no tensor of its own there that an adapter could belong to.
+      at 0650ea8): each module is scaled by α over its own rank, or by 1 if α is 0; use_rslora and alpha_pattern are
+      ignored. A tied output head has no tensor of its own that could be adapted.
     """
     if type(config) is not LoraConfig:
-        note = "it supports LoRA alone"
+        note = "it supports only LoRA"
         return [_peft(config), Loader("vLLM", False, note), Loader("llama.cpp", False, note)]
     return [_peft(config), _vllm(config, paths), _llama_cpp(config, paths, tied)]
 
 
 def _peft(config: Method) -> Loader:
     if isinstance(config.target_modules, str) and config.layers_to_transform is not None:
-        return Loader("PEFT", False, "it takes layers_to_transform only beside a list of target_modules")
+        return Loader("PEFT", False, "it accepts layers_to_transform only with a list of target_modules")
     return Loader("PEFT", True)
 
 
 def _vllm(config: LoraConfig, paths: Collection[str]) -> Loader:
     rank = max([config.r, *map(config.rank, paths)])
     if rank > VLLM_RANKS[-1]:
-        return Loader("vLLM", False, f"its ranks end at {VLLM_RANKS[-1]}, this one is {rank}")
+        return Loader("vLLM", False, f"its largest rank is {VLLM_RANKS[-1]}, and this adapter has rank {rank}")
     scale = config.lora_alpha / (math.sqrt(config.r) if config.use_rslora else config.r)
     for path in paths:
         if not math.isclose(config.scaling(path), scale):
-            return Loader("vLLM", False, f"it scales all by {scale:g}, {path} needs {config.scaling(path):g}")
-    flag = f"started with --max-lora-rank {next(r for r in VLLM_RANKS if r >= rank)}"
+            needed = config.scaling(path)
+            return Loader("vLLM", False, f"it scales all modules by {scale:g}, but {path} needs {needed:g}")
+    flag = f"if started with --max-lora-rank {next(r for r in VLLM_RANKS if r >= rank)}"
     return Loader("vLLM", True, flag if rank > VLLM_DEFAULT_RANK else "")
 
 
@@ -153,7 +160,7 @@ def _llama_cpp(config: LoraConfig, paths: Collection[str], tied: bool) -> Loader
     for path in paths:
         scale = config.lora_alpha / config.rank(path) if config.lora_alpha else 1.0
         if not math.isclose(config.scaling(path), scale):
-            return Loader("llama.cpp", False, f"it scales {path} by {scale:g}, which needs {config.scaling(path):g}")
+            return Loader("llama.cpp", False, f"it scales {path} by {scale:g} instead of {config.scaling(path):g}")
     if tied and "lm_head" in paths:
-        return Loader("llama.cpp", False, "lm_head is tied to the embeddings there, and has no tensor of its own")
+        return Loader("llama.cpp", False, "it has no separate tensor for a tied lm_head")
     return Loader("llama.cpp", True, "after convert_lora_to_gguf.py")

@@ -1,10 +1,11 @@
-"""LoRA: a frozen Linear, and a trainable low-rank path beside it. The file that minilora is about.
+"""LoRA: a trainable low-rank update of a frozen Linear layer.
 
-        h = W x  +  s · B A x            W (out, in) frozen;  A (r, in) and B (out, r) trained;  s = α/r
+        h = W x  +  s · B A x            W (out, in) is frozen;  A (r, in) and B (out, r) are trained;  s = α/r
 
-Fine-tuning changes W by some ΔW. LoRA's bet (Hu et al. 2021, section 4.1) is that a ΔW of low rank r is enough, so
-it trains the two thin factors of ΔW = s · B A: r (in + out) numbers instead of in · out. B starts at zero, so the
-adapted model starts as the base. The layer that adds the path to W x is in `adapters/host.py`.
+Fine-tuning changes W to W + ΔW. LoRA (Hu et al. 2021, section 4.1) assumes that a ΔW of low rank r is sufficient, and
+trains the two factors of ΔW = s · B A: r (in + out) parameters instead of in · out. B is initialized to zero, so the
+adapted model starts with the same output as the base model. The layer that adds s · B A x to W x is in
+`adapters/host.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from minilora.nn import Linear
 
 
 class LoraUpdate(Update):
-    """u(x) = s · B A x, with s = `scaling`."""
+    """The LoRA update u(x) = s · B A x, where s is `scaling`."""
 
     lora_A: Tensor  # (r, in)
     lora_B: Tensor  # (out, r)
@@ -34,9 +35,9 @@ class LoraUpdate(Update):
 
 
 def draw_A(r: int, n_in: int, init: bool | str, rng: np.random.Generator) -> Array:
-    """A (r, in), uniform in ±1/√in, independent of r (PyTorch's `kaiming_uniform_` with a = √5).
+    """Return initial values for A (r, in): uniform in ±1/√in for any r, as in PyTorch's `kaiming_uniform_` with a = √5.
 
-    With `init` "gaussian" it is normal with standard deviation 1/r.
+    If `init` is "gaussian", they are normally distributed with mean 0 and standard deviation 1/r.
     """
     if init == "gaussian":
         return rng.standard_normal((r, n_in)) / r
@@ -44,9 +45,10 @@ def draw_A(r: int, n_in: int, init: bool | str, rng: np.random.Generator) -> Arr
 
 
 def draw_B(n_out: int, r: int, init: bool | str, rng: np.random.Generator) -> Array:
-    """B (out, r), zero, so that ΔW starts at zero. (If A were zero as well, both gradients would stay zero.)
+    """Return initial values for B (out, r): zero, so that ΔW is zero at the start.
 
-    With `init` False it is uniform in ±1/√r, so that ΔW is not zero.
+    A must not be zero as well: with G = ∂L/∂(ΔW), the gradients are ∂L/∂A = s Bᵀ G and ∂L/∂B = s G Aᵀ, so both would
+    stay zero. If `init` is False, B is uniform in ±1/√r, so that ΔW is not zero.
     """
     if init is False:
         return rng.uniform(-1, 1, (n_out, r)) / r**0.5

@@ -1,11 +1,11 @@
-"""Mixing: one new adapter out of several. With weights wᵢ, scales sᵢ and factors Aᵢ, Bᵢ:
+"""Mixing: combine several adapters into a new one. With weights wᵢ, scales sᵢ and factors Aᵢ, Bᵢ:
 
-        cat      ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ                      exact; its rank is the sum of the ranks
-        svd      the matrix of rank r nearest to that    loses what lies beyond the r largest singular values
-        linear   ΔW = Σᵢⱼ √(wᵢsᵢ) √(wⱼsⱼ) Bᵢ Aⱼ            equal ranks; with cross terms i ≠ j
+        cat      ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ                      exact; the new rank is the sum of the ranks
+        svd      the best rank-r approximation of that   discards all but the r largest singular values
+        linear   ΔW = Σᵢⱼ √(wᵢsᵢ) √(wⱼsⱼ) Bᵢ Aⱼ            requires equal ranks; includes cross terms i ≠ j
 
-The names are those of PEFT's `add_weighted_adapter`. To combine adapters without making a new one, write
-`set_active(model, {"bard": 0.7, "recipe": 0.3})`; this, too, is exact.
+The names follow PEFT's `add_weighted_adapter`. To combine adapters without creating a new one, activate them together:
+`set_active(model, {"bard": 0.7, "recipe": 0.3})`, which is also exact.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from minilora.adapters.targets import module_name, select
 from minilora.backend import Array, to_host
 from minilora.lora.config import LoraConfig
 from minilora.lora.spectrum import singular_values, thin_svd
+from minilora.messages import html_table
 from minilora.nn import Module
 from minilora.nn.choice import strengths
 from minilora.nn.module import AdapterError
@@ -39,12 +40,14 @@ WAYS = "cat", "linear", "svd"
 
 @dataclass(frozen=True)
 class Mixture:
-    """The result of `mix`, per module.
+    """The result of `mix`.
 
     Attributes
     ----------
-    rank : the new adapter's rank
-    error : ‖ΔW - Σ wᵢ ΔWᵢ‖ / ‖Σ wᵢ ΔWᵢ‖, Frobenius norms: how far the mixture is from the weighted sum
+    adapter, how : the arguments of `mix`
+    rank : rank of the new adapter, by module
+    error : relative error ‖ΔW - Σ wᵢ ΔWᵢ‖ / ‖Σ wᵢ ΔWᵢ‖ in the Frobenius norm, by module; infinite if only the
+        weighted sum is zero
     """
 
     adapter: str
@@ -54,8 +57,15 @@ class Mixture:
 
     @property
     def kept(self) -> dict[str, float]:
-        """For "svd": the share of the energy ‖Σ wᵢ ΔWᵢ‖² that it keeps, 1 - error²."""
+        """For "svd", the fraction of the energy ‖Σ wᵢ ΔWᵢ‖² that is kept, 1 - error², by module."""
         return {path: 1 - error**2 for path, error in self.error.items()}
+
+    def __repr__(self) -> str:
+        return f"Mixture({self})"
+
+    def _repr_html_(self) -> str:
+        rows = ((path, self.rank[path], f"{self.error[path]:.2g}", f"{self.kept[path]:.1%}") for path in self.rank)
+        return html_table(("module", "rank", "error", "energy kept"), rows, str(self))
 
     def __str__(self) -> str:
         low, high = min(self.rank.values()), max(self.rank.values())
@@ -63,31 +73,32 @@ class Mixture:
         made = f"{self.adapter}: {self.how}, rank {ranks} in {len(self.rank)} modules"
         worst = max(self.error, key=lambda path: self.error[path])
         if not self.error[worst]:
-            return f"{made}; exactly the weighted sum"
+            return f"{made}; equal to the weighted sum"
         if math.isinf(self.error[worst]):
-            return f"{made}; the weighted sum is zero, and the mixture is not ({worst})"
+            return f"{made}; the weighted sum is zero, but the mixture is not ({worst})"
         energy = f", {self.kept[worst]:.1%} of the energy kept" if self.how == "svd" else ""
-        return f"{made}; at most {self.error[worst]:.2g} ‖ΔW‖ from the weighted sum{energy} ({worst})"
+        return f"{made}; differs from the weighted sum by at most {self.error[worst]:.2g} ‖ΔW‖{energy} ({worst})"
 
 
 def mix(
     model: Module, weights: Mapping[str, float], adapter: str = "mixed", how: str = "cat", r: int | None = None
 ) -> Mixture:
-    """Attach a new adapter that is a weighted mixture of attached ones, and make it the active one.
+    """Attach a new adapter that is a weighted mixture of attached adapters, and make it the active one.
 
     Parameters
     ----------
-    weights : adapter -> weight, any finite numbers
-    adapter : the new one's name
-    how : "cat" stacks the A's and the B's: exact, and as large as all of them. "svd" is the best approximation of that
-        by a rank r (Eckart & Young 1936). "linear" adds the A's and adds the B's, each times √|wᵢsᵢ| (A takes the
-        sign). It needs equal ranks, and every Bᵢ also meets every other Aⱼ: it is the weighted sum only when all
-        adapters but one are weightless
-    r : the rank of an "svd"; the largest of the adapters' ranks if not given. A module that cannot have as many
-        gets as many as it can
+    weights : {adapter name: weight}; weights can be any finite numbers
+    adapter : name of the new adapter
+    how : "cat" concatenates the A's and the B's: exact, and as large as all the adapters together. "svd" is the best
+        rank-r approximation of that (Eckart & Young 1936). "linear" adds up the A's and the B's, each multiplied by
+        √|wᵢsᵢ|, and the A's also by the sign of wᵢsᵢ. It requires equal ranks, and because of its cross terms Bᵢ Aⱼ, it
+        generally differs from the weighted sum unless only one weight is nonzero
+    r : rank for "svd"; by default the largest rank of the adapters in each module. A module's rank is limited by its
+        dimensions and by the sum of the ranks
 
-    Raises AdapterError, before the model is changed, for an unknown adapter, a weight that is not finite, ranks that
-    differ under "linear", an unknown way, a name that is taken, or when adapters are merged.
+    Raises AdapterError, before the model is changed, if an adapter is unknown or has no factors A and B, a weight is
+    not finite or too large, ranks differ with "linear", `how` or `r` is invalid, the name is taken or invalid, or
+    adapters are merged.
     """
     _check(weights, how, r)
     weights = strengths(weights, model.adapters)
@@ -106,28 +117,28 @@ def mix(
 
 
 def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
-    """Check the arguments that do not depend on the model."""
+    """Validate the arguments that do not depend on the model."""
     if not isinstance(weights, Mapping) or not weights:
         raise AdapterError(
             f"expected a weight for each adapter, such as {{'bard': 0.7, 'recipe': 0.3}}, got {weights!r}"
         )
     if not isinstance(how, str) or how not in WAYS:
-        raise AdapterError(f"expected how = {', '.join(map(repr, WAYS))}, got {how!r}")
+        raise AdapterError(f"expected how to be one of {', '.join(map(repr, WAYS))}, got {how!r}")
     if r is not None and how != "svd":
-        raise AdapterError(f"a rank can be chosen for 'svd' alone; {how!r} has the one that comes of it, got r = {r!r}")
+        raise AdapterError(f"r can be set only for how='svd', got r={r!r} with how={how!r}")
     if r is not None and (not isinstance(r, Integral) or isinstance(r, bool) or r < 1):
-        raise AdapterError(f"expected a rank r of at least 1, a whole number, got {r!r}")
+        raise AdapterError(f"expected the rank r to be a positive integer, got {r!r}")
 
 
 def _refuse_infinite(matrices: Iterable[Array], path: str, dtype: np.dtype) -> None:
-    """Raise AdapterError for a mixture that overflows the model's dtype."""
+    """Raise AdapterError if a mixture overflows the model's dtype."""
     with np.errstate(over="ignore"):
         if not all(np.isfinite(M.astype(dtype)).all() for M in matrices):
             raise AdapterError(f"the weights are too large: the mixture at {path} is not finite in {dtype}")
 
 
 class Term(NamedTuple):
-    """w · ΔW of one adapter at one module: A (r, in), B (out, r), in float64, and the product of weight and scale."""
+    """The term wᵢ ΔWᵢ of one module: A (r, in) and B (out, r) in float64, and `scale`, the product wᵢ sᵢ."""
 
     A: Array
     B: Array
@@ -135,7 +146,7 @@ class Term(NamedTuple):
 
 
 def _term(host: AdaptedLinear, name: str, weight: float, path: str) -> Term:
-    """In float64 and on the host: a mixture is computed once and rounded once."""
+    """Return one adapter's term, in float64 on the CPU, so that the mixture is rounded only once, at the end."""
     factors = host.updates[name].factors(host.base)
     if factors is None:
         raise AdapterError(
@@ -147,7 +158,7 @@ def _term(host: AdaptedLinear, name: str, weight: float, path: str) -> Term:
 
 
 def _make(how: str, exact: Pair, terms: dict[str, Term], r: int | None) -> Pair:
-    """The mixture at one module; `exact` are the factors of the weighted sum."""
+    """Return the mixture for one module; `exact` has the factors of the weighted sum."""
     if how == "cat":
         return exact
     if how == "linear":
@@ -156,31 +167,34 @@ def _make(how: str, exact: Pair, terms: dict[str, Term], r: int | None) -> Pair:
 
 
 def _cat(terms: dict[str, Term]) -> Pair:
-    """The A's stacked vertically; the B's, each times w s, horizontally."""
+    """Stack the A's vertically, and the B's, each multiplied by its scale wᵢ sᵢ, horizontally."""
     return np.concatenate([t.A for t in terms.values()]), np.concatenate(
         [t.scale * t.B for t in terms.values()], axis=1
     )
 
 
 def _linear(terms: dict[str, Term]) -> Pair:
-    """Σ √(ws) A and Σ √(ws) B; a negative ws gives its sign to A, as in PEFT."""
+    """Return Σ √|wᵢsᵢ| Aᵢ and Σ √|wᵢsᵢ| Bᵢ, with the sign of wᵢsᵢ applied to Aᵢ, as in PEFT."""
     ranks = {name: len(term.A) for name, term in terms.items()}
     if len(set(ranks.values())) > 1:
-        raise AdapterError(f"'linear' needs adapters of one rank, these have {ranks}; use 'cat' or 'svd'")
+        raise AdapterError(f"'linear' requires adapters of equal rank, got {ranks}; use 'cat' or 'svd'")
     A = sum(math.copysign(math.sqrt(abs(t.scale)), t.scale) * t.A for t in terms.values())
     B = sum(math.sqrt(abs(t.scale)) * t.B for t in terms.values())
     return np.asarray(A), np.asarray(B)
 
 
 def _nearest(A: Array, B: Array, r: int) -> Pair:
-    """B A truncated to its r largest singular values σ, with √σ in each factor."""
+    """Return factors of B A truncated to its r largest singular values σ, with √σ in each factor."""
     left, values, right = thin_svd(A, B)
     roots = np.sqrt(values[:r])
     return roots[:, None] * right[:r], left[:, :r] * roots  # (r, in), (out, r)
 
 
 def _distance(made: Pair, exact: Pair) -> float:
-    """‖B A - B' A'‖ / ‖B' A'‖. Rounding counts as zero: where adapters cancel, nothing else is left."""
+    """Return ‖B A - B' A'‖ / ‖B' A'‖, where A', B' are `exact`.
+
+    Norms within rounding error count as zero: if the adapters cancel, only rounding error remains.
+    """
     (A, B), (A_exact, B_exact) = made, exact
     rounding = 1e-12 * np.linalg.norm(A_exact) * np.linalg.norm(B_exact)
     norm = np.linalg.norm(singular_values(*exact))
@@ -192,7 +206,7 @@ def _distance(made: Pair, exact: Pair) -> float:
 
 
 def _config(model: Module, rank: dict[str, int]) -> LoraConfig:
-    """A config of scale α/r = 1 that selects just these modules, with these ranks."""
+    """Return a config of scale α/r = 1 that selects exactly these modules, with these ranks."""
     common = Counter(rank.values()).most_common(1)[0][0]
     others = {re.escape(path): r for path, r in rank.items() if r != common}
     config = LoraConfig(
@@ -202,6 +216,6 @@ def _config(model: Module, rank: dict[str, int]) -> LoraConfig:
         rank_pattern=others,
         alpha_pattern=dict(others),
     )
-    if select(model, config).keys() != rank.keys():  # the last names match other modules too: use whole paths
+    if select(model, config).keys() != rank.keys():  # the names also match other modules: use full paths
         config = dataclasses.replace(config, target_modules=sorted(rank))
     return config

@@ -1,8 +1,8 @@
-"""The model: one small Llama. Reading order: `module.py`, `layers.py`, `attention.py`, `llama.py`."""
+"""The Llama model. Reading order: `module.py`, `layers.py`, `attention.py`, `llama.py`."""
 
 from minilora.nn.config import LlamaConfig
 from minilora.nn.layers import Embedding, Linear, RMSNorm
-from minilora.nn.llama import Cache, Llama
+from minilora.nn.llama import Cache, Llama, load_model
 from minilora.nn.module import Module
 
-__all__ = ["Cache", "Embedding", "Linear", "Llama", "LlamaConfig", "Module", "RMSNorm"]
+__all__ = ["Cache", "Embedding", "Linear", "Llama", "LlamaConfig", "Module", "RMSNorm", "load_model"]

@@ -1,4 +1,4 @@
-"""Self-attention with rotary positions, grouped heads, and a cache of past keys and values for generation."""
+"""Self-attention with rotary position embeddings, grouped heads and a key-value cache for generation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minilora.nn.module import Module
 
 
 class Attention(Module):
-    """Four projections around causal attention: q, k, v come from x; o mixes the heads' outputs."""
+    """Causal self-attention: q, k and v are projections of x; o combines the outputs of the heads."""
 
     def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         width, std = config.hidden_size, config.initializer_range
@@ -22,11 +22,11 @@ class Attention(Module):
         self.q_proj = Linear(random_weight(rng, queries, width, std))
         self.k_proj = Linear(random_weight(rng, keys, width, std))
         self.v_proj = Linear(random_weight(rng, keys, width, std))
-        # What is added to the residual stream 2L times is drawn smaller, so that the sum keeps its scale (GPT-2).
+        # The 2L projections that add to the residual stream start with smaller weights, to keep its scale (GPT-2).
         self.o_proj = Linear(random_weight(rng, width, queries, std / (2 * config.num_hidden_layers) ** 0.5))
 
     def forward(self, x: Tensor, turns: tuple[Array, Array], cache: LayerCache | None = None) -> Tensor:
-        """x is (B, T, C); `turns` are the cosines and sines of its T positions, each (T, 1, D/2)."""
+        """Return the output (B, T, C) for x (B, T, C); `turns` is from `rotary_turns`, for the T positions of x."""
         B, T, _ = x.shape
         q = ops.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), *turns)  # (B, T, H·D) -> (B, T, H, D)
         k = ops.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), *turns)  # (B, T, G·D) -> (B, T, G, D)
@@ -39,7 +39,7 @@ class Attention(Module):
 
 
 class LayerCache:
-    """One layer's keys and values of the tokens seen so far, in arrays that grow with the text."""
+    """The keys and values of one layer for all past tokens, in arrays that grow as needed."""
 
     def __init__(self, batch: int, config: LlamaConfig, like: Array) -> None:
         shape = (batch, config.kv_heads, 0, config.head_size)
@@ -47,12 +47,12 @@ class LayerCache:
         self.length = 0
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append the keys and values of new tokens, (B, G, T, D); return those of all tokens, (B, G, S, D)."""
+        """Append the keys and values of new tokens, (B, G, T, D). Return those of all tokens, (B, G, S, D)."""
         if k.requires_grad or v.requires_grad:
-            raise ValueError("a cache holds no gradients: generate inside `with no_grad():`")
+            raise ValueError("a cache cannot hold gradients; generate inside `with no_grad():`")
         stop = self.length + k.shape[2]
         if stop > self.keys.shape[2]:
-            room = max(stop, 2 * self.keys.shape[2])  # so that all copies together take no longer than the text itself
+            room = max(stop, 2 * self.keys.shape[2])  # doubling keeps the total cost of copies linear
             self.keys, self.values = (self._with_room(array, room) for array in (self.keys, self.values))
         self.keys[:, :, self.length : stop] = k.data
         self.values[:, :, self.length : stop] = v.data
@@ -68,7 +68,7 @@ class LayerCache:
 def rotary_turns(config: LlamaConfig, start: int, stop: int, like: Array) -> tuple[Array, Array]:
     """Cosines and sines of position × theta^(-2i/D), for positions start … stop - 1 and i < D/2; each (T, 1, D/2).
 
-    Of the type and on the device of `like`. Worked out in float64: at position 10,000 a float32 angle would already be
+    They have the dtype and device of `like`, but are computed in float64: at position 10,000, a float32 angle would be
     off by 3e-4 radians.
     """
     xp = array_module(like)

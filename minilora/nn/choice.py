@@ -1,7 +1,7 @@
-"""Adapters chosen for one call: `model(ids, adapters=["bard", None])`.
+"""Adapter selection for a single call: `model(ids, adapters=["bard", None])`.
 
-The choice is passed in a context variable, so intermediate layers need no extra argument, and calls in other threads do
-not see it. Adapted Linears read it (`adapters/host.py`).
+The selection is passed in a context variable, so intermediate layers need no extra argument and calls in other threads
+are not affected. Adapted Linears read it (`adapters/host.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from minilora.backend import Array
 from minilora.nn.module import AdapterError, Module
 
 Choice: TypeAlias = str | Mapping[str, float] | None
-"""One adapter by name, several with strengths, or None or {} for the base."""
+"""A selection: one adapter by name, a dict of strengths by name, or None or {} for the base."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ _chosen: ContextVar[RowChoice | None] = ContextVar("chosen", default=None)
 
 
 def chosen() -> RowChoice | None:
-    """The choice of the current call; None: the active adapters apply."""
+    """Return the selection of the current call, or None if the active adapters apply."""
     return _chosen.get()
 
 
 @contextmanager
 def choosing(rows: RowChoice) -> Iterator[None]:
-    """Inside this block, and in this context alone, layers use the adapters of `rows`."""
+    """Context manager in which layers use the adapters of `rows`, in the current context only."""
     token = _chosen.set(rows)
     try:
         yield
@@ -50,28 +50,30 @@ def choosing(rows: RowChoice) -> Iterator[None]:
 
 
 def resolve(model: Module, adapters: RowChoice | Choice | Sequence[Choice], batch: int) -> RowChoice:
-    """The choice for each of `batch` rows: a list has one entry for each row; anything else holds for all rows.
+    """Return the selection for each of `batch` rows. A list has one entry per row; anything else applies to all rows.
 
-    A RowChoice is checked and returned as it is. Raises AdapterError for an unknown name, a strength that is not a
-    finite number, a list of another length, or a model whose adapters are merged.
+    A RowChoice is checked and returned unchanged. Raises AdapterError if a name is unknown, a strength is not a finite
+    number, a list does not have `batch` entries, or the adapters of the model are merged.
     """
-    model.refuse_if_merged("choose adapters for a call")
+    model.refuse_if_merged("select adapters for a call")
     known = model.adapters
-    if isinstance(adapters, RowChoice):  # it was made before: the model may have changed since
+    if isinstance(adapters, RowChoice):  # resolved earlier: the model may have changed since
         for choice in adapters.distinct:
             strengths(choice, known)
         return adapters
     if adapters is None or isinstance(adapters, str | Mapping):
         adapters = [adapters] * batch
     if not isinstance(adapters, Sequence):  # a set has no order
-        raise AdapterError(f"expected a name, names with strengths, or a list of these, one a row, got {adapters!r}")
+        raise AdapterError(
+            f"expected an adapter name, a dict of strengths, or a list with one of these per row, got {adapters!r}"
+        )
     if len(adapters) != batch:
-        raise AdapterError(f"expected adapters for {batch} rows, one for each, got {len(adapters)}")
+        raise AdapterError(f"expected one entry of adapters for each of {batch} rows, got {len(adapters)}")
     return row_choice([strengths(choice, known) for choice in adapters])
 
 
 def row_choice(rows: Sequence[dict[str, float]]) -> RowChoice:
-    """The adapters of each row, where they are known to exist."""
+    """Return the RowChoice for dicts of strengths that have been checked already."""
     distinct: list[dict[str, float]] = []
     for row in rows:
         if row not in distinct:
@@ -80,9 +82,9 @@ def row_choice(rows: Sequence[dict[str, float]]) -> RowChoice:
 
 
 def strengths(choice: Choice, known: Sequence[str]) -> dict[str, float]:
-    """A choice as strengths by name. Raises AdapterError for an unknown name or a strength that is not finite."""
+    """Return a selection as strengths by name. Raises AdapterError for unknown names and non-finite strengths."""
     if not isinstance(choice, str | Mapping | None):
-        raise AdapterError(f"expected an adapter's name, names with strengths, or None, got {choice!r}")
+        raise AdapterError(f"expected an adapter name, a dict of strengths, or None, got {choice!r}")
     named = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
     for name, strength in named.items():
         if name not in known:

@@ -1,4 +1,4 @@
-"""LlamaConfig: the numbers that shape a model, under Hugging Face's names, and what of their options is built."""
+"""LlamaConfig: the hyperparameters of a model, under Hugging Face's names, and checks for unsupported options."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """The shape of a Llama. Defaults make a model of 2.7 million parameters on bytes.
+    """The configuration of a Llama. The defaults give a byte-level model with 2.7 million parameters.
 
     Attributes
     ----------
-    vocab_size : number of different tokens; 256 for bytes
+    vocab_size : the number of tokens in the vocabulary; 256 for bytes
     hidden_size : C, the width of the residual stream
-    intermediate_size : the width inside the MLP
-    num_hidden_layers, num_attention_heads : as they say
-    num_key_value_heads : G; each serves num_attention_heads / G query heads. None: one for each
+    intermediate_size : the hidden width of the MLP
+    num_hidden_layers, num_attention_heads : the numbers of layers, and of query heads per layer
+    num_key_value_heads : G; each serves num_attention_heads / G query heads. None: one per query head
     head_dim : D, the width of a head. None: hidden_size / num_attention_heads
-    max_position_embeddings : the context, in tokens
-    rms_norm_eps : added to the mean square
-    rope_theta : the base of the rotary wavelengths, which go from 2π to almost 2π rope_theta positions
-    tie_word_embeddings : whether the output head is the embedding's table
-    initializer_range : standard deviation of fresh weights
-    bos_token_id, eos_token_id : the tokens that begin and end a text; eos may be a list. None: there are none
+    max_position_embeddings : the context length, in tokens
+    rms_norm_eps : added to the mean square in RMSNorm
+    rope_theta : the base of the rotary wavelengths, which range from 2π to almost 2π rope_theta positions
+    tie_word_embeddings : whether the output head shares the weight of the embedding
+    initializer_range : the standard deviation of initial weights
+    bos_token_id, eos_token_id : the tokens that begin and end a text; eos may be a list. None: no such token
     """
 
     vocab_size: int = 256
@@ -62,15 +62,15 @@ class LlamaConfig:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
                     f"hidden_size ({self.hidden_size}) should be a multiple of num_attention_heads "
-                    f"({self.num_attention_heads}), or head_dim be given"
+                    f"({self.num_attention_heads}) unless head_dim is given"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.head_size % 2:
-            raise ValueError(f"head_dim should be even, so that features can be turned in pairs; got {self.head_size}")
+            raise ValueError(f"head_dim should be even, so that features can be rotated in pairs; got {self.head_size}")
 
     @property
     def end_tokens(self) -> frozenset[int]:
-        """The ids of eos_token_id."""
+        """The ids in eos_token_id, as a set."""
         eos = self.eos_token_id
         if eos is None:
             return frozenset()
@@ -88,9 +88,10 @@ class LlamaConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LlamaConfig:
-        """From the contents of a Hugging Face config.json.
+        """Create a config from the contents of a Hugging Face config.json.
 
-        Raises ValueError that names the first feature which the model would need and minilora does not have.
+        Raises ValueError if required options are missing or invalid, or if the model requires a feature that minilora
+        does not implement. The message names the first such feature.
         """
         values = _flatten_rope(values)
         if values.get("model_type") == "mistral":
@@ -98,8 +99,8 @@ class LlamaConfig:
         for name, accepted in ACCEPTED.items():
             if name in values and values[name] not in accepted:
                 raise ValueError(
-                    f"the model's config asks for {name} = {values[name]!r}, which minilora does not implement; "
-                    f"it reads models with {' or '.join(map(repr, accepted))}"
+                    f"the model's config requires {name} = {values[name]!r}, which minilora does not implement; "
+                    f"supported: {' or '.join(map(repr, accepted))}"
                 )
         required = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"]
         absent = [name for name in required if name not in values]
@@ -109,7 +110,7 @@ class LlamaConfig:
         return cls(**{**HUGGING_FACE_DEFAULTS, **{k: v for k, v in values.items() if k in known}})
 
     def to_dict(self) -> dict[str, Any]:
-        """The contents of a config.json that transformers reads, its older versions and its newer ones."""
+        """Return the contents of a config.json that old and new versions of transformers can read."""
         return {
             **dataclasses.asdict(self),
             "architectures": ["LlamaForCausalLM"],
@@ -129,14 +130,14 @@ HUGGING_FACE_DEFAULTS: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-"""What transformers' LlamaConfig means where a config.json is silent and our own default differs."""
+"""Defaults of LlamaConfig in transformers for options missing from config.json; most differ from those above."""
 
 MISTRAL_DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": 8,
     "sliding_window": 4096,
     "max_position_embeddings": 131072,
 }
-"""What transformers' MistralConfig means where a config.json is silent and Llama's default differs."""
+"""Defaults of MistralConfig in transformers for options missing from config.json, if different from Llama's."""
 
 ACCEPTED: dict[str, tuple[Any, ...]] = {
     "model_type": ("llama", "mistral"),
@@ -152,28 +153,28 @@ ACCEPTED: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "num_local_experts": (None,),
 }
-"""Options of the Llama family that change the computation, with the values that minilora computes."""
+"""Options of the Llama family that change the computation, with the values that minilora supports."""
 
 
 def _check_positive(field: dataclasses.Field[Any], value: Any) -> None:
-    """Refuse what is no positive number, or no whole one where the field counts something."""
+    """Raise ValueError unless the value is a positive number (a positive integer if the field is not a float)."""
     if value is None and field.name == "head_dim":
         return
     real = isinstance(field.default, float)
     fits = isinstance(value, numbers.Real if real else numbers.Integral) and not isinstance(value, bool)
     if not fits or not 0 < value < math.inf:
-        raise ValueError(f"{field.name} should be a positive {'' if real else 'whole '}number, got {value!r}")
+        raise ValueError(f"expected {field.name} to be a positive {'number' if real else 'integer'}, got {value!r}")
 
 
 def _check_token(name: str, value: Any) -> None:
-    """Raise ValueError unless it is an id, a list of ids or None."""
+    """Raise ValueError unless the value is a token id, a list of token ids or None."""
     for token in value if isinstance(value, list | tuple) else [value]:
         if value is not None and not (isinstance(token, numbers.Integral) and int(token) >= 0):
-            raise ValueError(f"{name} should be a token id, a list of these or null, got {value!r}")
+            raise ValueError(f"expected {name} to be a token id, a list of token ids or null, got {value!r}")
 
 
 def _flatten_rope(values: dict[str, Any]) -> dict[str, Any]:
-    """Bring the three ways in which configs have stated rotary options into one: rope_theta and rope_type."""
+    """Convert the three formats of rotary options in config files to one, with top-level rope_theta and rope_type."""
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
     flat = {key: rope[key] for key in ("rope_theta", "rope_type", "partial_rotary_factor") if key in rope}
     if "type" in rope and "rope_type" not in rope:

@@ -1,4 +1,4 @@
-"""The layers that a Llama is made of, each a parameter or two around an op."""
+"""The basic layers of a Llama: Linear, Embedding and RMSNorm, each a weight and an op."""
 
 from __future__ import annotations
 
@@ -28,43 +28,55 @@ class Linear(Module):
     def out_features(self) -> int:
         return self.weight.shape[0]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(in_features={self.in_features}, out_features={self.out_features})"
+
     def forward(self, x: Tensor) -> Tensor:
         return ops.linear(x, self.weight)
 
     def with_low_rank(self, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
-        """x (W + scale · B A)ᵀ for A (r, in) and B (out, r), by the cheaper order of products."""
+        """Return x (W + scale · B A)ᵀ for A (r, in) and B (out, r), in the cheaper order of matrix products."""
         if type(self).forward is not Linear.forward:
             return self(x) + ops.linear(ops.linear(x, A) * scale, B)
         return low_rank_linear(x, self.weight, A, B, scale=scale)
 
     def dense(self) -> Tensor:
-        """The whole matrix W (out, in)."""
+        """Return the full matrix W (out, in)."""
         return self.weight
 
 
 class Embedding(Module):
-    """A row of `weight` (vocabulary, C) for each id: ids (B, T) -> (B, T, C)."""
+    """A table lookup: ids (B, T) select rows of `weight` (vocabulary, C), giving (B, T, C)."""
 
     def __init__(self, weight: Tensor) -> None:
         self.weight = weight
+
+    def __repr__(self) -> str:
+        return f"Embedding{self.weight.shape}"
 
     def forward(self, ids: Array) -> Tensor:
         return ops.embedding(self.weight, ids)
 
 
 class RMSNorm(Module):
-    """x scaled to a root mean square of 1 over its last axis, times a learned gain `weight` (C,)."""
+    """RMS normalization: scale x to a root mean square of 1 over its last axis, then multiply by `weight` (C,)."""
 
     def __init__(self, size: int, eps: float) -> None:
         self.weight = Tensor(np.ones(size, dtype=np.float32), requires_grad=True)
         self.eps = eps
+
+    def __repr__(self) -> str:
+        return f"RMSNorm({self.weight.size}, eps={self.eps:g})"
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.rms_norm(x, self.weight, eps=self.eps)
 
 
 def random_weight(rng: np.random.Generator | None, n_out: int, n_in: int, std: float) -> Tensor:
-    """A trainable (out, in) float32 matrix of independent normal numbers of deviation `std`; zeros without an rng."""
+    """Return a trainable float32 matrix (out, in).
+
+    Entries are drawn from a normal distribution with mean 0 and standard deviation `std`, or are zero without an rng.
+    """
     if rng is None:
         return Tensor(np.zeros((n_out, n_in), dtype=np.float32), requires_grad=True)
     return Tensor(rng.standard_normal((n_out, n_in), dtype=np.float32) * np.float32(std), requires_grad=True)

@@ -1,7 +1,7 @@
-"""A small Llama: embedding, layers of attention and MLP on a residual stream, norm, output head.
+"""The Llama model: embedding, attention and MLP layers on a residual stream, final norm, output head.
 
-The same computation as Hugging Face's LlamaForCausalLM, under the same parameter names, so that weights pass both
-ways (`pretrained.py`). Read `layers.py` and `attention.py` first.
+Computation and parameter names are the same as in Hugging Face's LlamaForCausalLM, so weights can be exchanged in both
+directions (`pretrained.py`). Read `layers.py` and `attention.py` first.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from minilora.assets import BASE
 from minilora.autograd import ops
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, like
@@ -25,7 +26,7 @@ from minilora.nn.module import Module
 
 
 class MLP(Module):
-    """SwiGLU: down(silu(gate(x)) * up(x)), computed for each token alone."""
+    """SwiGLU: down(silu(gate(x)) * up(x)), applied to each token independently."""
 
     def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         width, inner, std = config.hidden_size, config.intermediate_size, config.initializer_range
@@ -52,7 +53,7 @@ class DecoderLayer(Module):
 
 
 class Decoder(Module):
-    """From ids (B, T) to the final hidden states (B, T, C)."""
+    """Embedding, layers and final norm: from ids (B, T) to hidden states (B, T, C)."""
 
     def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         self.config = config
@@ -72,12 +73,13 @@ class Decoder(Module):
 
 
 class Llama(Module):
-    """A causal language model: for each place in a text, scores for what comes next.
+    """A causal language model: for each position of a text, it computes logits for the next token.
 
     Parameters
     ----------
     config : LlamaConfig
-    rng : draws the fresh weights; the same generator state gives the same bytes. None: zeros, to be loaded over
+    rng : generator for the initial weights; the same state gives bit-for-bit identical weights. None: zeros, to be
+        overwritten by loading
     """
 
     def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
@@ -92,14 +94,14 @@ class Llama(Module):
     def forward(
         self, ids: Array, cache: Cache | None = None, adapters: RowChoice | Choice | Sequence[Choice] = None
     ) -> Tensor:
-        """Logits (B, T, V) for integer ids (B, T), which may lie on the host wherever the model does.
+        """Return logits (B, T, V) for integer ids (B, T). The ids may be on the host even if the model is on a GPU.
 
         Parameters
         ----------
-        cache : what has been seen before; the ids continue it
-        adapters : for this call alone, in place of the active ones: a name, names with strengths ({} for the base),
-            or a list that has one of these, or None for the base, for each row of the batch. Gradients reach the
-            active ones alone: what is not active is frozen
+        cache : the key-value cache of past tokens, which the ids continue; extended in place
+        adapters : adapters for this call only, in place of the active ones: a name, a dict of strengths by name ({} for
+            the base), or a list with one entry per row of the batch, each a name, a dict, or None for the base. None:
+            the active adapters. Only active adapters receive gradients; the others are frozen
         """
         ids = self._bring(ids)
         seen = 0 if cache is None else cache.length
@@ -107,7 +109,7 @@ class Llama(Module):
             raise ValueError(f"expected integer ids of shape (batch, time), got {ids.dtype} of shape {ids.shape}")
         if seen + ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
-                f"{seen + ids.shape[1]} tokens are more than the model's context of "
+                f"{seen + ids.shape[1]} tokens exceed the model's context of "
                 f"{self.config.max_position_embeddings}; shorten the text"
             )
         if adapters is None:
@@ -116,32 +118,46 @@ class Llama(Module):
             return self.lm_head(self.model(ids, cache))
 
     def loss(self, ids: Array, targets: Array) -> Tensor:
-        """Mean next-token cross-entropy in nats, over all (batch, time) places.
+        """Return the mean next-token cross-entropy in nats, over all (batch, time) positions.
 
-        `targets` are what comes next at each place: the ids one token later. (Hugging Face's `labels` are the ids
-        themselves, shifted inside.)
+        `targets` has the next token at each position: the ids, shifted by one. (Hugging Face's `labels` are the ids
+        themselves, which the model shifts.)
         """
         return ops.cross_entropy(self(ids), self._bring(targets))
 
     def _bring(self, ids: Array) -> Array:
-        """Token ids as an array on the model's device."""
+        """Return token ids as an array on the device of the model."""
         return like(np.asarray(ids) if isinstance(ids, list | tuple) else ids, self.model.embed_tokens.weight.data)
+
+    def __repr__(self) -> str:
+        c, sizes = self.config, super().__repr__().partition("(")[2].rstrip(")")
+        lines = [
+            f"Llama: {sizes}; {self.dtype} on {self.device}",
+            f"  {c.num_hidden_layers} layers, hidden size {c.hidden_size}, MLP {c.intermediate_size}, "
+            f"{c.num_attention_heads} heads, context {c.max_position_embeddings}, vocabulary {c.vocab_size}",
+        ]
+        if self.adapters:
+            marks = {name: f" (active, strength {s:g})" for name, s in self.active_adapters.items()}
+            names = ", ".join(name + marks.get(name, "") for name in self.adapters)
+            lines.append(f"  adapters: {names}{'; merged into the weights' if self.merged else ''}")
+        return "\n".join(lines)
 
     @property
     def tied(self) -> bool:
-        """Whether the output head's weight is the embedding's table."""
+        """Whether the output head shares the weight of the embedding."""
         return self.lm_head.weight is self.model.embed_tokens.weight
 
     def new_cache(self, batch: int) -> Cache:
-        """An empty cache for generating `batch` texts side by side."""
+        """Return an empty cache for generating `batch` texts in parallel."""
         return Cache(batch, self.config, self.model.embed_tokens.weight.data)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> Llama:
-        """Open a model folder in Hugging Face's layout (`pretrained.py`), on the device "cpu" or "cuda".
+        """Load a model folder in Hugging Face's layout (`pretrained.py`) onto the device "cpu" or "cuda".
 
-        Raises ValueError when a file is missing or cut short, the config needs a feature that minilora does not have,
-        or tensors are missing, unknown or of another shape.
+        Weights of any floating-point dtype are converted to float32.
+        Raises ValueError if a file is missing or invalid, the config requires a feature that minilora does not
+        implement, or tensors are missing, unknown or of the wrong shape.
         """
         config, tensors = pretrained.read(folder)
         model = cls(config, rng=None)
@@ -152,27 +168,35 @@ class Llama(Module):
         return model.to(device)
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
-        """Write config.json and model.safetensors, the weights as float32 or float16.
+        """Save config.json and model.safetensors, with the weights as float32 or float16.
 
-        Raises ValueError when the model holds parameters that the layout has no place for, such as adapters.
+        Raises ValueError if the model has parameters that do not belong to a plain Llama, such as adapters.
         """
         config, tensors = dataclasses.replace(self.config, tie_word_embeddings=self.tied), self.state_dict()
         extra = sorted(tensors.keys() - Llama(config, rng=None).state_dict().keys())
         if extra:
             raise ValueError(
-                f"a model folder has no place for {some(extra)}; save the adapter on its own (lora.save_adapter), or "
+                f"a model folder cannot store {some(extra)}; save the adapter separately (lora.save_adapter), or "
                 "merge it into the weights first (lora.merge_and_unload)"
             )
         pretrained.write(folder, config, tensors, dtype)
 
 
 class Cache:
-    """The keys and values of all layers, for generation without computing the past again."""
+    """The key-value cache of all layers, so that generation does not recompute past tokens."""
 
     def __init__(self, batch: int, config: LlamaConfig, like: Array) -> None:
         self.layers = [LayerCache(batch, config, like) for _ in range(config.num_hidden_layers)]
 
     @property
     def length(self) -> int:
-        """How many tokens have been seen."""
+        """The number of tokens in the cache."""
         return self.layers[0].length
+
+    def __repr__(self) -> str:
+        return f"Cache({self.length} tokens, {len(self.layers)} layers)"
+
+
+def load_model(folder: str | Path = BASE, device: str = "cpu") -> Llama:
+    """Load the packaged base model, or a model folder in Hugging Face's layout (see `Llama.from_pretrained`)."""
+    return Llama.from_pretrained(folder, device)

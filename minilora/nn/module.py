@@ -1,8 +1,8 @@
-"""Module: something with parameters, and other modules inside it.
+"""Module: the base class of layers and models.
 
-A module's parameters are the Tensors among its attributes; a parameter's name is the path of attribute names that
-leads to it, as in PyTorch: `model.layers.0.self_attn.q_proj.weight`. Attributes that begin with an underscore are
-private and never parameters.
+The parameters of a module are the Tensors among its attributes and those of its submodules. The name of a parameter is
+its path of attribute names, as in PyTorch: `model.layers.0.self_attn.q_proj.weight`. Attributes that begin with an
+underscore are private and never parameters.
 """
 
 from __future__ import annotations
@@ -22,38 +22,42 @@ _drawing: ContextVar[np.random.Generator | None] = ContextVar("drawing", default
 
 
 class AdapterError(ValueError):
-    """An adapter that cannot be made, found, loaded or used; the message says why and what to do."""
+    """Raised when an adapter cannot be created, found, loaded or used. The message states why and what to do."""
 
 
 class Module:
-    """Base class: names, finds, saves and loads parameters."""
+    """Base class with parameters, submodules, and saving and loading of state."""
 
     _rng: np.random.Generator | None = None
 
     @property
     def rng(self) -> np.random.Generator | None:
-        """The source of randomness while training, which dropout draws from; None means evaluation."""
+        """The random generator of dropout in training mode; None in evaluation mode."""
         return self._rng and (_drawing.get() or self._rng)
 
     @rng.setter
     def rng(self, rng: np.random.Generator | None) -> None:
         self._rng = rng
 
+    def __repr__(self) -> str:
+        total, trainable = (sum(p.size for p in self.parameters(only)) for only in (False, True))
+        return f"{type(self).__name__}({total:,} parameters, {trainable:,} trainable)"
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"{type(self).__name__} defines no forward")
+        raise TypeError(f"{type(self).__name__} does not define forward")
 
     def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
-        """This module and all below it, each with its dotted path."""
+        """Yield this module and all its submodules, each with its dotted path."""
         yield path, self
         for name, value in self._parts():
             if isinstance(value, Module):
                 yield from value.named_modules(f"{path}.{name}" if path else name)
 
     def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter once, under the first name that leads to it."""
+        """Yield every parameter with its name. A shared parameter appears once, under its first name."""
         seen: set[int] = set()
         for path, module in self.named_modules():
             for name, value in module._parts():
@@ -62,17 +66,17 @@ class Module:
                     yield (f"{path}.{name}" if path else name), value
 
     def parameters(self, trainable: bool = False) -> list[Tensor]:
-        """All parameters, or only those that want a gradient."""
+        """Return all parameters, or only those with requires_grad=True."""
         return [p for _, p in self.named_parameters() if p.requires_grad or not trainable]
 
     def state_dict(self) -> dict[str, Array]:
-        """Name -> array, without copying."""
+        """Return a dict of parameter names and arrays, without copying."""
         return {name: p.data for name, p in self.named_parameters()}
 
     def load_state_dict(self, state: Mapping[str, Array]) -> None:
         """Copy arrays into the parameters of the same names.
 
-        Raises ValueError, before anything is changed, when a name is missing or unknown or a shape differs.
+        Raises ValueError, before any parameter is changed, if a name is missing or unknown or a shape differs.
         """
         self.refuse_if_merged("load parameters")
         own = dict(self.named_parameters())
@@ -81,7 +85,7 @@ class Module:
             found = [
                 f"{word} {some(names, 3)}" for word, names in (("missing", missing), ("unknown", unknown)) if names
             ]
-            raise ValueError(f"the tensors do not fit this model: {'; '.join(found)}")
+            raise ValueError(f"the tensors do not match this model: {'; '.join(found)}")
         for name, p in own.items():
             if p.shape != state[name].shape:
                 raise ValueError(f"{name} should have shape {p.shape}, found {state[name].shape}")
@@ -89,27 +93,27 @@ class Module:
             copy_into(p.data, state[name])
 
     def train(self, rng: np.random.Generator) -> None:
-        """Training mode: dropout acts, drawing from `rng`."""
+        """Switch to training mode, in which dropout is applied and draws from `rng`."""
         for _, module in self.named_modules():
             module.rng = rng
 
     def eval(self) -> None:
-        """Evaluation mode: no randomness anywhere."""
+        """Switch to evaluation mode, which disables dropout and any other randomness."""
         for _, module in self.named_modules():
             module.rng = None
 
     def astype(self, dtype: Any) -> None:
-        """Turn every floating-point parameter into another such type, in place; float64 is for checking."""
+        """Cast all floating-point parameters to a floating-point dtype, in place; float64 is for numerical checks."""
         self.refuse_if_merged("change the dtype")
         for p in self.parameters():
             if p.dtype.kind == "f":
                 p.data, p.grad = p.data.astype(dtype), None
 
     def to(self, device: str) -> Self:
-        """Move every parameter to a device, "cpu" or "cuda" (a GPU), in place; returns this module.
+        """Move all parameters to a device, "cpu" or "cuda" (a GPU), in place. Returns this module.
 
-        Make an optimizer afterwards: it keeps its own arrays where the parameters are. Raises DeviceError, before
-        anything is changed, where CuPy or a GPU is missing.
+        Create the optimizer afterwards, because it allocates its state on the device of the parameters. Raises
+        DeviceError, before any parameter is moved, if CuPy or a GPU is missing.
         """
         self.refuse_if_merged("move to another device")
         for p in self.parameters():
@@ -118,34 +122,40 @@ class Module:
 
     @property
     def device(self) -> str:
-        """Where the parameters are: "cpu", or "cuda" for a GPU."""
+        """The device of the parameters: "cpu", or "cuda" for a GPU."""
         return next((device_of(p.data) for _, p in self.named_parameters()), "cpu")
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The floating-point type of the parameters."""
+        """The floating-point dtype of the parameters."""
         return next(p.dtype for _, p in self.named_parameters() if p.dtype.kind == "f")
 
     @property
     def adapters(self) -> list[str]:
-        """The names of the adapters attached to this module and to those below it."""
+        """The names of the adapters attached to this module and its submodules."""
         below = (part.adapters for _, part in self._parts() if isinstance(part, Module))
         return list(dict.fromkeys(name for names in below for name in names))
 
     @property
+    def active_adapters(self) -> dict[str, float]:
+        """The active adapters of this module and its submodules, with their strengths."""
+        below = [part.active_adapters for _, part in self._parts() if isinstance(part, Module)]
+        return {name: strength for active in below for name, strength in active.items()}
+
+    @property
     def merged(self) -> bool:
-        """Whether adapters are merged into the weights of this module or of one below it."""
+        """Whether adapters are merged into the weights of this module or a submodule."""
         return any(part.merged for _, part in self._parts() if isinstance(part, Module))
 
     def refuse_if_merged(self, wish: str) -> None:
-        """Raise AdapterError while adapters are merged: what acts is then fixed in the weights."""
+        """Raise AdapterError ("cannot {wish} …") if adapters are merged: their effect is then fixed in the weights."""
         if self.merged:
             raise AdapterError(
                 f"cannot {wish} while adapters are merged into the weights; call lora.unmerge(model) first"
             )
 
     def _parts(self) -> Iterator[tuple[str, Tensor | Module]]:
-        """The parameters and modules directly in this one; lists and dicts of them are looked into."""
+        """Yield the parameters and modules among the attributes, including those in lists, tuples and dicts."""
         for name, value in vars(self).items():
             if name.startswith("_"):
                 continue
@@ -161,7 +171,7 @@ class Module:
 
 @contextmanager
 def drawing_from(rng: np.random.Generator) -> Iterator[None]:
-    """Inside this block, and in this thread alone, modules in training draw from `rng` instead of their own."""
+    """Context manager in which modules in training mode draw from `rng` instead of their own, in this context only."""
     token = _drawing.set(rng)
     try:
         yield

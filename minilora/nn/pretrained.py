@@ -1,7 +1,7 @@
-"""Model folders in Hugging Face's layout: config.json and model.safetensors, read and written.
+"""Read and write model folders in Hugging Face's layout: config.json and model.safetensors.
 
-What minilora writes opens with transformers' AutoModelForCausalLM, and a Llama from there opens here
-(`Llama.from_pretrained`).
+AutoModelForCausalLM in transformers can load the folders that minilora writes, and `Llama.from_pretrained` can load
+Llama models saved with transformers.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ GENERATION = "generation_config.json"
 
 
 def read(folder: str | Path) -> tuple[LlamaConfig, dict[str, Array]]:
-    """The config and the parameters of a model folder, by name. Weights of any floating-point type become float32.
+    """Return the config of a model folder and its parameters by name.
 
-    Raises ValueError when a file is missing or cut short, or the config needs a feature that minilora does not have.
+    Raises ValueError if a file is missing or invalid, or the config requires a feature that minilora does not have.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
-        raise ValueError(f"{folder} is no model folder: expected config.json and {WEIGHTS} in it")
+        raise ValueError(f"{folder} is not a model folder: expected it to contain config.json and {WEIGHTS}")
     values = read_json(folder / "config.json")
-    if (folder / GENERATION).is_file():  # where there is one, it says when a text ends
+    if (folder / GENERATION).is_file():  # if present, its token ids take precedence
         values |= {k: v for k, v in read_json(folder / GENERATION).items() if k in ("bos_token_id", "eos_token_id")}
     config = LlamaConfig.from_dict(values)
     tensors = _read_weights(folder)
     if config.tie_word_embeddings:
-        tensors.pop("lm_head.weight", None)  # some writers store the shared table twice
+        tensors.pop("lm_head.weight", None)  # some files store the shared weight twice
     return config, {name: a for name, a in tensors.items() if not name.endswith("rotary_emb.inv_freq")}
 
 
 def write(folder: str | Path, config: LlamaConfig, tensors: Mapping[str, Array], dtype: str = "float32") -> None:
-    """Write a model folder, its weights as float32 or float16."""
+    """Write a model folder, with the weights as float32 or float16."""
     if dtype not in ("float32", "float16"):
         raise ValueError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
     folder = Path(folder)
@@ -45,13 +45,13 @@ def write(folder: str | Path, config: LlamaConfig, tensors: Mapping[str, Array],
 
 
 def _read_weights(folder: Path) -> dict[str, Array]:
-    """All tensors of a folder, from one file or from the shards that an index lists."""
+    """Read all tensors of a folder, from one file or from the shards listed in an index."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return read_tensors(folder / WEIGHTS)
     index = read_json(folder / INDEX).get("weight_map", {})
     tensors: dict[str, Array] = {}
     for shard in sorted(set(index.values())):
         if Path(shard).name != shard:
-            raise ValueError(f"{folder / INDEX} points outside its folder: {shard!r}")
+            raise ValueError(f"{folder / INDEX} refers to a file outside its folder: {shard!r}")
         tensors.update(read_tensors(folder / shard))
     return tensors

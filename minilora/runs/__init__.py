@@ -1,4 +1,4 @@
-"""Runs: settings -> training -> a folder with the result and everything needed to reproduce it. See `runner.py`.
+"""Runs: train from settings, and save the result with everything needed to reproduce it. See `runner.py`.
 
 from minilora.runs import load_settings, run
 history = run(load_settings("demo", corpus=["pastiche:recipe"], iters=100), "runs/recipe")

@@ -1,4 +1,4 @@
-"""Runs: from settings to a folder with the trained adapter or model."""
+"""Runs: train an adapter or a model from settings and save it in a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from minilora.training import History, Run, train, train_steps
 CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.json"
 
 Texts: TypeAlias = tuple[Array, Array]
-"""Training and validation ids, each (n,)."""
+"""Training and validation token ids, each (n,)."""
 
 
 def run(
@@ -34,18 +34,19 @@ def run(
     threads: int | None = None,
     quiet: bool = False,
 ) -> History:
-    """Train as `settings` say; the folder `out` gets the result, the settings, the losses and the checkpoint.
+    """Train with `settings` and save the result, the settings, the losses and the checkpoint in the folder `out`.
 
-    The result is an adapter in PEFT's layout, or with the method "full" a model in Hugging Face's.
+    The result is an adapter in PEFT's format or, with the method "full", a model in Hugging Face's format.
 
     Parameters
     ----------
-    resume : continue the interrupted run in `out`, which was started with these settings; bit-identical to a run that
-        never stopped
-    device, threads : device to compute on, and number of cores; any number gives the same bits
-    quiet : show nothing
+    resume : continue the interrupted run in `out`, which was started with these settings. The result is bit-for-bit
+        identical to that of an uninterrupted run
+    device, threads : device to compute on, and number of threads, by default one per core; the result is bit-for-bit
+        identical for any number of threads
+    quiet : print nothing
 
-    Raises what `train` raises, and ValueError when `out` already holds a run, a model or an adapter.
+    Raises the errors of `train`, and ValueError if `out` already contains a run, a model or an adapter.
     """
     folder = Path(out)
     if not resume:
@@ -55,7 +56,7 @@ def run(
         if settings.model is None:
             print(lora.report(model))
         corpora = " and ".join(settings.corpus)
-        print(f"learning from {corpora}: {len(train_ids):,} characters, {len(val_ids):,} held out", flush=True)
+        print(f"training on {corpora}: {len(train_ids):,} characters, {len(val_ids):,} held out", flush=True)
     if not resume:
         settings.save(folder)
     remove_unfinished(folder)
@@ -78,16 +79,16 @@ def run(
 def run_steps(
     settings: Settings, texts: Texts | None = None, *, adapter: str = "default", threads: int | None = None
 ) -> Generator[Run, None, None]:
-    """As `run`, but step by step and in memory: yields the Run after each step and at the end, and writes nothing.
+    """Generator form of `run`, in memory: yields the Run after each step and at the end, and writes no files.
 
-    `texts` are the training and validation ids, by default those of the settings' corpus.
+    `texts` are the training and validation token ids, by default those of the settings' corpus.
     """
     model, (train_ids, val_ids) = make_model(settings, adapter=adapter), texts or load_ids(settings.corpus)
     return train_steps(model, train_ids, val_ids, settings.training, threads=threads)
 
 
 def make_model(settings: Settings, device: str = "cpu", adapter: str = "default") -> Llama:
-    """The model that a run starts from: a fresh one, or the base, with a fresh adapter where the method has one."""
+    """Create the model at the start of a run: a new model, or the base, with a new adapter if the method has one."""
     rng = np.random.default_rng(settings.training.seed)
     if settings.model:
         return Llama(settings.model, rng).to(device)
@@ -98,8 +99,11 @@ def make_model(settings: Settings, device: str = "cpu", adapter: str = "default"
 
 
 def open_base(folder: str | Path | None = None, device: str = "cpu") -> Llama:
-    """The model in a folder, by default the packaged one. Raises ValueError if its tokenizer is not byte-level."""
-    device_module(device)  # first, so that a missing GPU is reported at once
+    """Load the model in a folder, by default the packaged base.
+
+    Raises ValueError if its tokenizer is not byte-level.
+    """
+    device_module(device)  # first, so that a missing GPU is reported immediately
     model = Llama.from_pretrained(folder or BASE, device)
     ByteTokenizer.load(folder or BASE)
     model.eval()
@@ -107,23 +111,23 @@ def open_base(folder: str | Path | None = None, device: str = "cpu") -> Llama:
 
 
 def new_folder(path: str | Path) -> Path:
-    """`path` as a Path. Raises ValueError when it already holds a model or an adapter."""
+    """Return `path` as a Path. Raises ValueError if the folder already contains a model or an adapter."""
     folder = Path(path)
     for name in ("config.json", "adapter_config.json"):
         if (folder / name).exists():
-            raise ValueError(f"{folder} already holds a model or an adapter; choose another --out")
+            raise ValueError(f"{folder} already contains a model or an adapter; choose another folder")
     return folder
 
 
 def _refuse_used(folder: Path) -> None:
-    """Raise ValueError when a folder already holds a run, a model or an adapter."""
+    """Raise ValueError if a folder already contains a run, a model or an adapter."""
     if (folder / CHECKPOINT).exists():
-        raise ValueError(f"{folder} already holds a run; go on with it by --resume, or choose another --out")
+        raise ValueError(f"{folder} already contains a run; resume it, or choose another folder")
     new_folder(folder)
 
 
 def save_result(model: Llama, settings: Settings, folder: Path, history: History) -> None:
-    """Write the trained adapter, or with the method "full" the model, and the losses."""
+    """Save the losses and the trained adapter or, with the method "full", the model."""
     if settings.adapter:
         lora.save_adapter(model, folder, base=settings.base, dtype=settings.dtype)
     else:

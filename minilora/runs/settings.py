@@ -1,4 +1,4 @@
-"""The settings of a run: a preset in TOML, with changes, saved with the result."""
+"""The settings of a run: a preset in TOML plus changes, saved with the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from minilora.training import TrainingConfig
 PRESETS = resources.files("minilora.runs") / "presets"
 RUN = "run.toml"
 
-CHANGES = {  # short name of a setting: its table and its key there
+CHANGES = {  # short name of a setting: (table, key in that table)
     "corpus": ("", "corpus"),
     "base": ("", "base"),
     "method": ("", "method"),
@@ -38,17 +38,17 @@ CHANGES = {  # short name of a setting: its table and its key there
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that determines a run.
+    """All settings of a run.
 
     Attributes
     ----------
-    corpus : names or paths of the texts to learn from
-    base : folder of the model to start from, "" for the packaged one
+    corpus : names or paths of the training texts
+    base : folder of the base model, "" for the packaged one
     method : "full", or the name of an adaptation method such as "lora"
-    dtype : of the result on disk, "float32" or "float16"; training is in float32
-    model : the shape of a model to train from scratch; None to start from `base`
-    adapter : the settings of the adapter; None where the method is "full"
-    training : how to train
+    dtype : dtype of the saved result, "float32" or "float16"; training is in float32
+    model : shape of a model to train from scratch; None to start from `base`
+    adapter : settings of the adapter; None if the method is "full"
+    training : the training configuration
     """
 
     corpus: list[str]
@@ -60,7 +60,7 @@ class Settings:
     training: TrainingConfig
 
     def save(self, folder: str | Path) -> Path:
-        """Write the settings to `run.toml`, which can itself be used as a preset."""
+        """Write the settings to `run.toml` in `folder`. The file is itself a valid preset."""
         flat = dataclasses.asdict(self)
         model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
         lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
@@ -76,17 +76,17 @@ def presets() -> list[str]:
 
 
 def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any) -> Settings:
-    """The settings of a preset, by name or as a path to a TOML file, with changes: `load_settings("demo", rank=4)`.
+    """Load a preset, by name or by the path of a TOML file, and apply changes: `load_settings("demo", rank=4)`.
 
     Parameters
     ----------
     fresh : train from scratch (True) or start from `base` (False); by default as in the preset
     changes : settings by the names in CHANGES. If rank is given without alpha, alpha is scaled to keep α/r
 
-    Raises ValueError for an unknown preset, an unknown entry, or values that do not go together.
+    Raises ValueError for an unknown preset, an unknown setting, or invalid values.
     """
     if unknown := ", ".join(sorted(changes.keys() - CHANGES.keys())):
-        raise ValueError(f"there is no setting {unknown}; there are {', '.join(CHANGES)}")
+        raise ValueError(f"unknown settings: {unknown}; valid settings: {', '.join(CHANGES)}")
     preset = str(preset)
     top = {entry: changes[name] for name, (section, entry) in CHANGES.items() if not section and name in changes}
     table = {"method": "lora", **_read(preset), **top}
@@ -106,25 +106,28 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
 
 
 def _adapter_entries(preset: str, table: dict[str, Any]) -> dict[str, Any]:
-    """The method's own table, such as [lora]; of another method's, the entries that this one has too."""
+    """The entries of the method's own table, such as [lora], and those of other methods' tables that it also has."""
     if "adapter" in table:
-        raise ValueError(f"preset {preset} has no entry adapter; the table of a method has its name, such as [lora]")
+        raise ValueError(
+            f"preset {preset}: unknown entry adapter; adapter settings belong in a table named after the method, "
+            "such as [lora]"
+        )
     tables = {name: table.pop(name) for name in methods() if name in table}
     for name, entries in tables.items():
         if not isinstance(entries, dict):
-            raise ValueError(f"preset {preset}: {name} should be a table, got {entries!r}")
+            raise ValueError(f"preset {preset}: expected {name} to be a table, got {entries!r}")
     own, known = tables.pop(str(table["method"]), {}), _entries(table["method"])
     return {**{k: v for other in tables.values() for k, v in other.items() if k in known}, **own}
 
 
 def _entries(method: Any) -> dict[str, Any]:
-    """The settings of a method with their defaults; none for "full"."""
+    """The settings of a method with their default values; empty for "full"."""
     chosen = methods().get(str(method))
     return dataclasses.asdict(chosen()) if chosen else {}
 
 
 def _keep_scale(table: dict[str, Any], rank: int) -> None:
-    """Change α with r, for a method that is scaled by α/r."""
+    """Change α in proportion to r, for methods with the scale α/r."""
     before = {**_entries(table["method"]), **table["adapter"]}
     if isinstance(before.get("lora_alpha"), int | float) and isinstance(before.get("r"), int) and before["r"]:
         alpha = before["lora_alpha"] * rank / before["r"]
@@ -138,7 +141,7 @@ def _read(preset: str) -> dict[str, Any]:
     elif path.is_file():
         text = path.read_text(encoding="utf-8")
     else:
-        raise ValueError(f"there is no preset {preset!r}: expected one of {', '.join(presets())}, or a TOML file")
+        raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(presets())}, or a path to a TOML file")
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -149,27 +152,29 @@ def _check(preset: str, table: dict[str, Any]) -> Settings:
     values: dict[str, Any] = {"corpus": [], "base": "", "dtype": "float32", **table}
     for name, choices in {"method": (*methods(), "full"), "dtype": ("float32", "float16")}.items():
         if values[name] not in choices:
-            raise ValueError(f"preset {preset}: {name} should be one of {', '.join(choices)}, got {values[name]!r}")
+            raise ValueError(
+                f"preset {preset}: expected {name} to be one of {', '.join(choices)}, got {values[name]!r}"
+            )
     model = LlamaConfig if "model" in values else None
     kinds = {"model": model, "adapter": methods().get(values["method"]), "training": TrainingConfig}
     for name, kind in kinds.items():
         values[name] = _config(preset, values["method"] if name == "adapter" else name, kind, values.get(name, {}))
     if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):
-        raise ValueError(f"preset {preset} has no entry {unknown}")
+        raise ValueError(f"preset {preset}: unknown entries: {unknown}")
     if not isinstance(values["corpus"], list):
-        raise ValueError(f"preset {preset}: corpus should be a list of names, got {values['corpus']!r}")
+        raise ValueError(f"preset {preset}: expected corpus to be a list of names, got {values['corpus']!r}")
     return Settings(**values)
 
 
 def _config(preset: str, name: str, kind: Any, entries: Any) -> Any:
-    """One table of a preset as its config; None where there is no such config."""
+    """Build a config from one table of a preset; None if `kind` is None."""
     if kind is None:
         return None
     known = [field.name for field in dataclasses.fields(kind)]
     if not isinstance(entries, dict):
-        raise ValueError(f"preset {preset}: {name} should be a table, got {entries!r}")
+        raise ValueError(f"preset {preset}: expected {name} to be a table, got {entries!r}")
     if unknown := ", ".join(sorted(entries.keys() - set(known))):
-        raise ValueError(f"preset {preset}: [{name}] has no entry {unknown}; it has {', '.join(known)}")
+        raise ValueError(f"preset {preset}: unknown entries in [{name}]: {unknown}; valid entries: {', '.join(known)}")
     try:
         return kind(**entries)
     except TypeError as error:
@@ -177,7 +182,7 @@ def _config(preset: str, name: str, kind: Any, entries: Any) -> Any:
 
 
 def _toml(value: Any) -> str:
-    """A value as TOML. JSON's notation is TOML's for text, numbers, truth values and lists."""
+    """Format a value as TOML. For strings, numbers, booleans and lists, JSON notation is valid TOML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)

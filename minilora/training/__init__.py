@@ -1,4 +1,7 @@
-"""Training: optimizer, schedule, loop, checkpoints. Start at `run.py`, then `pieces.py` and `loop.py`."""
+"""Training: optimizers, learning-rate schedules, the training loop, checkpoints and memory.
+
+Reading order: `run.py`, `pieces.py`, `loop.py`.
+"""
 
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig

@@ -1,8 +1,9 @@
-"""Checkpoints: everything that a run needs to go on as if it had never stopped, in one file.
+"""Checkpoints: one file with everything needed to resume a run exactly.
 
-One safetensors file holds the parameters being trained, the state of the optimizer and of the methods' hooks, the
-losses so far, and, as text, the step, the random generator's state (which is also the position in the data) and the
-run's settings. It is replaced in one rename, so a run that is killed at any moment leaves a whole checkpoint.
+A safetensors file holds the trainable parameters, the state of the optimizer and of the adapters' hooks, and the losses
+so far. Its metadata holds, as JSON, the step, the state of the random generator (which is also the position in the
+data) and the run's settings. The file is replaced by an atomic rename, so a run that is killed at any time leaves a
+complete checkpoint.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from minilora.training.optimizer import Optimizer
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, broken, or of another run."""
+    """Raised when a checkpoint is missing, corrupted or from another run, or when a new run would overwrite it."""
 
 
 @dataclass
 class History:
-    """Losses in nats per token: of every training step, and of each evaluation as (steps done, loss)."""
+    """Losses in nats per token: one per training step, and a pair (steps done, loss) per evaluation."""
 
     losses: list[float] = field(default_factory=list)
     evaluations: list[tuple[int, float]] = field(default_factory=list)
@@ -41,6 +42,15 @@ class History:
     def val_loss(self) -> float:
         """The latest validation loss."""
         return self.evaluations[-1][1]
+
+    def __repr__(self) -> str:
+        parts = [f"{len(self.losses)} steps"]
+        if self.losses:
+            parts.append(f"last training loss {self.losses[-1]:.3f}")
+        if self.evaluations:
+            (_, first), (_, last) = self.evaluations[0], self.evaluations[-1]
+            parts.append(f"validation loss {first:.3f} → {last:.3f}")
+        return f"History({', '.join(parts)})"
 
 
 def save(
@@ -51,7 +61,7 @@ def save(
     settings: Mapping[str, Any],
     hooks: Mapping[str, Hook] | None = None,
 ) -> None:
-    """Write the state after `optimizer.steps` steps."""
+    """Save the state after `optimizer.steps` steps."""
     tensors = {
         **{name: to_host(array) for name, array in _arrays(optimizer, hooks).items()},
         "losses": np.array(history.losses, dtype=np.float64),
@@ -76,8 +86,8 @@ def load(
 ) -> None:
     """Copy the saved state into `optimizer`, `rng`, `history` and the arrays of `hooks`, in place.
 
-    Raises CheckpointError when the file is missing or broken, or belongs to a run with other settings, data or
-    parameters; then nothing has been changed.
+    Raises CheckpointError, before anything is changed, if the file is missing or corrupted, or belongs to a run with
+    other settings, data or parameters.
     """
     try:
         tensors, text = read_tensors(path), read_metadata(path).get("minilora_checkpoint")
@@ -88,12 +98,12 @@ def load(
     state, arrays = json.loads(text), _arrays(optimizer, hooks)
     layout = [[name, list(shape)] for name, shape in optimizer.layout]
     if state["layout"] != layout:
-        raise CheckpointError(f"cannot resume: {path} trains other parameters than this run")
+        raise CheckpointError(f"cannot resume: the trainable parameters in {path} differ from those of this run")
     saved = {**dataclasses.asdict(TrainingConfig()), **state["settings"]}  # defaults for settings newer than the file
     for name, value in json.loads(json.dumps(settings)).items():
         if saved.get(name) != value:
             raise CheckpointError(
-                f"cannot resume: {path} was made with {name} = {saved.get(name)!r}, this run has {value!r}"
+                f"cannot resume: {path} was saved with {name} = {saved.get(name)!r}, but this run has {value!r}"
             )
     for name, array in arrays.items():
         if name not in tensors or tensors[name].shape != array.shape:
@@ -107,13 +117,13 @@ def load(
 
 
 def _arrays(optimizer: Optimizer, hooks: Mapping[str, Hook] | None) -> dict[str, Array]:
-    """The arrays that change during a run, by their names in the file."""
+    """The arrays that change during a run, keyed by their names in the file."""
     own = {f"hook.{adapter}.{name}": a for adapter, hook in (hooks or {}).items() for name, a in hook.state.items()}
     return {"parameters": optimizer.data, **optimizer.state, **own}
 
 
 def fingerprints(model: Llama, train_ids: Array | None, val_ids: Array | None) -> dict[str, Any]:
-    """Checksums and adapter settings that a resumed run must match: texts, frozen weights, active adapters."""
+    """The values that a resumed run must match: checksums of texts and frozen parameters, and adapter settings."""
     found: dict[str, Any] = {
         "data": _digest([train_ids]),
         "validation data": _digest([val_ids]),

@@ -1,4 +1,4 @@
-"""TrainingConfig: the settings of a training run."""
+"""The configuration of a training run."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from minilora.training.schedule import SCHEDULES
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train.
+    """Hyperparameters of a training run.
 
     Attributes
     ----------
-    iters : optimizer steps
-    batch, context : windows per batch and tokens per window
-    accumulate : batches whose gradients are averaged into one step
-    optimizer : the name of the optimizer: "adamw" or "sgd"
-    schedule : how the learning rate falls after the warmup: "cosine", "linear" or "constant"
-    lr, min_lr, warmup : peak and final learning rate, and the steps up to the peak
-    weight_decay : λ, the weight decay of any optimizer
-    beta1, beta2 : AdamW's β₁, β₂
-    grad_clip : the largest gradient norm allowed; 0 for no limit
+    iters : number of optimizer steps
+    batch, context : windows per batch, and tokens per window
+    accumulate : number of batches whose gradients are averaged in one step
+    optimizer : name of the optimizer, "adamw" or "sgd"
+    schedule : learning-rate schedule after the warmup, "cosine", "linear" or "constant"
+    lr, min_lr, warmup : peak learning rate, final learning rate, and number of warmup steps
+    weight_decay : weight decay λ, for every optimizer
+    beta1, beta2 : AdamW's β₁ and β₂
+    grad_clip : maximum gradient norm; 0 for no limit
     eval_every, eval_windows : steps between evaluations, and windows per evaluation
     checkpoint_every : steps between checkpoints
-    seed : of everything random in the run
+    seed : seed of all random numbers in the run
     """
 
     iters: int = 1000
@@ -51,15 +51,15 @@ class TrainingConfig:
         for name in ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} should be a whole number of at least 1, got {value!r}")
+                raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
         for name, known in {"optimizer": [*optimizers()], "schedule": [*SCHEDULES]}.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} should be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} should be 0 or more, and finite, got {getattr(self, name)!r}")
+                raise ValueError(f"expected {name} to be non-negative and finite, got {getattr(self, name)!r}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 0 and below 1, got {getattr(self, name)!r}")
+                raise ValueError(f"expected {name} to be at least 0 and below 1, got {getattr(self, name)!r}")
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"lr should be positive and finite, got {self.lr}")
+            raise ValueError(f"expected lr to be positive and finite, got {self.lr}")

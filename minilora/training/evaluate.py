@@ -1,4 +1,4 @@
-"""The number that training is about: the mean next-token loss on text that was not trained on."""
+"""The validation loss: the mean next-token loss on held-out text."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from minilora.threads import Threads
 def evaluate(
     model: Llama, ids: np.ndarray, context: int, windows: int, batch: int = 32, threads: int | None = None
 ) -> float:
-    """Mean cross-entropy of `model` in nats per token, over `windows` fixed windows of `context` tokens of `ids`.
+    """The mean cross-entropy of `model` over `windows` fixed windows of `context` tokens of `ids`, in nats per token.
 
-    Dropout is off for the time of the evaluation. Batches go to `threads` threads, by default one per core; the mean
-    is the same for any number. On a GPU one thread does it all.
+    Dropout is disabled during the evaluation. The batches are distributed over `threads` threads, by default one per
+    core; the result does not depend on their number. On a GPU, one thread is used.
     """
     rng = model.rng
     model.eval()

@@ -1,4 +1,4 @@
-"""Parameter groups: weight decay and learning-rate multiple of each trainable parameter."""
+"""Parameter groups: the weight decay and learning-rate multiplier of each trainable parameter."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from minilora.training.optimizer import Optimizer, ParameterGroup, optimizers
 
 
 def make_optimizer(model: Module, config: TrainingConfig) -> Optimizer:
-    """The optimizer that the config names, over the parameters of `model` with requires_grad=True."""
+    """Create the optimizer named in `config` for the parameters of `model` with requires_grad=True."""
     return optimizers()[config.optimizer](
         parameter_groups(model, config.weight_decay), betas=(config.beta1, config.beta2)
     )
 
 
 def parameter_groups(model: Module, weight_decay: float) -> list[ParameterGroup]:
-    """The trainable parameters in groups; those with weight decay come first.
+    """Group the trainable parameters; groups with weight decay come first.
 
-    Matrices decay; vectors, which are gains, do not. An adapter's update may have other rules for its tensors
-    (`Update.decays`, `Update.lr_scale`).
+    Weight decay applies to matrices but not to vectors, which are gains. An adapter's update may set other rules for
+    its tensors (`Update.decays`, `Update.lr_scale`).
     """
     rules = {
         id(tensor): (update.decays(name), update.lr_scale(name))

@@ -1,7 +1,8 @@
-"""The training loop, the same for pretraining, full fine-tuning and adapters: it trains what has requires_grad=True."""
+"""The training loop for pretraining, full fine-tuning and adapters: it trains parameters with requires_grad=True."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import signal
 import threading
@@ -21,41 +22,46 @@ from minilora.training.run import Run
 
 
 class Interrupted(Exception):
-    """Ctrl-C was pressed; with a checkpoint_path, the state has been saved."""
+    """Raised after Ctrl-C. With a checkpoint_path, the state has been saved."""
 
 
 def train(
     model: Llama,
     train_ids: np.ndarray,
     val_ids: np.ndarray,
-    config: TrainingConfig,
+    config: TrainingConfig | None = None,
     *,
     checkpoint_path: Path | None = None,
     resume: bool = False,
     sample: Callable[[], str] | None = None,
     quiet: bool = False,
     threads: int | None = None,
+    **settings: Any,
 ) -> History:
-    """Train the parameters of `model` with requires_grad=True; return the losses.
+    """Train the parameters of `model` with requires_grad=True and return the losses.
 
     Parameters
     ----------
-    train_ids, val_ids : token ids, (n,)
-    checkpoint_path : the file to keep the state in; None to keep none
-    resume : go on from that state; the result is bit-identical to a run that never stopped
-    sample : makes a text to show at each evaluation
-    quiet : show nothing
-    threads : pieces of a batch worked on at a time, by default one per core; any number gives the same bits. A GPU is
-        kept busy by one
+    train_ids, val_ids : token ids, each (n,)
+    config : the training configuration, by default TrainingConfig()
+    checkpoint_path : the checkpoint file; None for no checkpoints
+    resume : continue from the checkpoint; the result is bit-for-bit identical to that of an uninterrupted run
+    sample : returns a text to print at each evaluation
+    quiet : print nothing
+    threads : number of pieces of a batch computed in parallel, by default one per core; the result is bit-for-bit
+        identical for any number. On a GPU, one thread is used
+    settings : fields of the config, such as iters or lr: `train(model, train_ids, val_ids, iters=200)`
 
     Raises
     ------
-    TrainingError : a loss, gradient or parameter is not finite; names the step and the last good checkpoint
-    Interrupted : Ctrl-C was pressed; the state has been saved, if there is a checkpoint_path
-    CheckpointError : the checkpoint to resume from is missing, broken or of another run, or without `resume` one exists
-    ValueError : nothing is trainable, a text is too short for the context, the context is longer than the model's, or
-        threads is below 1; nothing is written
+    TrainingError : a loss, gradient or parameter is not finite; the message gives the step and the last good checkpoint
+    Interrupted : Ctrl-C was pressed; with a checkpoint_path, the state has been saved
+    CheckpointError : the checkpoint to resume from is missing, corrupted or from another run; or `resume` is False and
+        the file exists
+    ValueError : no parameter is trainable, a text is too short for the context, the context is longer than the
+        model's, adapters are merged, or threads is below 1; nothing is written
     """
+    config = dataclasses.replace(config or TrainingConfig(), **settings)
     steps = train_steps(
         model, train_ids, val_ids, config, checkpoint_path, resume=resume, sample=sample, quiet=quiet, threads=threads
     )
@@ -81,13 +87,14 @@ def train_steps(
 ) -> Generator[Run, None, None]:
     """Generator form of `train`: yields the Run after each step and at the end, for callers with their own display.
 
-    Closing it stops the run and saves its state, if there is a checkpoint_path. `next` may be called from any thread.
+    Closing the generator stops the run and, with a checkpoint_path, saves its state. `next` may be called from any
+    thread.
     """
     run = Run(model, train_ids, val_ids, config, checkpoint_path, threads)
     if resume:
         run.load()
     elif checkpoint_path and checkpoint_path.exists():
-        raise CheckpointError(f"{checkpoint_path} holds a run; go on with resume=True, or keep it and choose another")
+        raise CheckpointError(f"{checkpoint_path} already exists; continue with resume=True, or choose another path")
     else:
         run.save()
     shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
@@ -112,7 +119,7 @@ def train_steps(
 
 
 def _evaluate(run: Run, shown: Progress, sample: Callable[[], str] | None) -> None:
-    """Evaluate and show the loss with a sample, unless this step has been evaluated."""
+    """Evaluate the model and show the loss and a sample, unless this was already done at this step."""
     if run.history.evaluations and run.history.evaluations[-1][0] == run.steps:
         return
     with shown.evaluating():
@@ -124,9 +131,9 @@ def _evaluate(run: Run, shown: Progress, sample: Callable[[], str] | None) -> No
 
 @contextmanager
 def _ctrl_c() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, so that a step is finished before the run stops. A second Ctrl-C stops at once."""
+    """Yield an event that Ctrl-C sets, so that the current step is finished. A second Ctrl-C interrupts immediately."""
     pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         yield pressed
         return
 

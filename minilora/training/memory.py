@@ -1,13 +1,14 @@
-"""What a training step needs of memory, and for what: where LoRA saves some, and where it does not.
+"""The memory of a training step: where LoRA saves memory and where it does not.
 
-Four things take memory. The *weights* are there anyway. The *gradients* and the *optimizer's state* grow with what is
-trained: for LoRA, A and B alone. The *activations*, which the forward pass leaves for the backward pass, grow with the
-tokens; LoRA needs nearly all of them too: the gradient still comes down through every layer, and each A's gradient
-needs its layer's input.
+A training step uses memory for four purposes. The *weights* are needed in any case. The *gradients* and the *optimizer
+state* grow with the number of trainable parameters, which for LoRA are only A and B. The *activations*, which the
+forward pass stores for the backward pass, grow with the number of tokens. LoRA needs nearly all of them too, because
+the gradient still passes through every layer, and the gradient of each A needs the input of its layer.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from minilora.training.config import TrainingConfig
 from minilora.training.pieces import Batch
 from minilora.training.run import Run
 
-STEPS = 3  # measured
+STEPS = 3  # number of measured steps
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,11 @@ class StepMemory:
 
     Attributes
     ----------
-    weights : all parameters, trained or frozen; one that is used twice, such as a tied head, counts once
-    gradients : the buffer that a batch's gradient is added up in
-    optimizer : AdamW's two moments, and the buffer of the same size in which it works
-    activations : the most that the step took on top of these at any moment: activations for the most part, and what is
-        needed for a moment, such as the gradients of the pieces that are worked on. It grows with the threads, each
-        of which works on a piece of its own
+    weights : all parameters, trainable or frozen; a shared parameter, such as a tied head, counts once
+    gradients : the buffer in which the gradients are accumulated
+    optimizer : AdamW's two moments and its work buffer, each of the size of the gradients
+    activations : peak memory of the step beyond the other three: mostly activations, plus temporary arrays such as the
+        gradients of the current pieces. It grows with the number of threads, because each computes its own piece
     """
 
     weights: int
@@ -41,24 +41,29 @@ class StepMemory:
 
     @property
     def peak(self) -> int:
-        """All of it, at the moment when it is most."""
+        """The peak memory of the step: the sum of the four."""
         return self.weights + self.gradients + self.optimizer + self.activations
+
+    def __repr__(self) -> str:
+        sizes = {**dataclasses.asdict(self), "peak": self.peak}
+        return f"StepMemory({', '.join(f'{name} {size / 1e6:.2f} MB' for name, size in sizes.items())})"
 
 
 def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepMemory:
-    """Measure a step of training what wants a gradient in `model`, on `batch`; the model stays as it is.
+    """Measure the memory of a training step of the trainable parameters of `model` on `batch`.
 
-    The sizes of weights, gradients and optimizer state are those of their arrays, which are all there before the step.
-    What a step takes beyond them is measured by `tracemalloc`, to which NumPy reports its arrays: the most in three
-    steps, because how the threads' work overlaps is chance. One unmeasured step goes before: it imports and starts what
-    is missing. Arrays of other libraries, and what NumPy's BLAS takes for itself, are not seen.
+    The model is left unchanged. The sizes of weights, gradients and optimizer state are those of their arrays, which
+    are all allocated before the step. The memory that a step needs beyond them is measured by `tracemalloc`, to which
+    NumPy reports its allocations. It is the maximum over three steps, because the overlap between threads varies. One
+    unmeasured step runs first, so that modules are imported and threads started. Arrays of other libraries and the
+    internal buffers of NumPy's BLAS are not included.
 
     Parameters
     ----------
     batch : inputs and targets, each (batch, context)
-    threads : pieces of the batch worked on at a time, by default one per core
+    threads : number of pieces of the batch computed in parallel, by default one per core
 
-    Raises AdapterError while adapters are merged, and ValueError when nothing wants a gradient.
+    Raises AdapterError while adapters are merged, and ValueError if no parameter is trainable.
     """
     before, rng = [(p, p.data, p.grad) for p in model.parameters()], model.rng
     try:
@@ -69,7 +74,7 @@ def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepM
         weights = sum(p.data.nbytes for p in model.parameters())
         return StepMemory(weights, run.optimizer.grad.nbytes, run.optimizer.nbytes, activations)
     finally:
-        for p, data, grad in before:  # the optimizer has put views of its buffers in their place
+        for p, data, grad in before:  # the optimizer replaced these with views of its buffers
             p.data, p.grad = data, grad
         if rng is None:
             model.eval()
@@ -78,8 +83,8 @@ def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepM
 
 
 def _most_taken(work: Callable[[], object]) -> int:
-    """The most bytes that `work` held at any moment, beyond what was there before."""
-    tracing = tracemalloc.is_tracing()  # someone else may be measuring
+    """The peak memory allocated during `work`, in bytes, beyond what was allocated before."""
+    tracing = tracemalloc.is_tracing()  # the caller may be tracing already
     if not tracing:
         tracemalloc.start()
     try:

@@ -1,8 +1,8 @@
-"""Optimizers over flat buffers, chosen by name.
+"""Optimizers on flat buffers, selected by name.
 
-All trainable parameters become views into one long array, and their gradients into a second. Clipping and the update
-are then a few large in-place operations, whatever the number of parameters. For LoRA the buffers hold A and B alone,
-and so does AdamW's state: this is where fine-tuning with LoRA saves memory.
+All trainable parameters become views into one flat array, and their gradients views into another. Clipping and the
+update are then a few large in-place operations, regardless of the number of parameters. With LoRA, the buffers and
+AdamW's state cover only A and B, which is where fine-tuning with LoRA saves memory.
 """
 
 from __future__ import annotations
@@ -22,22 +22,26 @@ _OPTIMIZERS: dict[str, type[Optimizer]] = {}
 
 
 class ParameterGroup(NamedTuple):
-    """Parameters that share a weight decay λ and a multiple of the learning rate."""
+    """Parameters that share a weight decay λ and a learning-rate multiplier."""
 
     parameters: list[tuple[str, Tensor]]
     weight_decay: float = 0.0
     lr_scale: float = 1.0
 
+    def __repr__(self) -> str:
+        size = sum(p.size for _, p in self.parameters)
+        return f"ParameterGroup(parameters={size:,}, weight_decay={self.weight_decay:g}, lr_scale={self.lr_scale:g})"
+
 
 class Optimizer(ABC):
-    """Base class: the flat buffers, the gradients in them, and clipping.
+    """Base class: flat buffers, gradient accumulation and gradient clipping.
 
     Parameters
     ----------
     groups : the parameters to train; their `.data` and `.grad` become views into the buffers `data` and `grad`
-    betas : decay rates of running averages, for optimizers that keep any
+    betas : decay rates of the running averages, for optimizers that have them
 
-    A subclass updates `data` in `step` and lists in `state` the arrays that a checkpoint has to keep.
+    A subclass updates `data` in `step` and returns from `state` the arrays that a checkpoint must include.
     """
 
     name: ClassVar[str]
@@ -62,18 +66,21 @@ class Optimizer(ABC):
         ends = np.cumsum([0, *(sum(p.size for _, p in group.parameters) for group in groups)]).tolist()
         self.groups = [(g, slice(a, b)) for g, a, b in zip(groups, ends, ends[1:], strict=False)]
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(parameters={self.data.size:,}, groups={len(self.groups)}, steps={self.steps})"
+
     @abstractmethod
     def step(self, lr: float) -> None:
-        """One update with learning rate `lr`. The gradient stays as it is until `zero_grad`."""
+        """Perform one update with learning rate `lr`. The gradient is kept until `zero_grad`."""
 
     @property
     def state(self) -> dict[str, Array]:
-        """The arrays that the next updates depend on, besides the parameters; each as long as `data`."""
+        """The arrays, other than the parameters, on which later updates depend; each as long as `data`."""
         return {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state and of working buffers."""
+        """Size of the state and the work buffers, in bytes."""
         return sum(array.nbytes for array in self.state.values())
 
     def zero_grad(self) -> None:
@@ -83,26 +90,26 @@ class Optimizer(ABC):
             p.grad = grad
 
     def add(self, gradients: Iterable[Array]) -> None:
-        """Add a gradient to that of each parameter, in the order of `parameters`."""
+        """Add one gradient per parameter, in the order of `parameters`."""
         self.collect()
         for p, gradient in zip(self.parameters, gradients, strict=True):
-            assert p.grad is not None  # `collect` has seen to it
+            assert p.grad is not None  # set by `collect`
             p.grad += gradient
 
     def collect(self) -> None:
         """Copy gradients that were assigned to `p.grad` into the flat buffer; None counts as zero.
 
-        Raises RuntimeError if a parameter's data was replaced, as `astype` or a second optimizer does.
+        Raises RuntimeError if a parameter's data was replaced, for example by `astype` or a second optimizer.
         """
         for (p, data, grad), (name, _) in zip(self._views, self.layout, strict=True):
             if p.data is not data:
-                raise RuntimeError(f"{name} was replaced after this optimizer was made; make a new optimizer")
+                raise RuntimeError(f"{name} was replaced after this optimizer was created; create a new optimizer")
             if p.grad is not grad:
                 grad[...] = 0 if p.grad is None else p.grad
                 p.grad = grad
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradient down to norm `max_norm` if its norm is larger (0: no limit); return the norm before."""
+        """Clip the gradient to norm `max_norm` (0: no limit) and return its norm before clipping."""
         self.collect()
         norm = float(np.sqrt(np.dot(self.grad, self.grad)))
         if norm > max_norm > 0:
@@ -110,23 +117,23 @@ class Optimizer(ABC):
         return norm
 
     def forget(self, parameter: Tensor) -> None:
-        """Zero the state of one parameter, for methods that restart it during training."""
+        """Set the state of one parameter to zero, for methods that reinitialize it during training."""
         for array in self.state.values():
             array[self._parts[id(parameter)]] = 0
 
     def _buffer(self) -> Array:
-        """A zero array for all parameters, of their type and on their device."""
+        """A flat array of zeros for all parameters, of their dtype and on their device."""
         return np.zeros_like(self.parameters[0].data, shape=sum(p.size for p in self.parameters))
 
 
 def optimizer(cls: type[Optimizer]) -> type[Optimizer]:
-    """Register an optimizer under its name. Its module should be listed in `registry.py`."""
+    """Class decorator: register an optimizer under its name. Its module should be listed in `registry.py`."""
     _OPTIMIZERS[cls.name] = cls
     return cls
 
 
 def optimizers() -> dict[str, type[Optimizer]]:
-    """Every optimizer by name."""
+    """All registered optimizers by name."""
     for module in MODULES:
         import_module(module)
     return _OPTIMIZERS
@@ -149,16 +156,16 @@ class SGD(Optimizer):
 
 @optimizer
 class AdamW(Optimizer):
-    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), the decay times the learning rate, as in PyTorch.
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), scaled by the learning rate as in PyTorch.
 
         m ← β₁m + (1-β₁)g,   v ← β₂v + (1-β₂)g²
         θ ← θ - lr · m̂ / (√v̂ + ε) - lr · λ · θ,   m̂ = m/(1-β₁ᵗ), v̂ = v/(1-β₂ᵗ)
 
     Parameters
     ----------
-    parameters : named tensors, which form one group, or a list of ParameterGroup, each with a λ of its own
-    weight_decay : λ of named tensors
-    betas, eps : β₁, β₂, ε
+    parameters : named tensors, which form one group, or a list of ParameterGroup, each with its own λ
+    weight_decay : λ for named tensors
+    betas, eps : β₁, β₂ and ε
     """
 
     name = "adamw"

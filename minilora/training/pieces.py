@@ -1,7 +1,7 @@
-"""The loss of a step's batches and its gradient, piece by piece on several threads.
+"""The loss of a step and its gradient, computed in pieces on several threads.
 
-How a batch is cut into pieces depends on the batch and the size of the model, never on the threads, and the pieces'
-gradients are added in a fixed order, so any number of threads gives the same bits.
+The division of a batch into pieces depends on the batch and the size of the model, not on the number of threads, and
+the gradients of the pieces are added in a fixed order. The result is bit-for-bit identical for any number of threads.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ Batch: TypeAlias = tuple[Array, Array]
 
 
 PIECE = 1024
-"""Target tokens per piece: enough for products at full speed, few enough for the arrays to stay in the cache."""
+"""Target number of tokens per piece: enough for fast matrix products, few enough for the arrays to fit in cache."""
 
 FEW = 4
-"""Pieces of a smaller batch, if they are large enough: one per core of a laptop."""
+"""Number of pieces of a smaller batch, if they are large enough: one per core of a typical laptop."""
 
 LEAST, LARGE, WORK = 384, 128, 1.15e9
-"""The fewest tokens of such a piece: 384 in a small model, where smaller pieces are mostly overhead; in a larger model
-enough for 1.15e9 multiplications, but at least 128, because each piece reads all weights."""
+"""Minimum number of tokens of such a piece: 384 in a small model, where smaller pieces are mostly overhead. In a larger
+model, enough for 1.15e9 multiplications, but at least 128, because each piece reads all weights."""
 
 MOST = 8
-"""The most pieces of a batch, and so the most threads that it keeps busy: each piece has a full set of gradients."""
+"""Maximum number of pieces per batch, and so of busy threads; each piece needs a full set of gradients."""
 
 
 def smallest_piece(model: Module) -> int:
-    """The fewest tokens of a piece when a small batch is cut, from the multiplications per token in `model`."""
+    """The minimum number of tokens per piece of a small batch, from the multiplications per token in `model`."""
     linears = [module for _, module in model.named_modules() if isinstance(module, Linear)]
     products = sum(linear.in_features * linear.out_features for linear in linears)
     return max(LARGE, min(LEAST, int(WORK // max(1, products))))
 
 
 def cut(batch: int, context: int, least: int = LEAST) -> list[slice]:
-    """Cut `batch` windows of `context` tokens into pieces: the rows of each. `least` comes from `smallest_piece`."""
+    """Divide `batch` windows of `context` tokens into pieces: slices of rows. `least` comes from `smallest_piece`."""
     tokens = batch * context
     pieces = min(batch, MOST, max(tokens // PIECE, min(FEW, tokens // least), 1))
     ends = [batch * (i + 1) // pieces for i in range(pieces)]
@@ -59,12 +59,12 @@ def add_gradients(
     seed: Sequence[int] = (0,),
     least: int = LEAST,
 ) -> float:
-    """Add the gradient of the mean loss over `batches` to the optimizer's gradient; return the loss, in nats.
+    """Add the gradient of the mean loss over `batches` to the optimizer's gradient and return the loss, in nats.
 
-    The loss of a batch is a mean over its windows, so it is the sum of its pieces' losses, each times the piece's
-    share of the windows; and gradients add up as losses do. (A custom `loss` must be such a mean too.) A model in
-    training draws each piece's dropout from a generator seeded with `seed` and the piece's number, so it does not
-    depend on which thread runs first. A GPU gets each batch in one piece.
+    The loss is a mean over windows, so it is the sum of the losses of the pieces, each weighted by the piece's share
+    of the windows. The same holds for the gradients. (A custom `loss` must be such a mean too.) In training mode, the
+    dropout of each piece is drawn from a generator seeded with `seed` and the index of the piece, so it does not depend
+    on the order of the threads. On a GPU, each batch is one piece.
     """
     pieces = [(ids[rows], targets[rows]) for ids, targets in batches for rows in _rows(model, ids, least)]
     windows = sum(len(ids) for ids, _ in pieces)
@@ -80,7 +80,7 @@ def add_gradients(
     for loss, found in threads.map(work_out, range(len(pieces))):
         total += loss
         optimizer.add(found)
-        del found  # so that it can be freed while the next is waited for
+        del found  # freed while waiting for the next piece
     return total
 
 

@@ -1,4 +1,4 @@
-"""A training run, and the order of a step: rate, gradients, clipping, update."""
+"""A training run. Each step sets the learning rate, computes and clips the gradients, and updates the parameters."""
 
 from __future__ import annotations
 
@@ -27,32 +27,33 @@ from minilora.training.schedule import learning_rate
 
 
 class TrainingError(ValueError):
-    """Training cannot go on."""
+    """Raised when a loss, gradient or parameter is not finite, so training cannot continue."""
 
 
 class Run:
-    """Training of the parameters of `model` with requires_grad=True: `run = Run(...); run.step()`.
+    """Trains the parameters of `model` with requires_grad=True: `run = Run(...); run.step()`.
 
     Parameters
     ----------
-    model : each step puts it into training mode
-    train_ids, val_ids : token ids (n,); None where no batches are drawn or nothing is evaluated
-    config : how to train
+    model : the model; each step puts it into training mode
+    train_ids, val_ids : token ids, each (n,). `train_ids` may be None if batches are passed to every `step`, and
+        `val_ids` if `evaluate` is not called
+    config : the training configuration
     checkpoint_path : the file that `save` writes and `load` reads; without it, `save` only checks the parameters and
         `load` raises CheckpointError
-    threads : pieces of a batch worked on at a time, by default one per core; any number gives the same bits. A GPU is
-        kept busy by one
+    threads : number of pieces of a batch computed in parallel, by default one per core; the result is bit-for-bit
+        identical for any number. On a GPU, one thread is used
 
     Attributes
     ----------
-    optimizer : holds the parameters and their gradients
+    optimizer : the optimizer, which holds the parameters and their gradients
     hooks : the training hooks of the active adapters, by adapter name
-    rng : draws the batches; its state is the position in the data
+    rng : the generator that draws the batches; its state is the position in the data
     history : the losses so far
-    steps : updates done so far
+    steps : number of updates so far
 
-    Raises AdapterError while adapters are merged, and ValueError when there is nothing to train, a text is too short
-    for the context, or the context is longer than the model's.
+    Raises AdapterError while adapters are merged, and ValueError if no parameter is trainable, a text is too short for
+    the context, or the context is longer than the model's.
     """
 
     def __init__(
@@ -86,9 +87,13 @@ class Run:
         c = self.config
         return learning_rate(self.steps, c.iters, schedule=c.schedule, lr=c.lr, min_lr=c.min_lr, warmup=c.warmup)
 
-    @np.errstate(all="ignore")  # `_refuse_infinite` reports non-finite values, once
+    def __repr__(self) -> str:
+        kind = type(self.optimizer).__name__
+        return f"Run(step {self.steps} of {self.config.iters}, {kind} on {self.optimizer.data.size:,} parameters)"
+
+    @np.errstate(all="ignore")  # non-finite values are reported once, by `_refuse_infinite`
     def step(self, batches: Sequence[Batch] | None = None) -> float:
-        """One update from the mean loss over `batches`, by default random ones; returns the loss in nats."""
+        """Perform one update on the mean loss over `batches`, by default random ones; return the loss in nats."""
         rate, batches = self.rate, batches or self._draw()
         self.optimizer.zero_grad()
         loss = self._add_gradients(batches)
@@ -104,12 +109,12 @@ class Run:
 
     @np.errstate(all="ignore")
     def evaluate(self) -> float:
-        """The validation loss in nats, added to the history; measured at most once per step."""
+        """The validation loss in nats, which is also added to the history. It is computed at most once per step."""
         c, evaluations = self.config, self.history.evaluations
         if evaluations and evaluations[-1][0] == self.steps:
             return evaluations[-1][1]
         if self.val_ids is None:
-            raise ValueError("a run without val_ids has nothing to evaluate on")
+            raise ValueError("cannot evaluate: this run has no val_ids")
         self.model.eval()
         loss = evaluate(self.model, self.val_ids, c.context, c.eval_windows, threads=self.threads.number)
         if not math.isfinite(loss):
@@ -118,18 +123,18 @@ class Run:
         return loss
 
     def forget(self, parameter: Tensor) -> None:
-        """Zero the optimizer's state of one parameter."""
+        """Set the optimizer state of one parameter to zero."""
         self.optimizer.forget(parameter)
 
     def save(self) -> None:
-        """Write the checkpoint. Raises TrainingError, and keeps the one before, when a parameter is not finite."""
+        """Save a checkpoint. If a parameter is not finite, keep the previous checkpoint and raise TrainingError."""
         if not np.isfinite(self.optimizer.data).all():
             raise self._error(f"a parameter is not finite after step {self.steps}")
         if self.checkpoint_path:
             checkpoint.save(self.checkpoint_path, self.optimizer, self.rng, self.history, self.settings, self.hooks)
 
     def load(self) -> None:
-        """Go on from the checkpoint: bit-identical to a run that never stopped."""
+        """Restore the checkpoint. The resumed run is bit-for-bit identical to an uninterrupted one."""
         if not self.checkpoint_path:
             raise CheckpointError("cannot resume without a checkpoint_path")
         checkpoint.load(self.checkpoint_path, self.optimizer, self.rng, self.history, self.settings, self.hooks)
@@ -137,12 +142,12 @@ class Run:
     def _draw(self) -> list[Batch]:
         c = self.config
         if self.train_ids is None:
-            raise ValueError("a run without train_ids needs the batches of each step")
+            raise ValueError("cannot draw batches: this run has no train_ids; pass batches to `step`")
         return [sample_batch(self.train_ids, c.batch, c.context, self.rng) for _ in range(c.accumulate)]
 
     def _add_gradients(self, batches: Sequence[Batch]) -> float:
-        """Add the gradients of the loss and of the penalties; return the loss, without the penalties."""
-        self.model.train(np.random.default_rng(self.config.seed))  # its pieces draw from generators of their own
+        """Add the gradients of the loss and the hooks' penalties; return the loss without the penalties."""
+        self.model.train(np.random.default_rng(self.config.seed))  # each piece draws from its own generator
         seed = self.config.seed, self.steps
         with self.threads as threads:
             loss = add_gradients(self.model, self.optimizer, batches, threads, seed, self.smallest_piece)
@@ -153,12 +158,12 @@ class Run:
 
     def _refuse_infinite(self, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise self._error(f"the loss is {loss} and the gradient's length {norm} at step {self.steps + 1}")
+            raise self._error(f"the loss is {loss} and the gradient norm is {norm} at step {self.steps + 1}")
 
     def _error(self, problem: str) -> TrainingError:
-        """The error: `problem`, the checkpoint that is left, and a remedy."""
+        """A TrainingError with `problem`, the last good checkpoint and a suggestion."""
         path = self.checkpoint_path
-        left = f"the last good state is in {path}" if path and path.exists() else "no checkpoint was kept"
+        left = f"the last good state is in {path}" if path and path.exists() else "no checkpoint was saved"
         return TrainingError(f"{problem}; {left}. A lower learning rate than {self.config.lr:g} usually helps")
 
 
@@ -166,7 +171,7 @@ def _check(model: Llama, train_ids: Array | None, val_ids: Array | None, context
     model.refuse_if_merged("train")
     longest = model.config.max_position_embeddings
     if context > longest:
-        raise ValueError(f"a context of {context} tokens is more than the model's, which is {longest}")
+        raise ValueError(f"a context of {context} tokens is longer than the model's maximum of {longest}")
     for ids in (train_ids, val_ids):
         if ids is not None:
             check_length(ids, context)

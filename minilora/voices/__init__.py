@@ -1,22 +1,25 @@
-"""Voices: the adapters that the package carries, and texts compared with the base. Start at `compare.py`.
+"""The packaged voices, and the comparison of their texts with the base model's. Start with `compare.py`.
 
 from minilora.voices import compare
 for text in compare("The king", ["base", "shakespeare", {"shakespeare": 0.5, "python": 0.5}]): print(text.text)
 """
 
-from minilora.voices.compare import BASE, LEVELS, Letter, Text, compare, level, stream
+from minilora.voices.colored import LEVELS, level, spans
+from minilora.voices.compare import BASE, ComparedText, ComparedToken, Comparison, compare, stream
 from minilora.voices.packs import NAMES, Voice, attach, voice_folder, voices
 
 __all__ = [
     "BASE",
     "LEVELS",
     "NAMES",
-    "Letter",
-    "Text",
+    "ComparedText",
+    "ComparedToken",
+    "Comparison",
     "Voice",
     "attach",
     "compare",
     "level",
+    "spans",
     "stream",
     "voice_folder",
     "voices",

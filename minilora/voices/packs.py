@@ -1,4 +1,4 @@
-"""The voices that the package carries: LoRA adapters for its base model, each with a card and its measured losses."""
+"""The packaged voices: LoRA adapters for the packaged base model, each with a model card and measured losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from minilora.assets import BASE, VOICES
 from minilora.files import read_json
 from minilora.nn import Llama
 
-METRICS = "metrics.json"  # in each voice's folder: what was measured
+METRICS = "metrics.json"  # the measured losses, in each voice's folder
 
 
 @dataclass(frozen=True)
@@ -20,35 +20,39 @@ class Voice:
 
     Attributes
     ----------
-    name : under which it is attached
-    folder : where its adapter lies, in PEFT's layout, with its card, README.md
+    name : the name under which it is attached
+    folder : the folder of its adapter, in PEFT's layout, with its model card, README.md
     metrics : `description`; `corpus`; losses on held-out text, in nats per character: `before` and `after` on its own
-        corpus, without and with the voice, `base_off` and `base_on` likewise on the base's; `seconds` of training on
-        `machine`; `held_out_sha256`, and for the corpus python its version, `python`
+        corpus, without and with the voice, and likewise `base_off` and `base_on` on the base's corpora; `seconds` of
+        training on `machine`; `held_out_sha256`; for the corpus python also the Python version, `python`
     """
 
     name: str
     folder: Path
     metrics: dict[str, Any]
 
+    def __repr__(self) -> str:
+        before, after = self.metrics["before"], self.metrics["after"]
+        return f"Voice({self.name!r}, {self.metrics['description']}, loss on its own text {before:.3f} → {after:.3f})"
+
 
 NAMES = "shakespeare", "scripture", "fairytale", "python", "recipe"
 
 
 def voices() -> list[Voice]:
-    """The packaged voices, in the order of NAMES."""
+    """Return the packaged voices, in the order of NAMES."""
     return [Voice(name, VOICES / name, read_json(VOICES / name / METRICS)) for name in NAMES]
 
 
 def voice_folder(name: str) -> Path:
-    """The adapter's folder of a voice. Raises ValueError, listing what there is, for an unknown name."""
+    """Return the adapter folder of a voice. Raises ValueError for an unknown name; the message lists the voices."""
     if name not in NAMES:
-        raise ValueError(f"there is no voice {name!r}; there are {', '.join(NAMES)}")
+        raise ValueError(f"unknown voice {name!r}; available voices: {', '.join(NAMES)}")
     return VOICES / name
 
 
 def attach() -> Llama:
-    """The packaged base with all voices attached; none acts."""
+    """Return the packaged base with all voices attached, none of them active."""
     model = Llama.from_pretrained(BASE)
     for name in NAMES:
         lora.load_adapter(model, voice_folder(name), name)

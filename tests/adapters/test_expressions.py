@@ -86,7 +86,7 @@ def test_what_was_found_is_remembered(monkeypatch):
 @pytest.mark.parametrize(("expression", "length"), [("q" * 1_001, 1_001), ("(" * 600 + ")" * 600, 1_200)])
 def test_the_longest(expression, length):
     LoraConfig(target_modules="q" * 1_000)
-    with pytest.raises(AdapterError, match="should have at most 1,000 characters"):
+    with pytest.raises(AdapterError, match="expected a regular expression of at most 1,000 characters"):
         LoraConfig(target_modules=expression)
-    with pytest.raises(AdapterError, match="should have at most 1,000 characters"):
+    with pytest.raises(AdapterError, match="expected a regular expression of at most 1,000 characters"):
         LoraConfig(rank_pattern={expression: 1})

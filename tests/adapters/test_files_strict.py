@@ -44,74 +44,77 @@ def test_the_folder_itself_is_good(folder, model):
 
 
 SPOILED = {
-    "missing": (lambda t: t.pop(A), r"adapter_model\.safetensors lacks .*1\.self_attn\.q_proj\.lora_A\.weight, which"),
+    "missing": (
+        lambda t: t.pop(A),
+        r"adapter_model\.safetensors is missing .*1\.self_attn\.q_proj\.lora_A\.weight, which",
+    ),
     "several missing": (
         lambda t: [t.pop(A), t.pop(B)],
-        r"lacks .*q_proj\.lora_A\.weight and 1 more, which its config asks for$",
+        r"is missing .*q_proj\.lora_A\.weight and 1 more, which its config requires$",
     ),
-    "extra": (lambda t: t.update(surplus=t[A]), r"holds surplus, which its config does not ask for"),
+    "extra": (lambda t: t.update(surplus=t[A]), r"contains surplus, which its config does not define"),
     "an extra module": (
         lambda t: t.update({A.replace("q_proj", "k_proj"): t[A]}),
-        r"holds .*k_proj\.lora_A\.weight, which its config does not ask for",
+        r"contains .*k_proj\.lora_A\.weight, which its config does not define",
     ),
     "without the prefix": (
         lambda t: t.update({"x." + A.removeprefix("base_model.model."): t.pop(A)}),
-        r"lacks .*q_proj\.lora_A\.weight",
+        r"is missing .*q_proj\.lora_A\.weight",
     ),
     "transposed": (
         lambda t: t.update({A: t[A].T}),
-        r"lora_A\.weight should have shape \(3, 12\), found \(12, 3\); the adapter was made for another base",
+        r"lora_A\.weight should have shape \(3, 12\), found \(12, 3\); the adapter was made for a different base model",
     ),
     "swapped": (lambda t: t.update({A: t[B], B: t[A]}), r"lora_A\.weight should have shape \(3, 12\)"),
     "another rank": (
         lambda t: t.update({A: t[A][:2]}),
-        r"should have shape \(3, 12\), found \(2, 12\); the rank in its config is not that of its tensors",
+        r"should have shape \(3, 12\), found \(2, 12\); the rank in its config does not match its tensors",
     ),
     "another rank of B": (
         lambda t: t.update({B: t[B][:, :2]}),
-        r"should have shape \(24, 3\), found \(24, 2\); the rank in its config is not that of its tensors",
+        r"should have shape \(24, 3\), found \(24, 2\); the rank in its config does not match its tensors",
     ),
     "wider, and another rank": (
         lambda t: t.update({A: np.resize(t[A], (2, 14))}),
-        r"should have shape \(3, 12\), found \(2, 14\); the adapter was made for another base",
+        r"should have shape \(3, 12\), found \(2, 14\); the adapter was made for a different base model",
     ),
     "three axes": (
         lambda t: t.update({A: t[A][:, :, None]}),
-        r"should have shape \(3, 12\), found \(3, 12, 1\); the adapter was made for another base",
+        r"should have shape \(3, 12\), found \(3, 12, 1\); the adapter was made for a different base model",
     ),
     "three axes, another rank": (
         lambda t: t.update({A: t[A][:2, :, None]}),
-        r"should have shape \(3, 12\), found \(2, 12, 1\); the adapter was made for another base",
+        r"should have shape \(3, 12\), found \(2, 12, 1\); the adapter was made for a different base model",
     ),
     "narrower": (
         lambda t: t.update({A: t[A][:, :8]}),
-        r"lora_A\.weight should have shape \(3, 12\), found \(3, 8\); .* a base of other dimensions",
+        r"lora_A\.weight should have shape \(3, 12\), found \(3, 8\); .* a base model with different dimensions",
     ),
     "shorter": (
         lambda t: t.update({B: t[B][:8]}),
-        r"lora_B\.weight should have shape \(24, 3\), found \(8, 3\); .* a base of other dimensions",
+        r"lora_B\.weight should have shape \(24, 3\), found \(8, 3\); .* a base model with different dimensions",
     ),
     "no columns": (lambda t: t.update({A: t[A][:, :0]}), r"should have shape \(3, 12\), found \(3, 0\)"),
     "one number": (lambda t: t.update({A: np.float32(1)}), r"should have shape \(3, 12\), found \(\)"),
-    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "one of the types F64, F32, F16, BF16, found I64"),
-    "truths": (lambda t: t.update({A: t[A] > 0}), r"lora_A\.weight should have one of the types .*, found BOOL"),
-    "an odd name": (lambda t: t.update({"x\n\x1b[31m" * 99: t[A]}), r"holds x  \[31mx  \[31m.*, which its config"),
+    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "one of the dtypes F64, F32, F16, BF16, found I64"),
+    "truths": (lambda t: t.update({A: t[A] > 0}), r"lora_A\.weight should have one of the dtypes .*, found BOOL"),
+    "an odd name": (lambda t: t.update({"x\n\x1b[31m" * 99: t[A]}), r"contains x  \[31mx  \[31m.*, which its config"),
     "no prefix": (
         lambda t: t.update({A.removeprefix("base_model.model."): t.pop(A)}),
-        rf"lacks {A}, which its config asks for",
+        rf"is missing {A}, which its config requires",
     ),
     "twice": (
         lambda t: t.update({A.removeprefix("base_model.model."): t[A] + 1}),
-        r"holds model\.layers\.1\.self_attn\.q_proj\.lora_A\.weight, which its config does not ask for",
+        r"contains model\.layers\.1\.self_attn\.q_proj\.lora_A\.weight, which its config does not define",
     ),
     "too large": (
         lambda t: t.update({A: t[A].astype(np.float64) * 1e40}),
-        r"lora_A\.weight holds numbers that are not finite in float32",
+        r"lora_A\.weight contains values that are not finite in float32",
     ),
     "flat": (lambda t: t.update({A: t[A].ravel()}), r"should have shape \(3, 12\), found \(36,\)"),
-    "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"q_proj\.lora_B\.weight holds numbers that are not finite"),
-    "infinity": (lambda t: t[A].__setitem__((2, 3), -np.inf), r"lora_A\.weight holds numbers that are not finite"),
-    "empty": (lambda t: t.clear(), r"lacks .* and 11 more, which its config asks for$"),
+    "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"q_proj\.lora_B\.weight contains values that are not finite"),
+    "infinity": (lambda t: t[A].__setitem__((2, 3), -np.inf), r"lora_A\.weight contains values that are not finite"),
+    "empty": (lambda t: t.clear(), r"is missing .* and 11 more, which its config requires$"),
 }
 
 
@@ -129,40 +132,46 @@ def test_weights_cut_short(kept, folder, model, snapshot):
     file = folder / "adapter_model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
-    refused(model, folder, snapshot, r"adapter_model\.safetensors is not a whole safetensors file")
+    refused(model, folder, snapshot, r"adapter_model\.safetensors is not a valid safetensors file")
 
 
 CONFIGS = {
-    "no r": (lambda c: c.pop("r"), "adapter_config.json: the adapter's config lacks r, which the update depends on"),
-    "no alpha": (lambda c: c.pop("lora_alpha"), "lacks lora_alpha, which the update"),
-    "neither": (lambda c: (c.pop("r"), c.pop("lora_alpha")), "lacks r, lora_alpha, which"),
-    "no targets": (lambda c: c.pop("target_modules"), "lacks target_modules"),
+    "no r": (
+        lambda c: c.pop("r"),
+        "adapter_config.json: the adapter's config is missing r, which the update depends on",
+    ),
+    "no alpha": (lambda c: c.pop("lora_alpha"), "is missing lora_alpha, which the update"),
+    "neither": (lambda c: (c.pop("r"), c.pop("lora_alpha")), "is missing r, lora_alpha, which"),
+    "no targets": (lambda c: c.pop("target_modules"), "is missing target_modules"),
     "another r": (lambda c: c.update(r=4), r"should have shape \(4, 12\), found \(3, 12\)"),
-    "r as text": (lambda c: c.update(r="3"), "the rank r should be a whole number of at least 1, got '3'"),
-    "alpha NaN": (lambda c: c.update(lora_alpha=float("nan")), "lora_alpha should be a finite number, got nan"),
-    "more targets": (lambda c: c["target_modules"].append("k_proj"), r"lacks .*k_proj\.lora_A\.weight and 5 more"),
-    "fewer targets": (lambda c: c.update(target_modules=["q_proj"]), r"holds .*v_proj\.lora_A\.weight and 5 more"),
-    "fewer layers": (lambda c: c.update(layers_to_transform=[0, 1]), r"holds .*layers\.2.*\.lora_A\.weight and 3 more"),
+    "r as text": (lambda c: c.update(r="3"), "expected the rank r to be a positive integer, got '3'"),
+    "alpha NaN": (lambda c: c.update(lora_alpha=float("nan")), "expected lora_alpha to be a finite number, got nan"),
+    "more targets": (lambda c: c["target_modules"].append("k_proj"), r"is missing .*k_proj\.lora_A\.weight and 5 more"),
+    "fewer targets": (lambda c: c.update(target_modules=["q_proj"]), r"contains .*v_proj\.lora_A\.weight and 5 more"),
+    "fewer layers": (
+        lambda c: c.update(layers_to_transform=[0, 1]),
+        r"contains .*layers\.2.*\.lora_A\.weight and 3 more",
+    ),
     "unknown target": (lambda c: c.update(target_modules=["c_attn"]), "target 'c_attn' matches no linear module"),
-    "targets a number": (lambda c: c.update(target_modules=3), "target_modules should be a list"),
-    "patterns a list": (lambda c: c.update(rank_pattern=[3]), "rank_pattern should be a dict"),
+    "targets a number": (lambda c: c.update(target_modules=3), "expected target_modules to be a list"),
+    "patterns a list": (lambda c: c.update(rank_pattern=[3]), "expected rank_pattern to be a dict"),
     "a bad pattern": (lambda c: c.update(alpha_pattern={"(": 3}), r"'\(' is not a valid regular expression"),
-    "another type": (lambda c: c.update(peft_type="IA3"), "expected an adapter of peft_type 'LORA', found 'IA3'"),
-    "alpha huge": (lambda c: c.update(lora_alpha=10**400), "lora_alpha should be a finite number, got 1000"),
+    "another type": (lambda c: c.update(peft_type="IA3"), "expected an adapter with peft_type 'LORA', found 'IA3'"),
+    "alpha huge": (lambda c: c.update(lora_alpha=10**400), "expected lora_alpha to be a finite number, got 1000"),
     "alpha beyond float32": (
         lambda c: c.update(lora_alpha=1e40),
         r"the scale of .*q_proj, 3\.33333e\+39, is not finite in float32",
     ),
-    "alpha true": (lambda c: c.update(lora_alpha=True), "lora_alpha should be a finite number, got True"),
-    "layers in lists": (lambda c: c.update(layers_to_transform=[[1]]), r"should hold numbers of layers, got \[1\]"),
-    "targets no names": (lambda c: c.update(target_modules=[1, None]), "should hold names of modules, got 1"),
+    "alpha true": (lambda c: c.update(lora_alpha=True), "expected lora_alpha to be a finite number, got True"),
+    "layers in lists": (lambda c: c.update(layers_to_transform=[[1]]), r"to contain layer indices, got \[1\]"),
+    "targets no names": (lambda c: c.update(target_modules=[1, None]), "to contain module names, got 1"),
     "endless": (lambda c: c.update(target_modules=r"(?:.|\w)+[#!]"), "takes too long to match"),
     "an endless key": (lambda c: c.update(rank_pattern={r"(?:.|\w)+[#!]": 3}), "takes too long to match"),
     "a line break": (
         lambda c: c.update({"x\ny": ["\n"]}),
         r"the adapter uses x y = \['\\n'\], which minilora does not",
     ),
-    "no type": (lambda c: c.pop("peft_type"), "expected an adapter of peft_type 'LORA', found None"),
+    "no type": (lambda c: c.pop("peft_type"), "expected an adapter with peft_type 'LORA', found None"),
     "another method of PEFT's": (
         lambda c: c.update(use_qalora=True),
         "uses use_qalora = True, which minilora does not implement",
@@ -194,7 +203,7 @@ def test_config(spoil, message, folder, model, snapshot):
 )
 def test_a_config_that_is_none(content, folder, model, snapshot):
     (folder / "adapter_config.json").write_text(content)
-    refused(model, folder, snapshot, r"adapter_config\.json (is not valid JSON|should hold a JSON object)")
+    refused(model, folder, snapshot, r"adapter_config\.json (is not valid JSON|should contain a JSON object)")
 
 
 def test_a_config_of_megabytes_or_terabytes(folder, model, snapshot):
@@ -210,7 +219,7 @@ def test_missing_files(folder, model, snapshot, tmp_path):
     (folder / "adapter_model.safetensors").unlink()
     refused(model, folder, snapshot, r"adapter_model\.safetensors does not exist")
     (folder / "adapter_config.json").unlink()
-    message = r"is no adapter folder: expected adapter_config\.json and adapter_model\.safetensors in it"
+    message = r"is not an adapter folder: expected adapter_config\.json and adapter_model\.safetensors in it"
     refused(model, folder, snapshot, message)
     refused(model, tmp_path / "nowhere", snapshot, message)
 
@@ -225,9 +234,9 @@ posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissi
     [
         (lambda path: path.mkdir(), "is not a regular file"),
         (os.mkfifo, "is not a regular file"),  # to open it would wait for ever
-        (lambda path: path.symlink_to("/dev/zero"), "is a link that leads out of its folder; copy the file into"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a link to a target outside its folder; copy the file into"),
         (lambda path: path.symlink_to("nowhere"), "is a broken link"),
-        (lambda path: path.symlink_to("../good"), "is a link that leads out of its folder; copy the file into"),
+        (lambda path: path.symlink_to("../good"), "is a link to a target outside its folder; copy the file into"),
     ],
     ids=["folder", "pipe", "device", "broken link", "link out"],
 )
@@ -288,7 +297,9 @@ def test_a_file_of_terabytes_is_not_read(folder, model, snapshot):
     base = {"dtype": "F32", "shape": [3, rows], "data_offsets": [0, 12 * rows]}
     low = {"dtype": "F32", "shape": [0, 3], "data_offsets": [12 * rows, 12 * rows]}
     declare(file, {A: base, B: low}, 12 * rows)
-    with pytest.raises(lora.AdapterError, match=r"holds 1,200,000,000,000 bytes, more than the .* use load_adapter"):
+    with pytest.raises(
+        lora.AdapterError, match=r"contains 1,200,000,000,000 bytes of tensor data, more than the .* use load_adapter"
+    ):
         lora.read_adapter(folder)
 
 
@@ -306,7 +317,8 @@ def test_two_gigabytes_are_read_without_a_model_and_no_more(kind, size, folder, 
         declare(file, entries, most + 4 * size * rows)
         if rows:
             with pytest.raises(
-                lora.AdapterError, match=f"holds {most + 4 * size:,} bytes, more than the .* use load_adapter"
+                lora.AdapterError,
+                match=f"contains {most + 4 * size:,} bytes of tensor data, more than the .* use load_adapter",
             ):
                 lora.read_adapter(folder)
         else:
@@ -325,34 +337,38 @@ def test_a_name_of_a_hundred_letters_is_read_without_a_model_and_no_longer_one(f
             assert len(lora.read_adapter(folder)[1]) == len(tensors) + 2
         else:
             with pytest.raises(
-                lora.AdapterError, match=r"holds base_model\..*lora_[AB]\.weigh and 1 more, which its config does not"
+                lora.AdapterError,
+                match=r"contains base_model\..*lora_[AB]\.weigh and 1 more, which its config does not",
             ):
                 lora.read_adapter(folder)
 
 
 ALONE = {
-    "no B": (lambda t: t.pop(B), rf"lacks {B}, which its config asks for"),
-    "no A": (lambda t: t.pop(A), rf"lacks {A}, which its config asks for"),
+    "no B": (lambda t: t.pop(B), rf"is missing {B}, which its config requires"),
+    "no A": (lambda t: t.pop(A), rf"is missing {A}, which its config requires"),
     "transposed": (lambda t: t.update({A: t[A].T}), r"lora_A\.weight should have shape \(3, 3\), found \(12, 3\)"),
     "rank": (lambda t: t.update({A: t[A][:2], B: t[B][:, :2]}), r"should have shape \(3, 12\), found \(2, 12\)"),
     "larger B": (lambda t: t.update({B: t[B][:, [0, 1, 2, 0]]}), r"should have shape \(24, 3\), found \(24, 4\)"),
     "A of three axes": (lambda t: t.update({A: t[A][:, :, None]}), r"should have shape \(3, 12\), found \(3, 12, 1\)"),
     "flat": (lambda t: t.update({A: t[A].ravel()}), r"lora_A\.weight should have shape \(3, 0\), found \(36,\)"),
-    "extra": (lambda t: t.update(surplus=t[A]), "holds surplus, which its config does not ask for"),
+    "extra": (lambda t: t.update(surplus=t[A]), "contains surplus, which its config does not define"),
     "magnitude": (
         lambda t: t.update({A.replace("lora_A.weight", "lora_magnitude_vector"): t[A][0]}),
-        "lora_magnitude_vector, which its config does not ask for",
+        "lora_magnitude_vector, which its config does not define",
     ),
-    "no prefix": (lambda t: t.update({A[17:]: t.pop(A)}), rf"lacks {A}, which its config asks for"),
-    "no suffix": (lambda t: t.update({A.removesuffix(".weight"): t.pop(A)}), rf"lacks {A}, which its config asks for"),
-    "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"holds base_model\..*1{50}, which its config"),
-    "empty": (lambda t: t.clear(), "holds no tensors"),
-    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the types .*, found I64"),
+    "no prefix": (lambda t: t.update({A[17:]: t.pop(A)}), rf"is missing {A}, which its config requires"),
+    "no suffix": (
+        lambda t: t.update({A.removesuffix(".weight"): t.pop(A)}),
+        rf"is missing {A}, which its config requires",
+    ),
+    "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"contains base_model\..*1{50}, which its config"),
+    "empty": (lambda t: t.clear(), "contains no tensors"),
+    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the dtypes .*, found I64"),
     "a copy of whole numbers": (
         lambda t: t.update({A.replace("lora_A", "base_layer"): np.ones((24, 12), int)}),
-        "should have one of the types .*, found I64",
+        "should have one of the dtypes .*, found I64",
     ),
-    "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"lora_B\.weight holds numbers that are not finite"),
+    "NaN": (lambda t: t[B].__setitem__((0, 0), np.nan), r"lora_B\.weight contains values that are not finite"),
     "too large": (lambda t: t.update({A: t[A].astype(np.float64) * 1e40}), "not finite in float32"),
 }
 
@@ -369,8 +385,8 @@ def test_tensors_without_a_model(spoil, message, folder):
 
 
 def test_the_folders_name_may_be_anything(tmp_path, model, snapshot):
-    refused(model, tmp_path / "two\nlines\x1b[31m", snapshot, r"two lines \[31m is no adapter folder")
-    refused(model, tmp_path / "null\0", snapshot, "null  is no adapter folder")
+    refused(model, tmp_path / "two\nlines\x1b[31m", snapshot, r"two lines \[31m is not an adapter folder")
+    refused(model, tmp_path / "null\0", snapshot, "null  is not an adapter folder")
 
 
 def test_an_adapter_fit_for_a_float64_model_alone(folder, unit_llama):
@@ -384,13 +400,13 @@ def test_an_adapter_fit_for_a_float64_model_alone(folder, unit_llama):
 
 @pytest.mark.parametrize("layers", [1, 4])
 def test_a_base_of_another_depth(layers, folder, unit_llama, snapshot):
-    message = r"(lacks|holds) .*layers\..*; it was made for a base with another number of layers$"
+    message = r"(is missing|contains) .*layers\..*; it was made for a base model with a different number of layers$"
     refused(unit_llama(num_hidden_layers=layers), folder, snapshot, message)
 
 
 @pytest.mark.parametrize("shape", [{"hidden_size": 8}, {"num_attention_heads": 2}, {"num_hidden_layers": 4}], ids=str)
 def test_a_base_of_another_shape(shape, folder, unit_llama, snapshot):
-    refused(unit_llama(**shape), folder, snapshot, r"(should have shape .* found|lacks .*layers\.3)")
+    refused(unit_llama(**shape), folder, snapshot, r"(should have shape .* found|is missing .*layers\.3)")
 
 
 def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach, tmp_path, snapshot, ids, monkeypatch):
@@ -403,7 +419,7 @@ def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach
     write_tensors(tmp_path / "adapter_model.safetensors", tensors)
     lora.load_adapter(same, tmp_path)
     np.testing.assert_array_equal(same(ids).data, model(ids).data)
-    message = r"is for another base: its copy of lm_head\.weight differs from this model's"
+    message = r"is for a different base model: its copy of lm_head\.weight differs from this model's"
     refused(other, tmp_path, snapshot, message)
     monkeypatch.setattr("minilora.adapters.files.read_tensors", lambda path: pytest.fail("it was read"))
     for rows in (28, 30):  # one of another shape is not even read
@@ -415,7 +431,7 @@ def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach
 def test_a_name_that_is_taken_or_cannot_be_one(folder, two_adapters, snapshot):
     model = two_adapters()
     before = snapshot(model)
-    for name, message in [("a", "already has an adapter 'a'"), ("x.y", "an adapter's name is made of")]:
+    for name, message in [("a", "already has an adapter 'a'"), ("x.y", "expected an adapter name of")]:
         with pytest.raises(lora.AdapterError, match=message):
             lora.load_adapter(model, folder, name)
     assert snapshot(model) == before

@@ -188,7 +188,7 @@ def test_threads_do_not_see_each_others_choices(model, monkeypatch):
 
 def test_an_exception_inside_a_call_leaves_no_choice_behind(model, monkeypatch):
     before = model(IDS).data
-    with pytest.raises(ValueError, match="more than the model's context"):
+    with pytest.raises(ValueError, match="exceed the model's context"):
         model(np.zeros((2, 33), dtype=int), adapters=["a", None])
     with monkeypatch.context() as broken:
         broken.setattr(model.model.layers[2], "forward", lambda *inputs: 1 / 0)
@@ -204,13 +204,13 @@ NUMBER = "the strength of 'a' should be a finite number, got "
 @pytest.mark.parametrize(
     ("adapters", "message"),
     [
-        (["a"], "expected adapters for 2 rows, one for each, got 1"),
+        (["a"], "expected one entry of adapters for each of 2 rows, got 1"),
         (["a", "bard"], "there is no adapter 'bard'; the model has a, b, c"),
         ({"a": float("nan")}, f"{NUMBER}nan"),
         ([{"a": "much"}, None], f"{NUMBER}'much'"),
-        ([["a"], None], r"expected an adapter's name, names with strengths, or None, got \['a'\]"),
-        (2, "expected a name, names with strengths, or a list of these, one a row, got 2"),
-        ({"a", "b"}, "expected a name, names with strengths, or a list of these, one a row, got {"),
+        ([["a"], None], r"expected an adapter name, a dict of strengths, or None, got \['a'\]"),
+        (2, "expected an adapter name, a dict of strengths, or a list with one of these per row, got 2"),
+        ({"a", "b"}, "expected an adapter name, a dict of strengths, or a list with one of these per row, got {"),
     ],
     ids=str,
 )
@@ -226,7 +226,7 @@ def test_what_is_refused(adapters, message, model, snapshot):
     ("change", "message"),
     [
         (lambda model: lora.delete_adapter(model, "b"), "there is no adapter 'b'"),
-        (lora.merge, r"cannot choose .* are merged"),
+        (lora.merge, r"cannot select .* are merged"),
     ],
 )
 def test_a_choice_made_before_is_checked_again(change, message, model):

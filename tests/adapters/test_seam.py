@@ -192,5 +192,5 @@ def test_a_method_of_a_taken_name_is_refused():
     class Other(SharedConfig):
         name: ClassVar = "lora"
 
-    with pytest.raises(ValueError, match="there is a method 'lora' already, LoraConfig"):
+    with pytest.raises(ValueError, match="the method name 'lora' is taken by LoraConfig"):
         registry.method(Other)

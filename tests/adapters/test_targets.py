@@ -55,24 +55,24 @@ ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
         ({"target_modules": ["q_proj", "query"]}, f"target 'query' matches no linear module; .* named {ALL}"),
         (
             {"target_modules": ["proj"]},
-            rf"target 'proj' matches no .* named {ALL}, for example model\.layers\.0\.self_attn\.q_proj$",
+            rf"target 'proj' matches no .* named {ALL} \(full path of one: model\.layers\.0\.self_attn\.q_proj\)$",
         ),
         ({"target_modules": ["embed_tokens"]}, f"target 'embed_tokens' matches no .* named {ALL}"),
         ({"target_modules": ["q_proj", "all-linear"]}, f"target 'all-linear' matches no .* named {ALL}"),  # not a name
         ({"target_modules": ["q_proj", "x" * 1_000]}, f"target 'x{{79}}… matches no .* named {ALL}"),
         ({"target_modules": "q_proj"}, f"target 'q_proj' matches no .* named {ALL}"),  # must match the whole path
         ({"target_modules": r"model\.layers\.1"}, f"matches no .* named {ALL}"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 12]}, "asks for layer 12; .* has layers 0 to 11"),
-        ({"target_modules": ["q_proj"], "layers_to_transform": -1}, "asks for layer -1; .* has layers 0 to 11"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": [0, 12]}, "selects layer 12, but .* has layers 0 to 11"),
+        ({"target_modules": ["q_proj"], "layers_to_transform": -1}, "selects layer -1, but .* has layers 0 to 11"),
         (
             {"target_modules": ["q_proj"], "exclude_modules": ["q_proj"]},
-            "nothing is left to adapt after exclude_modules",
+            "no modules are left to adapt after exclude_modules",
         ),
         (
             {"rank_pattern": {"up_proj": 2}, "target_modules": ["v_proj"]},
-            r"rank_pattern has the key 'up_proj', which matches none of .* .one is .*\.0\.self_attn\.v_proj.$",
+            r"key 'up_proj' of rank_pattern matches none of .* \(full path of one: .*\.0\.self_attn\.v_proj\)$",
         ),
-        ({"alpha_pattern": {"q": 2}}, "alpha_pattern has the key 'q', which matches none of the adapted"),
+        ({"alpha_pattern": {"q": 2}}, "key 'q' of alpha_pattern matches none of the adapted"),
     ],
 )
 def test_what_matches_nothing(options, message, model):

@@ -9,7 +9,7 @@ import pytest
 
 from minilora.app.session import Session
 from minilora.data import pastiche
-from minilora.voices import Letter, Text, attach, voice_folder
+from minilora.voices import ComparedText, ComparedToken, attach, voice_folder
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +55,12 @@ def recipes():
 def letter():
     """letter(text, ratio): one of a text, of which the other fields do not matter."""
     flat = np.full(256, -np.log(256))
-    return lambda text, ratio=0.0: Letter(
+    return lambda text, ratio=0.0: ComparedToken(
         ord(text[-1:] or "\0") % 256, text, ratio, {"a": ratio, "b": 2 * ratio}, flat, flat
     )
 
 
 @pytest.fixture
 def text(letter):
-    """text(("a", 0.5), ("b", -1.0)): a Text of these characters and ratios, by one voice at strength 1."""
-    return lambda *pairs: Text({"a": 1.0}, [letter(*pair) for pair in pairs])
+    """text(("a", 0.5), ("b", -1.0)): a ComparedText of these characters and ratios, by one voice at strength 1."""
+    return lambda *pairs: ComparedText({"a": 1.0}, [letter(*pair) for pair in pairs])

@@ -48,9 +48,9 @@ def test_sliders_are_the_voices_in_their_order(act, session, model):
 
 def test_a_voice_that_is_there_no_more_is_not_written_without(act, session):
     """A slider of a page that was open when the app was started anew."""
-    with pytest.raises(ValueError, match="no voice called gone here any more"):
+    with pytest.raises(ValueError, match="The voice gone no longer exists"):
         actions.parameters(session, "gone")
-    with pytest.raises(ValueError, match="A voice that was taught here is gone"):
+    with pytest.raises(ValueError, match="A voice trained on this page is gone"):
         next(act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 6, 1.0, 0.0))
     *_, (_, html, _, _) = act.write(session, "The king ", 0.8, 0, 30, *[0.0] * 8)
     assert texts(html)[0] == texts(html)[1]
@@ -81,7 +81,7 @@ def test_two_browsers_write_at_once_and_read_the_same_as_alone(act, model, teach
 def test_a_voice_is_learned_into_its_own_session(act, session, model, tmp_path, recipes):
     before = {name: array.tobytes() for name, array in model.state_dict().items()}
     status, progress = list(act.learn(session, "cook", recipes, None))[-1]
-    assert status.startswith("Learned in")
+    assert status.startswith("Trained for")
     assert "cook has a slider" in status
     assert progress.finished
     assert list(session.voices) == ["cook"]
@@ -90,18 +90,18 @@ def test_a_voice_is_learned_into_its_own_session(act, session, model, tmp_path, 
     assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
     assert lora.adapters(model) == actions.names(session)[:-1]
     assert "6.19 %" in actions.parameters(session, "cook")
-    assert "bit for bit" in actions.merging(session, "cook")
+    assert "bit-for-bit identical" in actions.merging(session, "cook")
 
 
 def test_what_is_wrong_is_said_before_the_turn_and_at_it(act, session, teach, recipes):
     for handler in (act.check, act.learn):
         with pytest.raises(ValueError, match="already a voice called shakespeare"):
             next(handler(session, "shakespeare", recipes, None))
-    assert "one voice learns at a time" in next(act.check(session, "cook", recipes, None))
+    assert "one voice is trained at a time" in next(act.check(session, "cook", recipes, None))
     for name in "abc":
         teach(session, name)
     for handler in (act.check, act.learn):
-        with pytest.raises(ValueError, match="room for 3"):
+        with pytest.raises(ValueError, match="at most 3 new voices"):
             next(handler(session, "cook", recipes, None))
 
 
@@ -111,7 +111,7 @@ def test_a_stopped_voice_is_kept(act, session, recipes):
     next(learns)
     actions.stop_learning(session)
     *_, (status, _) = learns
-    assert status.startswith("Learned in 2 steps")
+    assert status.startswith("Trained for 2 steps")
     assert list(session.voices) == ["cook"]
 
 
@@ -122,7 +122,7 @@ def test_a_stop_is_for_the_lesson_that_waits_too_and_not_for_the_next(act, sessi
         list(act.check(session, "cook", recipes, None))
         if stop:
             actions.stop_learning(session)
-            with pytest.raises(ValueError, match="Stopped before it began"):
+            with pytest.raises(ValueError, match="Training was stopped before it started"):
                 list(act.learn(session, "cook", recipes, None))
         else:
             assert len(list(act.learn(session, "cook", recipes, None))) == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from minilora.app import charts
-from minilora.voices import Letter, Text
+from minilora.voices import ComparedText, ComparedToken
 
 
 def place(p, base, chosen="e"):
@@ -16,9 +16,12 @@ def place(p, base, chosen="e"):
             array[ord(character)] = share
         return np.log(array)
 
-    return Text(
+    return ComparedText(
         {"a": 1.0},
-        [Letter(ord("W"), "W", 0.0, {}, log({}), log({})), Letter(ord(chosen), chosen, 0.0, {}, log(p), log(base))],
+        [
+            ComparedToken(ord("W"), "W", 0.0, {}, log({}), log({})),
+            ComparedToken(ord(chosen), chosen, 0.0, {}, log(p), log(base)),
+        ],
     )
 
 
@@ -30,14 +33,14 @@ def test_the_meter_is_the_mean_ratio_and_knows_both_sides(text, cells):
 
 
 def test_of_a_mix_each_voice_has_its_own(letter, cells):
-    found = cells(charts.meter(Text({"a": 0.5, "b": 1.0}, [letter("x", 0.5), letter("y", -0.1)])))
+    found = cells(charts.meter(ComparedText({"a": 0.5, "b": 1.0}, [letter("x", 0.5), letter("y", -0.1)])))
     assert found[0] == ["style meter", "", "+0.20 nats per character"]
-    assert found[1:] == [["a alone", "", "+0.20 nats per character"], ["b alone", "", "+0.40 nats per character"]]
+    assert found[1:] == [["a only", "", "+0.20 nats per character"], ["b only", "", "+0.40 nats per character"]]
 
 
 def test_without_voices_the_meter_is_zero_and_without_characters_there_is_none(letter, cells):
-    assert cells(charts.meter(Text({}, [letter("x")]))) == [["style meter", "", "0.00 nats per character"]]
-    assert charts.meter(Text({}, [])) == charts.next_characters(Text({}, [])) == ""
+    assert cells(charts.meter(ComparedText({}, [letter("x")]))) == [["style meter", "", "0.00 nats per character"]]
+    assert charts.meter(ComparedText({}, [])) == charts.next_characters(ComparedText({}, [])) == ""
 
 
 def test_the_likeliest_of_both_are_shown_with_both_probabilities(cells):

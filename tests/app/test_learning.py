@@ -26,18 +26,18 @@ def lesson(name="diary", pasted=LONG, upload=None, taken=("python", "Mine")):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"name": None}, "at most 20 letters"),
-        ({"name": "../up"}, "at most 20 letters"),
-        ({"name": "1st"}, "with a letter first"),
-        ({"name": "x" * 21}, "at most 20 letters"),
+        ({"name": None}, "1 to 20 characters"),
+        ({"name": "../up"}, "1 to 20 characters"),
+        ({"name": "1st"}, "starting with a letter"),
+        ({"name": "x" * 21}, "1 to 20 characters"),
         ({"name": "MINE"}, "already a voice called MINE"),
         ({"name": "base"}, "already a voice called base"),
-        ({"pasted": None}, "at least 1,000 characters to learn from; this text has 0"),
+        ({"pasted": None}, "at least 1,000 characters of training text; this text has 0"),
         ({"pasted": " x" + " " * 2000}, "this text has 1"),
         ({"pasted": "é" * 999}, "this text has 999"),
-        ({"pasted": "大" * 3000}, "letters that the base has never seen"),
-        ({"pasted": "a\0" * 1000}, "not a text"),
-        ({"pasted": "a" * 2_097_153}, "2,097,153 characters, and may have at most 2,097,152"),
+        ({"pasted": "大" * 3000}, "no ASCII form"),
+        ({"pasted": "a\0" * 1000}, "contains NUL bytes"),
+        ({"pasted": "a" * 2_097_153}, "2,097,153 characters; the limit is 2,097,152"),
     ],
 )
 def test_what_cannot_be_learned_is_said(changes, message):
@@ -48,10 +48,10 @@ def test_what_cannot_be_learned_is_said(changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x89PNG\r\n\x1a\n\0\0\0" + bytes(5000), "The file holds no text"),
-        ("все счастливые семьи похожи\n".encode() * 99, "letters that the base has never seen"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0" + bytes(5000), "The file contains no text"),
+        ("все счастливые семьи похожи\n".encode() * 99, "no ASCII form"),
         (b"too short", "this text has 9"),
-        (b"a" * 2_097_153, "2,097,153 bytes, and may have at most 2,097,152"),
+        (b"a" * 2_097_153, "2,097,153 bytes; the limit is 2,097,152"),
     ],
 )
 def test_a_file_that_holds_no_text_to_learn_from(tmp_path, content, message):
@@ -129,7 +129,7 @@ def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
     assert saved == ["diary"] * 3  # after steps 2, 4 and 8
     assert end.best == (8, 1.4)
     assert str(end) == (
-        "Learned in 10 steps, kept as it was after step 8: held-out loss 1.00 → 1.40 nats per character."
+        "Trained for 10 steps; kept the state after step 8: held-out loss 1.00 → 1.40 nats per character."
     )
 
 

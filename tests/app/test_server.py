@@ -80,7 +80,7 @@ def test_a_taken_port_and_a_host_that_is_not_this_machine_are_said():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=f"port {port} is taken"), server.running(port=port):
+        with pytest.raises(ValueError, match=f"port {port} is in use"), server.running(port=port):
             pass
     for host in ("203.0.113.7", "nowhere.invalid"):
         with pytest.raises(ValueError, match=f"{host} is not an address of this machine"), server.running(host):

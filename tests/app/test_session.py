@@ -39,7 +39,7 @@ def test_there_is_room_for_three(session, teach):
     for name in ("a", "b", "c"):
         teach(session, name)
     assert len(session.voices) == MOST == 3
-    with pytest.raises(ValueError, match="room for 3 new voices"):
+    with pytest.raises(ValueError, match="at most 3 new voices"):
         teach(session, "d")
     assert list(session.voices) == ["a", "b", "c"]
 

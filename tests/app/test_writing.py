@@ -28,7 +28,7 @@ def test_without_any_strength_both_texts_are_the_bases(model):
     assert wish(strengths={"python": 0, "recipe": -0.5, "scripture": 0.0}).strengths == {"recipe": -0.5}
     base, voices = last(model, wish(strengths={"shakespeare": 0, "python": 0.0}))
     assert base.text == voices.text == write(Llama.from_pretrained(BASE), "The king ", 60, Sampler(0.8), 0)
-    assert {letter.ratio for letter in voices.letters} == {0.0}
+    assert {token.log_ratio for token in voices.tokens} == {0.0}
 
 
 def test_at_strength_one_the_text_is_the_merged_models(model):
@@ -47,30 +47,30 @@ def test_temperature_seed_and_length_are_heeded(model):
 
 def test_the_texts_grow(model, monkeypatch):
     monkeypatch.setattr(writing, "PAUSE", -1)
-    lengths = [(len(base.letters), len(voices.letters)) for base, voices in writing.write(model, WISH)]
+    lengths = [(len(base.tokens), len(voices.tokens)) for base, voices in writing.write(model, WISH)]
     assert lengths == [*((n, n) for n in range(1, 61)), (60, 60)]
 
 
 def test_stop_ends_it(model):
     base, voices = last(model, WISH, stopped=lambda: True)
-    assert len(base.letters) == len(voices.letters) == 1
+    assert len(base.tokens) == len(voices.tokens) == 1
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"prompt": None}, "The prompt is empty"),
-        ({"prompt": "é" * 101}, "at most 200 bytes, and this one has 202"),
+        ({"prompt": "é" * 101}, "has 202 bytes; the limit is 200"),
         ({"prompt": "a\ud800"}, "lone surrogate"),
         ({"seed": None}, "whole number"),
         ({"seed": math.nan}, "whole number"),
         ({"seed": 1.5}, "whole number"),
         ({"seed": -1}, "whole number"),
         ({"seed": 2**32}, "whole number"),
-        ({"tokens": 401}, "length should be a number from 1 to 400"),
-        ({"temperature": None}, "temperature should be"),
-        ({"temperature": -0.1}, "temperature should be a number from 0 to 1.5"),
-        ({"strengths": {"python": 2.5}}, "strength of python should be a number from -1 to 2"),
+        ({"tokens": 401}, "length must be a number from 1 to 400"),
+        ({"temperature": None}, "temperature must be"),
+        ({"temperature": -0.1}, "temperature must be a number from 0 to 1.5"),
+        ({"strengths": {"python": 2.5}}, "strength of python must be a number from -1 to 2"),
     ],
 )
 def test_what_cannot_be_written_is_said(changes, message):
@@ -80,4 +80,4 @@ def test_what_cannot_be_written_is_said(changes, message):
 
 def test_the_limits_themselves_are_allowed(model):
     longest = wish(prompt="é" * 100, tokens=400, seed=2**32 - 1, temperature=0, strengths={"python": 2, "recipe": -1})
-    assert len(last(model, longest, stopped=lambda: True)[0].letters) == 1
+    assert len(last(model, longest, stopped=lambda: True)[0].tokens) == 1

@@ -71,7 +71,7 @@ def test_numbers_and_lists_become_float32_and_arrays_stay_what_they_are():
 
 def test_what_is_no_array_of_real_numbers_is_refused():
     for dtype in (np.int64, bool, complex):
-        with pytest.raises(TypeError, match="only floating-point tensors have gradients"):
+        with pytest.raises(TypeError, match="only floating-point tensors can require gradients"):
             Tensor(np.zeros(2, dtype), requires_grad=True)
     with pytest.raises(TypeError, match="got a Tensor"):
         Tensor(Tensor([1.0]))
@@ -149,12 +149,12 @@ def test_an_op_of_the_package_is_not_replaced_by_one_of_the_same_name(module):
         return x * y, (lambda g: g, lambda g: g)
 
     mul.__module__ = module
-    with pytest.raises(ValueError, match="there is an op 'mul' already"):
+    with pytest.raises(ValueError, match="an op named 'mul' already exists"):
         op(mul)
     assert (Tensor([2.0]) * 3).item() == 6
 
 
 def test_tensors_are_not_given_by_name():
     x, w = Tensor([[1.0, 2.0]]), Tensor([[1.0, 2.0]], requires_grad=True)
-    with pytest.raises(TypeError, match="linear takes its tensors by position"):
+    with pytest.raises(TypeError, match="linear accepts tensors only as positional arguments"):
         ops.linear(x, weight=w)

@@ -123,7 +123,7 @@ class Visitor:
         return self.page.get_by_label(f"number input for {name}", exact=True)
 
     def begin(self, action=None):
-        """Do `action`, by default press Write, and from now on note what changes."""
+        """Do `action`, by default press Generate, and from now on note what changes."""
         self.page.evaluate(
             """window.changed = new Set();
             for (const id of ['status', 'texts'])
@@ -145,7 +145,7 @@ class Visitor:
         return texts.json_value()
 
     def write(self, characters=200, seed=0):
-        """Press Write, and wait."""
+        """Press Generate, and wait."""
         self.begin()
         return self.finished(characters, seed)
 

@@ -16,9 +16,9 @@ RECIPES = pastiche.write("recipe", 5000)
 
 
 def teach(visitor, name="cook", text=RECIPES):
-    visitor.open("Teach a new voice")
+    visitor.open("Train a new voice")
     visitor.say("Name of the voice", name)
-    visitor.say("Text to learn from", text)
+    visitor.say("Training text", text)
     visitor.page.click("#learn")
 
 
@@ -27,13 +27,13 @@ def learned(visitor, name="cook"):
     visitor.page.wait_for_function(
         "name => document.querySelector('#learning').innerText.includes(name + ' has a slider')", arg=name
     )
-    visitor.open("Write")
+    visitor.open("Generate")
     visitor.strength(name).wait_for()
 
 
 def take_home(visitor, folder):
     """Download the adapter; its folder."""
-    visitor.open("Teach a new voice")
+    visitor.open("Train a new voice")
     with visitor.page.expect_download() as download:
         visitor.page.locator("a[download$='.zip']").first.click()
     download.value.save_as(folder / "voice.zip")
@@ -59,7 +59,7 @@ def test_from_a_text_to_a_voice_and_home(visit, tmp_path):
     visitor.page.get_by_label("Voice", exact=True).click()
     visitor.page.get_by_role("option", name="cook").click()
     visitor.page.click("#merge")
-    assert "restored, bit for bit" in visitor.page.locator("table.merging").inner_text()
+    assert "bit-for-bit identical" in visitor.page.locator("table.merging").inner_text()
 
 
 def test_two_browsers_do_not_disturb_each_other(visit):
@@ -118,8 +118,8 @@ def test_stop_keeps_what_was_learned(visit):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("", RECIPES, "at most 20 letters"),
-        ("cook", "short", "at least 1,000 characters to learn from; this text has 5"),
+        ("", RECIPES, "1 to 20 characters"),
+        ("cook", "short", "at least 1,000 characters of training text; this text has 5"),
     ],
 )
 def test_limits_are_said_in_the_page(visit, name, text, message):
@@ -127,13 +127,13 @@ def test_limits_are_said_in_the_page(visit, name, text, message):
     teach(visitor, name, text)
     visitor.page.wait_for_selector("#learning .problem")
     assert message in visitor.problem("learning")
-    visitor.open("Write")
+    visitor.open("Generate")
     visitor.write()
     assert visitor.strength("shakespeare").input_value() == "1"  # no voice came, so no slider moved
 
 
 def choose(visitor, file):
-    """Upload a file in place of the one before, and press Learn."""
+    """Upload a file in place of the one before, and press Train."""
     clear = visitor.page.locator("#voice-file").get_by_label("Clear")
     if clear.count():
         clear.click()
@@ -146,10 +146,10 @@ def test_a_file_that_is_no_text_and_then_one_that_is(visit, tmp_path):
     visitor = visit()
     (tmp_path / "wrong.txt").write_bytes(b"\x89PNG\0" + bytes(4000))
     (tmp_path / "recipes.txt").write_text(RECIPES)
-    visitor.open("Teach a new voice")
+    visitor.open("Train a new voice")
     visitor.say("Name of the voice", "cook")
     choose(visitor, tmp_path / "wrong.txt")
     visitor.page.wait_for_selector("#learning .problem")
-    assert "The file holds no text" in visitor.problem("learning")
+    assert "The file contains no text" in visitor.problem("learning")
     choose(visitor, tmp_path / "recipes.txt")
     learned(visitor)

@@ -35,7 +35,7 @@ def test_a_slider_changes_the_text_and_the_same_seed_repeats_it(visit, expected)
     assert base == expected(None)
     visitor.strength("python").fill("0")
     assert visitor.write()[1] == first
-    visitor.say("Seed of the dice", 5)
+    visitor.say("Seed", 5)
     assert visitor.write(seed=5) == [expected(None, 5), expected("shakespeare", 5)]
 
 
@@ -59,7 +59,7 @@ def test_the_meters_and_the_next_characters(visit):
     visitor.strength("recipe").fill("0.5")
     visitor.write()
     rows = visitor.page.locator("table.meter tr").all_inner_texts()
-    assert [row.split("\t")[0] for row in rows] == ["style meter", "shakespeare alone", "recipe alone"]
+    assert [row.split("\t")[0] for row in rows] == ["style meter", "shakespeare only", "recipe only"]
     assert all("nats per character" in row for row in rows)
 
 
@@ -100,14 +100,14 @@ def test_an_emptied_field_is_said(visit, field):
     visitor.page.get_by_label(f"number input for {field}", exact=True).fill("")
     visitor.page.get_by_label("Prompt", exact=True).press("Enter")
     visitor.page.wait_for_selector("#status .problem")
-    assert "should be a number from" in visitor.problem()
+    assert "must be a number from" in visitor.problem()
 
 
 @pytest.mark.parametrize(
     ("label", "value", "message"),
     [
-        ("Prompt", "é" * 101, "at most 200 bytes, and this one has 202"),
-        ("Seed of the dice", "1.5", "whole number"),
+        ("Prompt", "é" * 101, "has 202 bytes; the limit is 200"),
+        ("Seed", "1.5", "whole number"),
     ],
 )
 def test_limits_are_said_in_the_page(visit, label, value, message):
@@ -117,7 +117,7 @@ def test_limits_are_said_in_the_page(visit, label, value, message):
     visitor.page.wait_for_selector("#status .problem")
     assert message in visitor.problem()
     visitor.say("Prompt", "The king ")
-    visitor.say("Seed of the dice", 0)
+    visitor.say("Seed", 0)
     visitor.write()  # and afterwards all is well
     assert visitor.page.locator("#status .problem").count() == 0
 
@@ -152,12 +152,12 @@ def test_by_keyboard_alone(visit, expected):
     assert visitor.finished(200)[1] == expected({"shakespeare": 0.8})
 
 
-@pytest.mark.parametrize("tab", ["Write", "Teach a new voice", "Look inside"])
+@pytest.mark.parametrize("tab", ["Generate", "Train a new voice", "Look inside"])
 def test_on_a_phone(visit, tab):
     visitor = visit(width=375, height=700)
     visitor.write()
     visitor.open(tab)
-    field = {"Write": "#seed input", "Teach a new voice": "#learn", "Look inside": "#merge"}[tab]
+    field = {"Generate": "#seed input", "Train a new voice": "#learn", "Look inside": "#merge"}[tab]
     visitor.page.locator(field).click()
     assert visitor.page.evaluate("document.scrollingElement.scrollWidth") <= 375
     assert visitor.overflow() == []
@@ -171,9 +171,9 @@ def test_look_inside(visit):
     visitor.open("Look inside")
     assert "175,104" in visitor.page.locator("table.parameters").inner_text()
     visitor.page.click("#merge")
-    assert "restored, bit for bit" in visitor.page.locator("table.merging").inner_text()
+    assert "bit-for-bit identical" in visitor.page.locator("table.merging").inner_text()
     visitor.page.get_by_label("Voice", exact=True).click()
     visitor.page.get_by_role("option", name="python").click()
     visitor.page.wait_for_selector("table.merging", state="detached")  # it was another voice's
     visitor.page.click("#merge")
-    assert "restored, bit for bit" in visitor.page.locator("table.merging").inner_text()
+    assert "bit-for-bit identical" in visitor.page.locator("table.merging").inner_text()

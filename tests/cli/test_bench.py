@@ -62,18 +62,18 @@ def test_what_is_printed_is_what_is_written(figures):
     found, out = figures()
     assert f"2 layers, 2 heads, width 16, MLP 24, context 8, batch 2: {MODEL:,} parameters" in out
     assert f"LoRA of rank 2 trains {ADAPTER:,} new parameters" in out
-    assert "2 threads; medians of 3 turns, in brackets" in out
+    assert "2 threads; medians of 3 rounds (interquartile range)" in out
     for name, method in (("full", "full"), ("LoRA", "lora")):
-        time, speed = re.search(rf"^a training step, {name} +([\d.,]+) ms .* ([\d,]+) tokens/s$", out, re.M).groups()
+        time, speed = re.search(rf"^training step, {name} +([\d.,]+) ms .* ([\d,]+) tokens/s$", out, re.M).groups()
         assert time == f"{found[f'{method}_step_ms']:,.1f}"
         assert speed == f"{16e3 / found[f'{method}_step_ms']:,.0f}"
         columns = re.search(rf"^{name}  +(.*)$", out, re.M)[1].split()
         split = [*found[f"memory_bytes_{method}"].values(), found[f"peak_bytes_{method}"]]
         assert columns == [f"{size / 1e6:.2f}" for size in split]
-    head = re.search(r"^memory of a step, MB +(.*)$", out, re.M)[1].split()
+    head = re.search(r"^memory per step, MB +(.*)$", out, re.M)[1].split()
     assert head == ["weights", "gradients", "optimizer", "activations", "peak"]
     assert re.search(r"^full time / LoRA time +([\d.]+)$", out, re.M)[1] == f"{found['full_over_lora']:.2f}"
-    written = re.search(r"^writing, one stream +([\d,]+) tokens/s", out, re.M)[1]
+    written = re.search(r"^generation, one stream +([\d,]+) tokens/s", out, re.M)[1]
     assert written == f"{found['decode_tokens_per_s']:,.0f}"
 
 
@@ -106,15 +106,15 @@ def test_times_are_medians_of_turns_taken_alternately(monkeypatch):
 
 
 WRONG = {
-    "--batch 0": "batch should be a whole number of at least 1, got 0",
-    "--rounds 0": "rounds should be at least 1, got 0",
-    "--threads 0": "--threads: expected a whole number of at least 1, got '0'",
-    "--rank 0": "rank r should be a whole number of at least 1, got 0",
-    "--layers 0": "num_hidden_layers should be a positive whole number, got 0",
+    "--batch 0": "expected batch to be a positive integer, got 0",
+    "--rounds 0": "expected --rounds to be at least 1, got 0",
+    "--threads 0": "--threads: expected a positive integer, got '0'",
+    "--rank 0": "rank r to be a positive integer, got 0",
+    "--layers 0": "expected num_hidden_layers to be a positive integer, got 0",
     "--heads two": "--heads: invalid int value: 'two'; see minilora bench --help",
-    "--json .": "--json should name a file, . is a folder",
+    "--json .": "expected --json to name a file, but . is a folder",
     "--json file/x.json": "file",
-    "--hidden 100000000000000": "there is not enough memory for models of this size",
+    "--hidden 100000000000000": "not enough memory for models of this size",
 }
 
 

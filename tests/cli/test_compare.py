@@ -154,12 +154,15 @@ def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["compare", "--voices", "base,nobody"], "'nobody' is neither base nor a voice (shakespeare, scripture, "),
+        (
+            ["compare", "--voices", "base,nobody"],
+            "unknown voice 'nobody'; expected base, a voice (shakespeare, scripture, ",
+        ),
         (["compare", "--voices", "python:loud"], "expected an adapter as FOLDER or FOLDER:STRENGTH"),
-        (["compare", "--voices", "base:0.5"], "base is the model without a voice: it takes no strength"),
-        (["compare", "--voices", "python:1e308", "--tokens", 3], "adapters should have smaller strengths"),
-        (["generate", "--seed", "-1"], "argument --seed: expected a whole number of 0 or more"),
-        (["generate", "--voice", "bard"], "there is no voice 'bard'; there are shakespeare, scripture"),
+        (["compare", "--voices", "base:0.5"], "base is the model without a voice; it has no strength"),
+        (["compare", "--voices", "python:1e308", "--tokens", 3], "reduce the strengths of the adapters"),
+        (["generate", "--seed", "-1"], "argument --seed: expected a non-negative integer"),
+        (["generate", "--voice", "bard"], "unknown voice 'bard'; available voices: shakespeare, scripture"),
         (["generate", "--voice", "python:loud"], "expected a voice as NAME or NAME:STRENGTH, such as python:0.5, got "),
     ],
 )

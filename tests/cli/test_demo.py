@@ -101,7 +101,7 @@ def test_the_picture_is_small(figures, small_base, capsys, tmp_path):
     picture = (tmp_path / "work/out/demo.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert 10_000 < len(picture) < 150_000
-    assert "a picture of the losses and the parameters: out" in capsys.readouterr().out
+    assert "plot of the losses and the parameter counts: out" in capsys.readouterr().out
 
 
 def test_without_matplotlib_the_demo_ends_without_a_picture(figures, small_base, capsys, tmp_path, monkeypatch):
@@ -109,7 +109,7 @@ def test_without_matplotlib_the_demo_ends_without_a_picture(figures, small_base,
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as Python marks a module that cannot be found
     assert figures().keys() == set(FIGURES.split())
-    assert "no picture: matplotlib is not installed" in capsys.readouterr().out
+    assert "no plot: matplotlib is not installed" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.png"))
 
 

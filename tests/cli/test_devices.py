@@ -47,7 +47,7 @@ def test_a_run_goes_on_on_another_device(here, minilora, contents, moved):
 def test_without_cupy_one_line_says_what_to_do(command, here, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     line = fails(*command.format(out=here.root / "out", **vars(here)).split(), "--device", "cuda")
-    wanted = "the device 'cuda' needs CuPy, which is not installed; pip install \"cupy-cuda12x[ctk]\", or use 'cpu'"
+    wanted = "device 'cuda' requires CuPy, which is not installed; run pip install \"cupy-cuda12x[ctk]\", or use 'cpu'"
     assert line == wanted
     assert not (here.root / "out").exists()
 
@@ -55,4 +55,4 @@ def test_without_cupy_one_line_says_what_to_do(command, here, fails, monkeypatch
 def test_without_a_gpu_one_line_says_so(here, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", standin.module(devices=0))
     line = fails("generate", "--model", "nowhere", "--device", "cuda")  # and says it first
-    assert line.startswith("the device 'cuda' needs an NVIDIA GPU, and CuPy finds none")
+    assert line.startswith("device 'cuda' requires an NVIDIA GPU, but CuPy finds none")

@@ -13,27 +13,27 @@ LINEAR = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj
 WRITE = "generate --model {tiny} --tokens 5"
 
 CASES = {
-    "unknown preset": (f"{TUNE} --preset nothing", f"no preset 'nothing': expected one of {', '.join(presets())}"),
-    "unknown corpus": ("eval --model {tiny} --corpus hamlet", "there is no corpus 'hamlet': expected one of tinysh"),
-    "no corpus": ("finetune --model {tiny} --preset {root}/empty.toml --out out", "expected a corpus to learn from"),
-    "missing model": ("generate --model nowhere", "nowhere is no model folder: expected config.json"),
-    "missing adapter": (f"{WRITE} --adapter nowhere", "nowhere is no adapter folder: expected adapter_config.json"),
+    "unknown preset": (f"{TUNE} --preset nothing", f"unknown preset 'nothing'; expected one of {', '.join(presets())}"),
+    "unknown corpus": ("eval --model {tiny} --corpus hamlet", "unknown corpus 'hamlet'; expected one of tinysh"),
+    "no corpus": ("finetune --model {tiny} --preset {root}/empty.toml --out out", "expected at least one corpus"),
+    "missing model": ("generate --model nowhere", "nowhere is not a model folder: expected it to contain config.json"),
+    "missing adapter": (f"{WRITE} --adapter nowhere", "nowhere is not an adapter folder: expected adapter_config.json"),
     "unknown target": (f"{TUNE} --targets q_proj,w_proj", f"'w_proj' matches no linear module; .* named {LINEAR}"),
     "broken target expression": (f"{TUNE} --targets (w", "is not a valid regular expression"),
-    "rank 0": (f"{TUNE} --rank 0", "rank r should be a .*whole number.*, got 0"),
-    "learning rate 0": (f"{TUNE} --lr 0", "lr should be positive"),
-    "context too long": (TUNE.replace("16", "17"), "a context of 17 tokens is more than the model's, which is 16"),
+    "rank 0": (f"{TUNE} --rank 0", "rank r to be a positive integer, got 0"),
+    "learning rate 0": (f"{TUNE} --lr 0", "expected lr to be positive"),
+    "context too long": (TUNE.replace("16", "17"), "a context of 17 tokens is longer than the model's maximum of 16"),
     "text too short": (TUNE.replace("{verse}", "{root}/short"), "tokens, but one window needs 17"),
     "enormous learning rate": (f"{TUNE} --lr 1e39", "is not finite|the loss is nan"),
     "out below a file": (TUNE.replace("--out out", "--out {verse}/out"), "verse"),
     "demo below a file": ("demo --quick --out {verse}/out", "verse"),
     "json below a file": ("eval --model {tiny} --corpus {verse} --windows 2 --json {verse}/x.json", "verse"),
-    "long prompt": (f"{WRITE} --prompt 12345678901234567", "should have 1 to 16 tokens.* this one has 17"),
+    "long prompt": (f"{WRITE} --prompt 12345678901234567", "expected a prompt of 1 to 16 tokens .*, got 17"),
     "no text to stop at": ("generate --model {tiny} --stop=", "argument --stop: expected a text to stop at"),
-    "no tokens": ("generate --model {tiny} --tokens 0", "at least one token to write"),
-    "negative temperature": (f"{WRITE} --temperature -1", "temperature should be 0 or more, got -1"),
-    "top-k 0": (f"{WRITE} --top-k 0", "top_k should be at least 1, got 0"),
-    "top-p 2": (f"{WRITE} --top-p 2", "top_p should be above 0 and at most 1, got 2"),
+    "no tokens": ("generate --model {tiny} --tokens 0", "expected tokens to be at least 1, got 0"),
+    "negative temperature": (f"{WRITE} --temperature -1", "expected temperature to be at least 0, got -1"),
+    "top-k 0": (f"{WRITE} --top-k 0", "expected top_k to be at least 1, got 0"),
+    "top-p 2": (f"{WRITE} --top-p 2", "expected top_p to be above 0 and at most 1, got 2"),
     "unknown method": (f"{TUNE} --method lorra", "argument --method: invalid choice: 'lorra'"),
     "strength is a word": (f"{WRITE} --adapter {{bard}}:much", "expected an adapter as FOLDER or FOLDER:STRENGTH"),
     "strength is nan": (f"{WRITE} --adapter {{bard}}:nan", "expected an adapter as FOLDER or FOLDER:STRENGTH"),
@@ -44,7 +44,7 @@ CASES = {
     "unknown flag": ("generate --temprature 1", "unrecognized arguments: --temprature 1; see minilora generate --help"),
     "missing flag": ("merge --model {tiny}", "required: --out; see minilora merge --help"),
     "rank is a word": (f"{TUNE} --rank many", "--rank: invalid int value: 'many'; see minilora finetune --help"),
-    "a name with a line break": ("info two\nlines", "two lines is no model folder"),
+    "a name with a line break": ("info two\nlines", "two lines is not a model folder"),
 }
 
 
@@ -66,7 +66,7 @@ def test_a_missing_corpus_without_a_network(here, capsys):
     note, line = capsys.readouterr().err.splitlines()
     assert note.startswith("downloading tinyshakespeare: 1,115,394 bytes from https://")
     assert line.startswith(
-        "minilora: error: tinyshakespeare could not be downloaded: there is no network. Get https://"
+        "minilora: error: tinyshakespeare could not be downloaded: there is no network. Download https://"
     )
     assert sources.SOURCES["tinyshakespeare"].sha256 in line
     assert str(here.data) in line  # where MINILORA_DATA is now

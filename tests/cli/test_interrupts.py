@@ -159,7 +159,7 @@ def interrupted(*command):
 def test_ctrl_c_saves_and_says_how_to_go_on(method, here, preset, minilora, contents):
     flags = ["finetune", "--preset", preset(100), "--method", method]
     said = interrupted(*flags, "--out", "stopped")
-    assert said == f"minilora: stopped after step 3 of {ITERS}; go on with: minilora finetune --resume --out stopped\n"
+    assert said == f"minilora: stopped after step 3 of {ITERS}; resume with: minilora finetune --resume --out stopped\n"
     assert len(read_tensors("stopped/checkpoint.safetensors")["losses"]) == 3
     minilora(*said.rpartition(": minilora ")[2].split())  # exactly what it said
     minilora(*flags, "--out", "whole")
@@ -169,7 +169,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(method, here, preset, minilora, cont
 
 def test_ctrl_c_in_a_pretraining_run(here, minilora, contents):
     said = interrupted("pretrain", "--preset", here.tiny / "run.toml", "--out", "stopped")
-    assert said == "minilora: stopped after step 3 of 5; go on with: minilora pretrain --resume --out stopped\n"
+    assert said == "minilora: stopped after step 3 of 5; resume with: minilora pretrain --resume --out stopped\n"
     minilora("pretrain", "--resume", "--out", "stopped")
     assert contents(here.work / "stopped") == contents(here.tiny)
 

@@ -9,9 +9,9 @@ def test_a_folder_that_holds_a_run_is_not_written_over(command, holder, here, fa
     folder = getattr(here, holder)
     flags = [command, "--corpus", here.verse, "--context", 16, "--iters", 1, "--out", folder]
     before = contents(here.root)
-    assert "already holds a run; go on with it by --resume, or choose another --out" in fails(*flags)
+    assert "already contains a run; resume it, or choose another folder" in fails(*flags)
     (folder / "checkpoint.safetensors").unlink()
-    assert "already holds a model or an adapter; choose another --out" in fails(*flags)
+    assert "already contains a model or an adapter; choose another folder" in fails(*flags)
     (folder / "checkpoint.safetensors").write_bytes(before[f"{holder}/checkpoint.safetensors"])
     assert contents(here.root) == before
 
@@ -20,7 +20,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(command, holder, here, fa
 def test_merge_does_not_write_over_a_model_or_an_adapter(out, here, fails, contents):
     before = contents(here.root)
     line = fails("merge", "--model", here.tiny, "--adapter", here.bard, "--out", getattr(here, out))
-    assert "already holds a model or an adapter; choose another --out" in line
+    assert "already contains a model or an adapter; choose another folder" in line
     assert contents(here.root) == before
 
 
@@ -42,12 +42,12 @@ def test_resuming_with_other_flags(command, given, here, fails, contents):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("lr = 0.05", "lr = 0.04", "was made with lr = 0.05, this run has 0.04"),
-        ("\nr = 2", "\nr = 3", "trains other parameters than this run"),
-        ("lora_alpha = 4", "lora_alpha = 8", "was made with default.lora_alpha = 4, this run has 8"),
-        ("{original}/verse", "{root}/text", "was made with data = "),
-        ("{original}/tiny", "{root}/other", "was made with frozen parameters = "),
-        ('method = "lora"', 'method = "full"', "trains other parameters than this run"),
+        ("lr = 0.05", "lr = 0.04", "was saved with lr = 0.05, but this run has 0.04"),
+        ("\nr = 2", "\nr = 3", "checkpoint.safetensors differ from those of this run"),
+        ("lora_alpha = 4", "lora_alpha = 8", "was saved with default.lora_alpha = 4, but this run has 8"),
+        ("{original}/verse", "{root}/text", "was saved with data = "),
+        ("{original}/tiny", "{root}/other", "was saved with frozen parameters = "),
+        ('method = "lora"', 'method = "full"', "checkpoint.safetensors differ from those of this run"),
     ],
 )
 def test_resuming_another_run(old, new, words, here, original, minilora, fails, contents):
@@ -69,7 +69,7 @@ def test_resuming_from_a_truncated_checkpoint(part, here, fails, contents):
     path = here.bard / "checkpoint.safetensors"
     path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
     before = contents(here.root)
-    assert "is not a whole safetensors file" in fails("finetune", "--resume", "--out", here.bard)
+    assert "is not a valid safetensors file" in fails("finetune", "--resume", "--out", here.bard)
     assert contents(here.root) == before
 
 

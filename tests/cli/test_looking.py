@@ -57,7 +57,7 @@ def test_a_folder_with_a_colon_in_its_name(here, minilora):
 
 def test_merge_says_how_exact_it_is_and_saves_what_was_attached(here, both, model, minilora):
     out = minilora("merge", *both, "--out", "merged")
-    said = re.search(r"max \|Δlogit\|, merged against attached: (\S+) in float32, (\S+) in float64", out)
+    said = re.search(r"max \|Δlogit\|, merged vs. attached: (\S+) in float32, (\S+) in float64", out)
     assert float(said[1]) < 1e-4
     assert float(said[2]) < 1e-12
     ids = np.random.default_rng(0).integers(0, 256, (3, 16))
@@ -72,7 +72,7 @@ def test_merge_says_how_exact_it_is_and_saves_what_was_attached(here, both, mode
 
 def test_merge_says_when_the_head_is_the_embedding_no_more(minilora):
     """The packaged base's head is tied, and the voice python adapts it."""
-    for voice, head in (("recipe", ""), ("python", ", and lm_head.weight, which is the embedding's no more")):
+    for voice, head in (("recipe", ""), ("python", " plus lm_head.weight, which is no longer tied to the embedding")):
         out = minilora("merge", "--voice", voice, "--out", voice)
         assert out.splitlines()[-1].endswith(f"the same names as the base{head}")
         found, base = (set(Llama.from_pretrained(folder).state_dict()) for folder in (voice, BASE))
@@ -87,13 +87,14 @@ def test_eval_says_what_the_library_measures(here, both, model, minilora):
     assert figures.keys() >= {"corpus", "loss", "windows", "context"}
     assert figures["loss"] == pytest.approx(loss, rel=1e-6)
     assert (figures["corpus"], figures["windows"], figures["context"]) == ([str(here.verse)], 20, 12)
-    assert f"{loss:.4f} nats per character ({loss / np.log(2):.4f} bits), 20 windows of 12" in out
-    assert "16 windows of 16" in minilora("eval", *both, "--corpus", here.verse, "--windows", 16)  # the model's context
+    assert f"{loss:.4f} nats per character ({loss / np.log(2):.4f} bits), 20 windows of 12 tokens" in out
+    out = minilora("eval", *both, "--corpus", here.verse, "--windows", 16)
+    assert "16 windows of 16 tokens" in out  # the model's context
 
 
 def test_info_on_a_model(here, minilora, monkeypatch):
     out = minilora("info", here.tiny)
-    assert "1 layers, width 16, 2 heads (2 for keys), MLP 32, context 16, vocabulary 256" in out
+    assert "1 layers, width 16, 2 heads (2 key/value heads), MLP 32, context 16, vocabulary 256" in out
     total = sum(array.size for array in read_tensors(here.tiny / "model.safetensors").values())
     assert re.search(rf"^all .* {total:,} ", out, re.M)
     assert f"{(here.tiny / 'model.safetensors').stat().st_size:,} bytes on disk" in out
@@ -127,8 +128,8 @@ def test_info_on_an_adapter(here, minilora):
 
 def test_info_on_an_adapter_beside_a_base_that_it_does_not_fit(here, minilora):
     out = minilora("info", here.bard)
-    (line,) = re.findall(r"^does not fit the packaged base model \(.*\); say what it is for with --model$", out, re.M)
-    assert "should have shape" in line or "lacks" in line
+    (line,) = re.findall(r"^does not fit the packaged base model \(.*\); specify its base with --model$", out, re.M)
+    assert "should have shape" in line or "is missing" in line
     rows = [row for row in out.splitlines() if row.startswith("model.layers.")]
     assert rows
     assert {row.split()[-2] for row in rows} == {"–"}
@@ -145,13 +146,15 @@ def test_info_on_an_adapter_of_several_ranks(here, minilora):
     )
     rows = [row.split() for row in out.splitlines() if row.startswith("model.layers.")]
     assert {(row[4], row[6]) for row in rows} == {("0.000", "0.00")}  # B is still zero
-    assert re.search(r"^vLLM       no, it scales all by 8, model\.layers\.0\.self_attn\.q_proj needs 4$", out, re.M)
-    assert re.search(r"^llama\.cpp  no, it scales model\.layers\.0\.self_attn\.q_proj by 2, which needs 4$", out, re.M)
+    assert re.search(
+        r"^vLLM       no, it scales all modules by 8, but model\.layers\.0\.self_attn\.q_proj needs 4$", out, re.M
+    )
+    assert re.search(r"^llama\.cpp  no, it scales model\.layers\.0\.self_attn\.q_proj by 2 instead of 4$", out, re.M)
 
 
 def test_flags_that_are_for_adapters(here, fails):
     for flag in ("--model", "--json"):
-        assert "--model and --json go with an adapter folder" in fails("info", here.tiny, flag, here.tiny)
+        assert "--model and --json require an adapter folder" in fails("info", here.tiny, flag, here.tiny)
 
 
 def test_data_list_names_every_corpus(minilora):

@@ -21,8 +21,8 @@ def test_cat_is_the_default_and_exact(both, here, model, minilora):
     together = model(IDS).data
     assert np.abs(logits_of(model, "blend") - together).max() < 1e-5 * np.abs(together).max()
     assert np.abs(model(IDS, adapters="bard").data - together).max() > 1e-2 * np.abs(together).max()
-    assert out.startswith("mixed: cat, rank 5 in 7 modules; exactly the weighted sum")
-    assert float(re.search(r"max \|Δlogit\|, as saved against the adapters together: (\S+)\n", out)[1]) < 1e-4
+    assert out.startswith("mixed: cat, rank 5 in 7 modules; equal to the weighted sum")
+    assert float(re.search(r"max \|Δlogit\|, saved mixture vs\. the adapters together: (\S+)\n", out)[1]) < 1e-4
     file = here.work / "blend" / "adapter_model.safetensors"
     said = f"{sum(array.size for array in read_tensors(file).values()):,} parameters, {file.stat().st_size:,} bytes"
     assert out.splitlines()[-1] == f"adapter saved in blend: {said}"
@@ -67,10 +67,10 @@ def test_one_adapter_keeps_what_it_does_at_its_strength(here, minilora):
     ("arguments", "message"),
     [
         ("--out out", "expected at least one --adapter to mix"),
-        ("--adapter {bard} --out {log}", "log already holds a model or an adapter; choose another --out"),
-        ("--adapter {bard} --out {tiny}", "tiny already holds a model or an adapter; choose another --out"),
-        ("--adapter {bard} --rank 4 --out out", "a rank can be chosen for 'svd' alone; .* got r = 4"),
-        ("--adapter {bard} --adapter {log} --how linear --out out", "'linear' needs adapters of one rank"),
+        ("--adapter {bard} --out {log}", "log already contains a model or an adapter; choose another folder"),
+        ("--adapter {bard} --out {tiny}", "tiny already contains a model or an adapter; choose another folder"),
+        ("--adapter {bard} --rank 4 --out out", "r can be set only for how='svd', got r=4"),
+        ("--adapter {bard} --adapter {log} --how linear --out out", "'linear' requires adapters of equal rank"),
         ("--adapter {bard} --out {verse}/out", "verse"),
     ],
     ids=str,

@@ -39,4 +39,4 @@ def test_a_terminal_without_greek_letters(shell, here):
     flags = ["merge", "--model", here.tiny, "--adapter", here.bard, "--out", "merged"]
     done = shell(*flags, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, b"")
-    assert b"max |?logit|, merged against attached" in done.stdout
+    assert b"max |?logit|, merged vs. attached" in done.stdout

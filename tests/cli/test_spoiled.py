@@ -33,10 +33,14 @@ def wider(path):
 
 
 SPOILED = {
-    "empty": (cut(0), "is not a whole safetensors file", "is not a whole safetensors file"),
-    "data cut": (cut(0.99), "is not a whole safetensors file", "is not a whole safetensors file"),
-    "missing tensor": (without_the_first, "missing model", "lacks .*lora_A.weight, which its config asks for"),
-    "extra tensor": (one_more, "unknown model.surprise.weight", "holds model.surprise.weight, which its config does"),
+    "empty": (cut(0), "is not a valid safetensors file", "is not a valid safetensors file"),
+    "data cut": (cut(0.99), "is not a valid safetensors file", "is not a valid safetensors file"),
+    "missing tensor": (without_the_first, "missing model", "is missing .*lora_A.weight, which its config requires"),
+    "extra tensor": (
+        one_more,
+        "unknown model.surprise.weight",
+        "contains model.surprise.weight, which its config does",
+    ),
     "wrong shapes": (wider, "should have shape", "should have shape"),
     "no file": (lambda path: path.unlink(), "does not exist", "does not exist"),
 }
@@ -69,7 +73,7 @@ def test_an_adapter_that_is_not_finite(here, fails):
         ("tiny/config.json", '{"hidden_size": 16}', "lacks vocab_size"),
         ("tiny/tokenizer.json", '{"model": {"type": "Unigram"}}', "is another tokenizer"),
         ("bard/adapter_config.json", "{", "is not valid JSON"),
-        ("bard/adapter_config.json", '{"peft_type": "LORA"}', "lacks r, lora_alpha"),
+        ("bard/adapter_config.json", '{"peft_type": "LORA"}', "is missing r, lora_alpha"),
     ],
 )
 def test_a_spoiled_config(file, content, words, here, fails):
@@ -88,4 +92,6 @@ def test_numbers_in_a_config_that_are_none(name, value, here, fails):
 def test_an_adapter_of_another_model(here, minilora, fails):
     minilora("pretrain", "--preset", here.tiny / "run.toml", "--hidden", 12, "--out", "other")
     line = fails("generate", "--model", "other", "--adapter", here.bard, "--tokens", 3)
-    assert re.search(r"should have shape \(.*\), found .*; the adapter was made for a base of other dimensions", line)
+    assert re.search(
+        r"should have shape \(.*\), found .*; the adapter was made for a base model with different dimensions", line
+    )

@@ -37,6 +37,6 @@ def test_the_number_of_threads_changes_nothing_that_is_written(command, written,
 def test_what_is_no_number_of_threads_is_refused(command, number, here, fails, asked):
     out = here.root / "out"
     message = fails(*command.format(out=out, **vars(here)).split(), f"--threads={number}")
-    assert f"--threads: expected a whole number of at least 1, got '{number}'" in message
+    assert f"--threads: expected a positive integer, got '{number}'" in message
     assert not out.exists()
     assert not asked

@@ -93,7 +93,7 @@ def test_an_archive_holds_a_document_a_file_in_order_of_name(source, cache):
     zipped(source, cache, archive(MEMBERS), "1999-B.txt")  # one member can be the corpus
     assert load_corpus("play").documents == ("naive\n",)
     zipped(source, cache, archive(MEMBERS), "genesis.txt")
-    assert message(load_corpus, "play") == f"{path} holds no genesis.txt; delete or replace it"
+    assert message(load_corpus, "play") == f"{path} contains no genesis.txt; delete or replace it"
 
 
 def test_a_truncated_or_damaged_archive_is_one_clear_error(source, cache):
@@ -102,7 +102,7 @@ def test_a_truncated_or_damaged_archive_is_one_clear_error(source, cache):
     damaged = whole[:start] + bytes(range(200, 220)) + whole[start + 20 :]
     for content in (b"", whole[: len(whole) // 2], whole[:-1], damaged):
         path = zipped(source, cache, content)
-        assert f"{path} is not a whole zip archive" in message(load_corpus, "play")
+        assert f"{path} is not a valid zip archive" in message(load_corpus, "play")
 
 
 # -------------------------------------------------------------------------------- local texts
@@ -206,5 +206,6 @@ def test_pastiche_names(name, voice, characters):
 @pytest.mark.parametrize("end", ["", "rap", "300", ":300", "verse:", "verse:0", "verse:many", "verse:100000000"])
 def test_pastiche_names_that_mean_nothing(end):
     text = message(load_corpus, f"pastiche:{end}")
-    assert f"a voice of {', '.join(pastiche.VOICES)}; found {f'pastiche:{end}'!r}" in text
+    assert f"VOICE one of {', '.join(pastiche.VOICES)} and CHARACTERS from 1 to 99,999,999" in text
+    assert text.endswith(f"; found {f'pastiche:{end}'!r}")
     assert "pastiche:VOICE:CHARACTERS" in text

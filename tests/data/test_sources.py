@@ -125,12 +125,12 @@ def test_load_downloads_unless_told_not_to(source, server, cache):
     [
         ("wrong", hashlib.sha256(WRONG).hexdigest()),
         ("truncated", "found 1,000 bytes"),
-        ("too_long", "arrived damaged"),
+        ("too_long", "the download of play is corrupted"),
         ("missing", "404"),
         ("silent", "timed out"),
         ("trickling", "after 1 s"),
         ("garbage", "BadStatusLine"),
-        ("bad_chunk", "broken answer"),
+        ("bad_chunk", "invalid HTTP response"),
     ],
 )
 def test_a_failed_download_says_why_and_leaves_nothing(source, cache, path, reason):
@@ -158,7 +158,7 @@ def test_a_name_look_up_that_hangs_is_not_waited_for(source, cache, monkeypatch)
     text = message(sources.fetch, play)
     gate.set()
     assert time.monotonic() - began < 15  # the server would keep it for 20
-    assert "no answer within 2 s" in text
+    assert "no response within 2 s" in text
     assert_says_how_to_go_on(text, play, cache)
 
 
@@ -166,7 +166,7 @@ def test_a_cache_folder_that_cannot_be_written(source, cache):
     play = source("good")
     cache.write_text("a file where the folder should be")
     text = message(sources.fetch, play)
-    assert "cannot be kept in" in text
+    assert "cannot be saved to" in text
     assert_says_how_to_go_on(text, play, cache)
 
 

@@ -9,7 +9,7 @@ from minilora import lora
 from minilora.autograd import Tensor, no_grad
 from minilora.generation import Decoding, Request, Sampler, generate, stream, write, write_stream
 
-NO_ARRAY = "expected prompts that are arrays of ids (n,), of an integer type"
+NO_ARRAY = "expected each prompt to be a one-dimensional integer array of ids"
 
 
 def rows(model, texts, seed=0):
@@ -94,10 +94,10 @@ def test_nothing_is_recorded_and_recording_and_the_model_are_left_as_they_were(a
 @pytest.mark.parametrize(
     ("lengths", "tokens", "words"),
     [
-        ([3, 13], 5, "a prompt should have 1 to 12 tokens, the model's context; this one has 13"),
-        ([3, 0], 5, "this one has 0"),
-        ([3], 0, "expected at least one token to write, got 0"),
-        ([3], -2, "expected at least one token to write, got -2"),
+        ([3, 13], 5, r"expected a prompt of 1 to 12 tokens \(the model's context\), got 13"),
+        ([3, 0], 5, r"\(the model's context\), got 0"),
+        ([3], 0, "expected tokens to be at least 1, got 0"),
+        ([3], -2, "expected tokens to be at least 1, got -2"),
         ([], 5, "expected at least one prompt, got none"),
     ],
 )
@@ -111,9 +111,9 @@ def test_a_request_that_cannot_be_met_is_refused_at_the_call(lengths, tokens, wo
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (np.array([3, 17, 18]), "a prompt's ids should be from 0 to 16, got 18"),
-        (np.array([3, 17]), "a prompt's ids should be from 0 to 16, got 17"),
-        (np.array([16, -1]), "a prompt's ids should be from 0 to 16, got -1"),
+        (np.array([3, 17, 18]), "expected prompt ids from 0 to 16, got 18"),
+        (np.array([3, 17]), "expected prompt ids from 0 to 16, got 17"),
+        (np.array([16, -1]), "expected prompt ids from 0 to 16, got -1"),
         ([1, 2, 3], NO_ARRAY),
         ("abc", NO_ARRAY),
         (np.array([1.0, 2.0]), NO_ARRAY),
@@ -140,5 +140,5 @@ def test_the_ids_at_both_ends_of_the_vocabulary_are_read_in_any_integer_type(kin
 
 @pytest.mark.parametrize("prompt", ["", "123456é7890123"])
 def test_a_prompt_of_text_that_is_empty_or_too_long_is_refused_at_the_call(prompt, make_model):
-    with pytest.raises(ValueError, match="a prompt should have 1 to 12 tokens"):
+    with pytest.raises(ValueError, match="expected a prompt of 1 to 12 tokens"):
         write_stream(make_model(vocab_size=256), prompt, 5)

@@ -64,7 +64,7 @@ def test_a_refused_request_leaves_the_others_to_be_written(family):
     begun = decoding.step()
     with pytest.raises(lora.AdapterError, match=UNKNOWN):
         decoding.add(request(1, 3, 5, adapters="bard"))
-    with pytest.raises(ValueError, match="at least one token to write, got 0"):
+    with pytest.raises(ValueError, match="expected tokens to be at least 1, got 0"):
         decoding.add(request(1, 3, 0))
     rest = [decoding.step() for _ in range(4)]
     assert_same([token for (token,) in [begun, *rest]], alone(family, asked))
@@ -85,7 +85,7 @@ def text_of(*ids, prompt=1):
 
 def test_logits_that_are_not_finite_are_an_error(spoiled):
     """When a prompt is read, and when a single token is."""
-    message = "the model's logits are not finite; adapters should have smaller strengths"
+    message = "the model's logits are not finite; reduce the strengths of the adapters"
     assert len(list(decode(spoiled, [text_of(1, 2, 3)]))) == 2  # the last token is not read
     with pytest.raises(ValueError, match=message):
         next(decode(spoiled, [text_of(3, 1, 2)]))

@@ -32,9 +32,9 @@ def without_driver():
 @pytest.mark.parametrize(
     ("cupy", "says"),
     [
-        (None, r"needs CuPy, which is not installed; pip install \"cupy-cuda12x\[ctk\]\", or use 'cpu'"),
-        ("broken", "installed but does not load"),
-        (standin.module(devices=0), "needs an NVIDIA GPU, and CuPy finds none"),
+        (None, r"requires CuPy, which is not installed; run pip install \"cupy-cuda12x\[ctk\]\", or use 'cpu'"),
+        ("broken", "installed but fails to import"),
+        (standin.module(devices=0), "requires an NVIDIA GPU, but CuPy finds none"),
         (without_driver(), "finds none .cudaErrorInsufficientDriver: .*; use 'cpu'"),
     ],
     ids=["no CuPy", "broken", "no GPU", "no driver"],
@@ -56,7 +56,7 @@ def test_a_device_that_is_not_there(cupy, says, monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:1", None])
 def test_another_name(name):
-    with pytest.raises(DeviceError, match=r"expected the device 'cpu' or 'cuda', got"):
+    with pytest.raises(DeviceError, match=r"expected device to be 'cpu' or 'cuda', got"):
         llama("cpu").to(name)
 
 

@@ -47,7 +47,7 @@ def test_ids_may_lie_on_the_host_or_on_the_card():
     expected = bits(model(BATCH).data)
     assert bits(model(to_device(BATCH, "cuda")).data) == expected
     assert bits(model(BATCH.tolist()).data) == expected
-    with pytest.raises(ValueError, match="expected ids from 0 to 16, got from 0 to 17"):
+    with pytest.raises(ValueError, match="expected ids from 0 to 16, got ids from 0 to 17"):
         model(np.array([[0, 17]]))
 
 
@@ -60,7 +60,7 @@ def test_what_may_not_move():
     assert model.device == "cpu"
     lora.unmerge(model)
     model.to("cuda")
-    with pytest.raises(RuntimeError, match="make a new optimizer"):
+    with pytest.raises(RuntimeError, match="create a new optimizer"):
         optimizer.step(0.1)
 
 

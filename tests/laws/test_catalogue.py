@@ -22,7 +22,7 @@ def test_the_catalogue_goes_by_groups():
 
 
 def test_an_unknown_group_lists_what_there_is():
-    with pytest.raises(ValueError, match=f"no group of laws 'lor'; expected {', '.join(GROUPS)}"):
+    with pytest.raises(ValueError, match=f"unknown group of laws 'lor'; valid groups: {', '.join(GROUPS)}"):
         catalogue("lor")
 
 

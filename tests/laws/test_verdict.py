@@ -61,7 +61,7 @@ def test_the_smallest_counterexample():
     verdict = run(made(holds), cases=200)
     assert verdict.holds is False
     assert verdict.counterexample.startswith("n = 13\nx = [")
-    assert "number of entries should be 13, is 12\nerror" in verdict.counterexample
+    assert "number of entries should be 13, got 12\nerror" in verdict.counterexample
     x = verdict.counterexample.splitlines()[1]
     assert "." not in x.replace(".,", "").replace(".]", "")  # whole numbers, where these show it as well
     assert verdict.worst_error == pytest.approx(1 / 13)  # of the smallest, or of a case that held
@@ -150,12 +150,12 @@ def test_a_layer_that_leaves_things_to_chance():
     verdict = run(LAWS["the-layer-is-linear"], DropsOutside)
     assert verdict.holds is False
     assert verdict.counterexample.startswith(
-        "tried again, the same case gave another answer; what went wrong at first:"
+        "the same case gave a different result when it was repeated; the failure was:"
     )
     assert "h(a x + y) should be" in verdict.counterexample
 
 
 @pytest.mark.parametrize("arguments", [{"cases": 0}, {"dtype": "float16"}])
 def test_what_cannot_be_tried(arguments):
-    with pytest.raises(ValueError, match="expected at least one case, in float64 or float32; got "):
+    with pytest.raises(ValueError, match="expected at least one case, and dtype float64 or float32; got "):
         run(LAWS["zero-B-is-the-identity"], **arguments)

@@ -11,54 +11,60 @@ from minilora.lora import AdapterError, LoraConfig
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"r": 0}, "the rank r should be a whole number of at least 1, got 0"),
+        ({"r": 0}, "expected the rank r to be a positive integer, got 0"),
         ({"r": -1}, "rank r .* got -1"),
         ({"r": 2.0}, r"rank r .* got 2\.0"),
         ({"r": True}, "rank r .* got True"),
         ({"r": "8"}, "rank r .* got '8'"),
         ({"rank_pattern": {"q_proj": 0}}, "rank r .* got 0"),
-        ({"lora_alpha": float("nan")}, "lora_alpha should be a finite number, got nan"),
+        ({"lora_alpha": float("nan")}, "expected lora_alpha to be a finite number, got nan"),
         ({"lora_alpha": float("inf")}, "lora_alpha .* got inf"),
         ({"lora_alpha": "16"}, "lora_alpha .* got '16'"),
         ({"alpha_pattern": {"q_proj": float("nan")}}, "lora_alpha .* got nan"),
-        ({"lora_dropout": -0.1}, r"lora_dropout should be at least 0 and below 1, got -0\.1"),
+        ({"lora_dropout": -0.1}, r"expected lora_dropout to be at least 0 and below 1, got -0\.1"),
         ({"lora_dropout": 1}, "lora_dropout .* got 1"),
         ({"lora_dropout": float("nan")}, "lora_dropout .* got nan"),
         ({"lora_dropout": None}, "lora_dropout .* got None"),
-        ({"init_lora_weights": "eva"}, "init_lora_weights should be True, False or 'gaussian', got 'eva'"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights should be True, False or 'gaussian', got 'pissa'"),
+        ({"init_lora_weights": "eva"}, "expected init_lora_weights to be True, False or 'gaussian', got 'eva'"),
+        ({"init_lora_weights": "pissa"}, "expected init_lora_weights to be True, False or 'gaussian', got 'pissa'"),
         ({"target_modules": []}, "target_modules is empty"),
         ({"target_modules": ""}, "target_modules is empty"),
-        ({"target_modules": 5}, "target_modules should be a list of names or a string, got 5"),
+        ({"target_modules": 5}, "expected target_modules to be a list of names or a string, got 5"),
         ({"target_modules": "(q_proj"}, r"'\(q_proj' is not a valid regular expression"),
         ({"exclude_modules": "*"}, r"'\*' is not a valid regular expression"),
         ({"rank_pattern": {"[": 2}}, r"'\[' is not a valid regular expression"),
         ({"alpha_pattern": {"+": 2}}, r"'\+' is not a valid regular expression"),
-        ({"rank_pattern": [2]}, r"rank_pattern should be a dict, got \[2\]"),
-        ({"layers_to_transform": 1.5}, r"layers_to_transform should be a list .*, got 1\.5"),
-        ({"use_rslora": "yes"}, "use_rslora should be True or False, got 'yes'"),
-        ({"target_modules": ".*q_proj", "layers_to_transform": [0]}, "layers_to_transform goes with a list of names"),
-        ({"r": 10**30}, "rank r should be at most 65,536, got 1000"),
-        ({"rank_pattern": {"q_proj": 65_537}}, "rank r should be at most 65,536, got 65537"),
+        ({"rank_pattern": [2]}, r"expected rank_pattern to be a dict, got \[2\]"),
+        ({"layers_to_transform": 1.5}, r"expected layers_to_transform to be a list .*, got 1\.5"),
+        ({"use_rslora": "yes"}, "expected use_rslora to be True or False, got 'yes'"),
+        (
+            {"target_modules": ".*q_proj", "layers_to_transform": [0]},
+            "layers_to_transform cannot be combined with a regular expression",
+        ),
+        ({"r": 10**30}, "rank r to be at most 65,536, got 1000"),
+        ({"rank_pattern": {"q_proj": 65_537}}, "rank r to be at most 65,536, got 65537"),
         ({"rank_pattern": {"q_proj": True}}, "rank r .* got True"),
-        ({"lora_alpha": 10**400}, r"lora_alpha should be a finite number, got 10{79}…$"),
+        ({"lora_alpha": 10**400}, r"expected lora_alpha to be a finite number, got 10{79}…$"),
         ({"lora_alpha": True}, "lora_alpha .* got True"),
         ({"alpha_pattern": {"q_proj": None}}, "lora_alpha .* got None"),
         ({"lora_dropout": False}, "lora_dropout .* got False"),
         ({"lora_dropout": "0"}, "lora_dropout .* got '0'"),
-        ({"init_lora_weights": 1}, "init_lora_weights should be True, False or 'gaussian', got 1"),
-        ({"target_modules": [1, None]}, "target_modules should hold names of modules, got 1"),
-        ({"target_modules": True}, "target_modules should be a list of names or a string, got True"),
+        ({"init_lora_weights": 1}, "expected init_lora_weights to be True, False or 'gaussian', got 1"),
+        ({"target_modules": [1, None]}, "expected target_modules to contain module names, got 1"),
+        ({"target_modules": True}, "expected target_modules to be a list of names or a string, got True"),
         (
             {"exclude_modules": ["q_proj", ["k_proj"]]},
-            r"exclude_modules should hold names of modules, got \['k_proj'\]",
+            r"expected exclude_modules to contain module names, got \['k_proj'\]",
         ),
-        ({"layers_to_transform": [[1]]}, r"layers_to_transform should hold numbers of layers, got \[1\]"),
-        ({"layers_to_transform": [0, True]}, "layers_to_transform should hold numbers of layers, got True"),
-        ({"layers_to_transform": True}, "layers_to_transform should be a list of numbers, one number or None"),
-        ({"rank_pattern": {3: 3}}, "rank_pattern should hold regular expressions as keys, got 3"),
-        ({"target_modules": ["q_proj"] * 2_001}, "target_modules should have at most 2,000 entries, got 2,001"),
-        ({"alpha_pattern": {f"m{i}": 1 for i in range(2_001)}}, "alpha_pattern should have at most 2,000 entries"),
+        ({"layers_to_transform": [[1]]}, r"expected layers_to_transform to contain layer indices, got \[1\]"),
+        ({"layers_to_transform": [0, True]}, "expected layers_to_transform to contain layer indices, got True"),
+        (
+            {"layers_to_transform": True},
+            "expected layers_to_transform to be a list of layer indices, a single index or None",
+        ),
+        ({"rank_pattern": {3: 3}}, "expected rank_pattern to contain regular expressions as keys, got 3"),
+        ({"target_modules": ["q_proj"] * 2_001}, "expected target_modules to have at most 2,000 entries, got 2,001"),
+        ({"alpha_pattern": {f"m{i}": 1 for i in range(2_001)}}, "expected alpha_pattern to have at most 2,000 entries"),
         ({"bias": ["a\nb"]}, r"bias = \['a\\nb'\] is not implemented"),
         ({"modules_to_save": ["x" * 1_000]}, r"modules_to_save = \['x{78}… is not implemented"),
         ({"target_modules": "a{99999999999}"}, "is not a valid regular expression .the repetition number is too large"),
@@ -77,7 +83,7 @@ def test_a_set_of_names_is_a_list_of_them():
     names = ["k_proj", "o_proj", "q_proj", "v_proj"]
     assert LoraConfig(target_modules=set(names)).target_modules == names
     assert LoraConfig(target_modules=names[::-1]).target_modules == names[::-1]  # a list stays in its order
-    with pytest.raises(AdapterError, match="target_modules should hold names of modules"):
+    with pytest.raises(AdapterError, match="expected target_modules to contain module names"):
         LoraConfig(target_modules={"q_proj", 1})
 
 
@@ -168,7 +174,7 @@ def test_the_first_key_that_matches_counts():
 def test_a_config_file_must_say_what_defines_the_update(name, how):
     values = LoraConfig().to_dict()
     values = {**values, name: None} if how == "null" else {k: v for k, v in values.items() if k != name}
-    with pytest.raises(AdapterError, match=f"lacks {name}, which the update depends on"):
+    with pytest.raises(AdapterError, match=f"is missing {name}, which the update depends on"):
         LoraConfig.from_dict(values)
 
 
@@ -177,7 +183,7 @@ def test_a_config_file_of_another_method(kind):
     values = {**LoraConfig().to_dict(), "peft_type": kind}
     if kind == "absent":
         del values["peft_type"]
-    with pytest.raises(AdapterError, match="expected an adapter of peft_type 'LORA', found "):
+    with pytest.raises(AdapterError, match="expected an adapter with peft_type 'LORA', found "):
         LoraConfig.from_dict(values)
 
 

@@ -146,33 +146,33 @@ CASES = {
     "rank 16": ({"r": 16}, {}),
     "rank 17": ({"r": 17}, {"vLLM": (True, "--max-lora-rank 32")}),
     "rank 512": ({"r": 512}, {"vLLM": (True, "--max-lora-rank 512")}),
-    "rank 513": ({"r": 513}, {"vLLM": (False, "its ranks end at 512, this one is 513")}),
+    "rank 513": ({"r": 513}, {"vLLM": (False, "its largest rank is 512, and this adapter has rank 513")}),
     "a module of rank 64": (
         {"rank_pattern": {"up_proj": 64}, "alpha_pattern": {"up_proj": 64}},
         {
             "vLLM": (True, "--max-lora-rank 64"),
-            "llama.cpp": (False, f"it scales {UP} by 0.125, which needs 1"),
+            "llama.cpp": (False, f"it scales {UP} by 0.125 instead of 1"),
         },
     ),
     "rank_pattern": (
         {"rank_pattern": {"up_proj": 4}},
-        {"vLLM": (False, f"it scales all by 1, {UP} needs 2")},
+        {"vLLM": (False, f"it scales all modules by 1, but {UP} needs 2")},
     ),
     "alpha_pattern": (
         {"alpha_pattern": {"up_proj": 4}},
         {
-            "vLLM": (False, f"it scales all by 1, {UP} needs 0.5"),
-            "llama.cpp": (False, f"it scales {UP} by 1, which needs 0.5"),
+            "vLLM": (False, f"it scales all modules by 1, but {UP} needs 0.5"),
+            "llama.cpp": (False, f"it scales {UP} by 1 instead of 0.5"),
         },
     ),
     "an alpha_pattern that changes nothing": ({"alpha_pattern": {"up_proj": 8}}, {}),
-    "rsLoRA": ({"r": 4, "use_rslora": True}, {"llama.cpp": (False, f"it scales {PATHS[0]} by 2, which needs 4")}),
+    "rsLoRA": ({"r": 4, "use_rslora": True}, {"llama.cpp": (False, f"it scales {PATHS[0]} by 2 instead of 4")}),
     "rsLoRA of rank 1": ({"r": 1, "use_rslora": True}, {}),
-    "alpha 0": ({"lora_alpha": 0}, {"llama.cpp": (False, f"it scales {PATHS[0]} by 1, which needs 0")}),
+    "alpha 0": ({"lora_alpha": 0}, {"llama.cpp": (False, f"it scales {PATHS[0]} by 1 instead of 0")}),
     "a negative alpha": ({"lora_alpha": -3.5}, {}),
     "layers of all": (
         {"target_modules": "all-linear", "layers_to_transform": [0]},
-        {"PEFT": (False, "layers_to_transform only beside a list of target_modules")},
+        {"PEFT": (False, "layers_to_transform only with a list of target_modules")},
     ),
     "layers of some": ({"layers_to_transform": [0]}, {}),
 }
@@ -191,7 +191,7 @@ def test_loaders(options, expected, recwarn):
 def test_the_least_buffer_of_vllm_that_holds_a_rank():
     for least, most in [(17, 32), (33, 64), (65, 128), (129, 256), (257, 320), (321, 512)]:
         for r in (least, most):
-            assert loaders(lora.LoraConfig(r=r), PATHS)[1].note == f"started with --max-lora-rank {most}"
+            assert loaders(lora.LoraConfig(r=r), PATHS)[1].note == f"if started with --max-lora-rank {most}"
 
 
 @pytest.mark.parametrize(

@@ -35,12 +35,12 @@ def test_the_whole_context_can_be_read_and_not_one_token_more(unit_llama, draw_i
     cache = model.new_cache(2)
     with no_grad():
         model(ids[:, :11], cache)
-        with pytest.raises(ValueError, match="13 tokens are more than the model's context of 12; shorten the text"):
+        with pytest.raises(ValueError, match="13 tokens exceed the model's context of 12; shorten the text"):
             model(ids[:, 11:], cache)
         assert cache.length == 11  # the refused tokens left no trace
         last = model(ids[:, 11:12], cache).data
     assert np.abs(last[:, 0] - whole[:, -1]).max() < 1e-5 * np.abs(whole).max()
-    with pytest.raises(ValueError, match="13 tokens are more"):
+    with pytest.raises(ValueError, match="13 tokens exceed"):
         model(ids)
 
 

@@ -90,7 +90,7 @@ NORM, Q = "model.norm.weight", "model.layers.1.self_attn.q_proj.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({NORM: None}, r"do not fit this model: missing model\.norm\.weight$"),
+        ({NORM: None}, r"do not match this model: missing model\.norm\.weight$"),
         ({NORM: None, "surplus": np.ones(2)}, r"missing model\.norm\.weight; unknown surplus$"),
         ({Q: np.ones((12, 24))}, r"q_proj\.weight should have shape \(24, 12\), found \(12, 24\)$"),
         ({NORM: np.ones((1, 12))}, r"should have shape \(12,\), found \(1, 12\)$"),  # which could be broadcast

@@ -39,7 +39,7 @@ def test_another_dtype_and_a_model_with_adapters_are_refused_before_anything_is_
     with pytest.raises(ValueError, match="expected dtype 'float32' or 'float16', got 'bfloat16'"):
         model.save_pretrained(tmp_path, dtype="bfloat16")
     lora.inject(model, lora.LoraConfig(), rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match=r"no place for .*lora_A\.default and \d+ more; save the adapter on its own"):
+    with pytest.raises(ValueError, match=r"cannot store .*lora_A\.default and \d+ more; save the adapter separately"):
         model.save_pretrained(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -78,9 +78,13 @@ def of_another_shape(file):
 @pytest.mark.parametrize(
     ("spoil", "name", "message"),
     [
-        (Path.unlink, "config.json", r"is no model folder: expected config\.json and model\.safetensors in it"),
+        (
+            Path.unlink,
+            "config.json",
+            r"is not a model folder: expected it to contain config\.json and model\.safetensors",
+        ),
         (Path.unlink, "model.safetensors", r"model\.safetensors does not exist"),
-        (cut_short, "model.safetensors", r"model\.safetensors is not a whole safetensors file"),
+        (cut_short, "model.safetensors", r"model\.safetensors is not a valid safetensors file"),
         (of_another_shape, "model.safetensors", r"folder: .* should have shape \(29, 12\), found \(29, 8\)"),
     ],
 )
@@ -131,7 +135,7 @@ def test_generation_config_says_when_a_text_ends(tmp_path, unit_llama):
 
 @pytest.mark.parametrize("eos", [-1, "</s>", [1, None], 1.5])
 def test_what_is_no_token_id(eos):
-    with pytest.raises(ValueError, match="eos_token_id should be a token id, a list of these or null, got "):
+    with pytest.raises(ValueError, match="expected eos_token_id to be a token id, a list of token ids or null, got "):
         LlamaConfig(eos_token_id=eos)
 
 
@@ -168,5 +172,5 @@ def test_an_index_cannot_point_outside(target, sharded):
         folder / "model.safetensors.index.json",
         {"weight_map": dict.fromkeys(model.state_dict(), target.format(folder=folder.parent))},
     )
-    with pytest.raises(ValueError, match="points outside its folder"):
+    with pytest.raises(ValueError, match="refers to a file outside its folder"):
         Llama.from_pretrained(folder)

@@ -70,14 +70,14 @@ def test_a_base_of_another_width(unit_llama, model, tmp_path, peft_adapted):
 
 def test_that_it_is_the_base_is_said(unit_llama, model, tmp_path, peft_adapted):
     peft_adapted(unit_llama(hidden_size=32), target_modules=["q_proj"], r=2).save_pretrained(tmp_path)
-    refused(model, tmp_path, "the adapter was made for a base of other dimensions")
+    refused(model, tmp_path, "the adapter was made for a base model with different dimensions")
 
 
 def test_a_base_with_another_head(unit_llama, model, tmp_path, peft_adapted):
     """PEFT keeps the frozen weight of an adapted output head, which tells the bases apart."""
     other = unit_llama(seed=99, tie_word_embeddings=False)
     peft_adapted(other, target_modules=["lm_head"], r=2).save_pretrained(tmp_path)
-    refused(model, tmp_path, r"for another base: its copy of lm_head\.weight differs")
+    refused(model, tmp_path, r"for a different base model: its copy of lm_head\.weight differs")
 
 
 @pytest.mark.parametrize("name", ["r", "lora_alpha"])
@@ -88,7 +88,7 @@ def test_what_peft_would_guess(name, model, tmp_path, peft_adapted):
     del values[name]
     (tmp_path / "adapter_config.json").write_text(json.dumps(values))
     assert getattr(peft.LoraConfig.from_pretrained(tmp_path), name) == 8
-    refused(model, tmp_path, f"lacks {name}")
+    refused(model, tmp_path, f"is missing {name}")
 
 
 def test_layers_beside_all_linear(model, tmp_path):

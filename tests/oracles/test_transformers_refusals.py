@@ -40,21 +40,21 @@ OTHERS = {
 @pytest.mark.parametrize(("feature", "options"), LLAMAS.items(), ids=LLAMAS.keys())
 def test_a_llama_with_more_to_it(feature, options, tmp_path):
     transformers.LlamaConfig(**options).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"asks for {feature}, which minilora does not implement"):
+    with pytest.raises(ValueError, match=f"requires {feature}, which minilora does not implement"):
         Llama.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize(("feature", "config"), OTHERS.items(), ids=OTHERS.keys())
 def test_another_model(feature, config, tmp_path):
     config().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=f"asks for {feature}, which minilora does not implement"):
+    with pytest.raises(ValueError, match=f"requires {feature}, which minilora does not implement"):
         Llama.from_pretrained(tmp_path)
 
 
 def test_a_quantized_llama(tmp_path):
     quantized = transformers.BitsAndBytesConfig(load_in_4bit=True)
     transformers.LlamaConfig(quantization_config=quantized.to_dict()).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"asks for quantization_config = .*load_in_4bit"):
+    with pytest.raises(ValueError, match=r"requires quantization_config = .*load_in_4bit"):
         Llama.from_pretrained(tmp_path)
 
 

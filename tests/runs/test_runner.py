@@ -48,7 +48,7 @@ def test_a_run_leaves_the_result_its_settings_and_its_losses(folder, settings, c
     recorded = json.loads((folder / "out" / "history.json").read_text())
     assert recorded["losses"] == pytest.approx(history.losses, abs=1e-5)
     lora.load_adapter(Llama.from_pretrained("base"), "out")
-    assert "learning from text: 1,908 characters, 212 held out" in capsys.readouterr().out
+    assert "training on text: 1,908 characters, 212 held out" in capsys.readouterr().out
 
 
 def test_quiet_says_nothing(settings, capsys):
@@ -88,16 +88,16 @@ def test_a_run_is_resumed_where_it_stopped(folder, settings, monkeypatch):
     monkeypatch.undo()
     monkeypatch.chdir(folder)
     assert runs.run(runs.load_settings("out/run.toml"), "out", resume=True, quiet=True).losses == whole.losses
-    with pytest.raises(CheckpointError, match=r"was made with lr = 0\.005, this run has 0\.5"):
+    with pytest.raises(CheckpointError, match=r"was saved with lr = 0\.005, but this run has 0\.5"):
         runs.run(settings(checkpoint_every=2, lr=0.5), "out", resume=True, quiet=True)
 
 
 def test_a_used_folder_is_refused_and_stays(folder, settings):
     runs.run(settings(), "out", quiet=True)
     before = {path: path.read_bytes() for path in (folder / "out").iterdir()}
-    with pytest.raises(ValueError, match="out already holds a run"):
+    with pytest.raises(ValueError, match="out already contains a run"):
         runs.run(settings(iters=2), "out", quiet=True)
-    with pytest.raises(ValueError, match="base already holds a model or an adapter"):
+    with pytest.raises(ValueError, match="base already contains a model or an adapter"):
         runs.run(settings(iters=2), "base", quiet=True)
     assert {path: path.read_bytes() for path in (folder / "out").iterdir()} == before
 

@@ -90,7 +90,7 @@ def test_a_run_of_a_fresh_model_or_of_a_base():
 
 
 def test_a_change_that_means_nothing():
-    with pytest.raises(ValueError, match=r"there is no setting rnak; there are corpus, base, .*, rank, "):
+    with pytest.raises(ValueError, match=r"unknown settings: rnak; valid settings: corpus, base, .*, rank, "):
         load_settings("demo", rnak=3)
 
 
@@ -98,14 +98,14 @@ def test_a_change_that_means_nothing():
     ("text", "words"),
     [
         ("corpus = [", "is not valid TOML"),
-        ("corpse = ['x']", "has no entry corpse"),
-        ("[training]\nitters = 3", r"\[training\] has no entry itters; it has iters, batch"),
-        ("[lora]\nrank = 3", r"\[lora\] has no entry rank; it has .*, r, "),
-        ("training = 3", "training should be a table, got 3"),
-        ("[training]\niters = 'ten'", "iters should be a whole number of at least 1, got 'ten'"),
+        ("corpse = ['x']", "unknown entries: corpse"),
+        ("[training]\nitters = 3", r"unknown entries in \[training\]: itters; valid entries: iters, batch"),
+        ("[lora]\nrank = 3", r"unknown entries in \[lora\]: rank; valid entries: .*, r, "),
+        ("training = 3", "expected training to be a table, got 3"),
+        ("[training]\niters = 'ten'", "expected iters to be a positive integer, got 'ten'"),
         ("[training]\nlr = 'fast'", "lr|training"),
-        ("method = 'lorra'", "method should be one of lora, .*full, got 'lorra'"),
-        ("corpus = 'tinyshakespeare'", "corpus should be a list of names"),
+        ("method = 'lorra'", "expected method to be one of lora, .*full, got 'lorra'"),
+        ("corpus = 'tinyshakespeare'", "expected corpus to be a list of names"),
     ],
 )
 def test_a_preset_that_means_nothing(text, words, tmp_path):

@@ -65,7 +65,7 @@ def test_other_settings(name, saved, make_model, config, refused):
     value = getattr(config(), name)
     others = {"optimizer": "sgd", "schedule": "linear"}
     other = config(**{name: others.get(name) or (value + 1 if isinstance(value, int) else value / 2)})
-    refused(make_model("lora"), other, saved, f"was made with {name} = ")
+    refused(make_model("lora"), other, saved, f"was saved with {name} = ")
 
 
 def test_a_checkpoint_from_before_a_setting_existed_has_its_default(saved, make_model, config, run):
@@ -74,7 +74,7 @@ def test_a_checkpoint_from_before_a_setting_existed_has_its_default(saved, make_
         del state["settings"][name]
     write_tensors(saved, read_tensors(saved), {"minilora_checkpoint": json.dumps(state)})
     assert len(run(make_model("lora"), config(), saved, resume=True).losses) == config().iters
-    with pytest.raises(CheckpointError, match="was made with optimizer = 'adamw', this run has 'sgd'"):
+    with pytest.raises(CheckpointError, match="was saved with optimizer = 'adamw', but this run has 'sgd'"):
         run(make_model("lora"), config(optimizer="sgd"), saved, resume=True)
 
 
@@ -83,21 +83,21 @@ def test_other_data(changed, saved, make_model, config, ids, refused):
     parts = {"data": ids[:300].copy(), "validation data": ids[300:].copy()}
     parts[changed][7] += 1
     train_ids, val_ids = parts.values()
-    refused(make_model("lora"), config(), saved, f"made with {changed} = ", train_ids=train_ids, val_ids=val_ids)
+    refused(make_model("lora"), config(), saved, f"saved with {changed} = ", train_ids=train_ids, val_ids=val_ids)
 
 
 def test_another_frozen_base(saved, make_model, config, refused):
     model = make_model("lora")
     weight = model.model.layers[0].mlp.up_proj.weight.data
     weight.view(np.uint32)[0, 0] ^= 1  # the last bit of one number
-    refused(model, config(), saved, "was made with frozen parameters = ")
+    refused(model, config(), saved, "was saved with frozen parameters = ")
 
 
 def test_other_parameters(saved, make_model, config, refused):
-    refused(make_model("full"), config(), saved, "trains other parameters")
+    refused(make_model("full"), config(), saved, "the trainable parameters in .* differ from those of this run")
     model = make_model()
     lora.inject(model, lora.LoraConfig(r=3, target_modules="all-linear"), rng=np.random.default_rng(0))
-    refused(model, config(), saved, "trains other parameters")
+    refused(model, config(), saved, "the trainable parameters in .* differ from those of this run")
 
 
 @pytest.mark.parametrize(("name", "value"), [("lora_alpha", 8), ("lora_dropout", 0.5), ("strength", 0.5)])
@@ -107,9 +107,9 @@ def test_other_settings_of_the_adapter(name, value, saved, make_model, config, r
     if name == "strength":
         lora.set_active(model, {"default": value})
     for _, module in model.named_modules():
-        if isinstance(module, lora.LoraLinear) and name != "strength":
+        if isinstance(module, lora.AdaptedLinear) and name != "strength":
             module.config["default"] = dataclasses.replace(module.config["default"], **{name: value})
-    refused(model, config(), saved, rf"was made with default\.{name} = .*, this run has {value}")
+    refused(model, config(), saved, rf"was saved with default\.{name} = .*, but this run has {value}")
 
 
 def test_no_file_or_another_file_or_half_of_one(saved, make_model, config, refused, tmp_path):
@@ -117,7 +117,7 @@ def test_no_file_or_another_file_or_half_of_one(saved, make_model, config, refus
     adapter = write_tensors(tmp_path / "adapter.safetensors", {"parameters": np.zeros(3)})
     refused(make_model(), config(), adapter, "is not a minilora checkpoint")
     saved.write_bytes(saved.read_bytes()[:-1])
-    refused(make_model("lora"), config(), saved, "is not a whole safetensors file")
+    refused(make_model("lora"), config(), saved, "is not a valid safetensors file")
 
 
 def test_lora_keeps_nothing_of_the_base_in_it(saved, make_model):

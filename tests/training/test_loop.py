@@ -107,7 +107,7 @@ def test_evaluations_are_where_they_should_be(make_model, config, run):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"context": 9}, "a context of 9 tokens is more than the model's, which is 8"),
+        ({"context": 9}, "a context of 9 tokens is longer than the model's maximum of 8"),
         ({"train_ids": np.zeros(5, dtype=np.int64)}, "has 5 tokens, but one window needs 6"),
         ({"val_ids": np.zeros(5, dtype=np.int64)}, "has 5 tokens, but one window needs 6"),
     ],

@@ -132,5 +132,7 @@ def test_a_parameter_that_was_replaced_is_not_quietly_left_behind():
     p = Tensor(np.ones((2, 3)), requires_grad=True)
     first, _ = AdamW([("p", p)]), AdamW([("p", p)])
     for call in (lambda: first.step(0.1), lambda: first.add([np.ones((2, 3))])):
-        with pytest.raises(RuntimeError, match="p was replaced after this optimizer was made; make a new optimizer"):
+        with pytest.raises(
+            RuntimeError, match="p was replaced after this optimizer was created; create a new optimizer"
+        ):
             call()

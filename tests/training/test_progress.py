@@ -1,6 +1,8 @@
 """What a person sees: plain lines where there is no terminal, a bar where there is one."""
 
 import re
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -68,3 +70,50 @@ def test_a_run_shows_losses_validation_and_samples(make_model, config, run, caps
     assert out.count("    a sample") == 4
     run(make_model(), config(), quiet=True, sample=lambda: "a sample")
     assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """IPython as in a notebook: the texts of the displays, each list from the first to the last update."""
+    displays = []
+
+    def display(data, *, raw, display_id):
+        assert raw
+        assert display_id is True
+        displays.append([data["text/plain"]])
+        update = SimpleNamespace(update=lambda data, raw: displays[-1].append(data["text/plain"]))
+        return update
+
+    parts = {"ipykernel": {}, "IPython": {"get_ipython": object}, "IPython.display": {"display": display}}
+    for name, contents in parts.items():
+        module = ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    return displays
+
+
+def test_a_notebook_has_one_line(clock, capsys, notebook, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    shown = Progress(iters=4, start=0, tokens_per_step=64)
+    shown.evaluation(0, float("nan"), 5.5)
+    for step in range(1, 5):
+        clock[0] += 0.4
+        shown.step(step, 2.0)
+    shown.evaluation(4, 2.0, 1.75, "The king")
+    shown.close()
+    (line,) = notebook
+    assert line == [
+        "",
+        "step     0/4  val 5.500",
+        "step     2/4  loss 2.000  val 5.500  160 tok/s  0:00 left",
+        "step     4/4  loss 2.000  val 5.500  160 tok/s  0:00 left",
+        "step     4/4  loss 2.000  val 1.750  160 tok/s  0:00 left",
+    ]
+    assert capsys.readouterr() == ("    The king\n", "")
+
+
+def test_a_quiet_run_in_a_notebook_displays_nothing(notebook, capsys):
+    shown = Progress(iters=4, start=0, tokens_per_step=64, quiet=True)
+    shown.evaluation(4, 2.0, 1.75, "The king")
+    assert notebook == []
+    assert capsys.readouterr() == ("", "")

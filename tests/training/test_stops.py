@@ -76,7 +76,7 @@ def test_a_validation_loss_that_is_not_finite_stops_the_run(make_model, config, 
 def test_a_checkpoint_that_was_not_kept_is_not_spoken_of(make_model, config, run, act_in):
     model = make_model()
     act_in(model, 3, lambda: model.model.norm.weight.data.fill(np.nan))
-    with pytest.raises(TrainingError, match="at step 3; no checkpoint was kept"):
+    with pytest.raises(TrainingError, match="at step 3; no checkpoint was saved"):
         run(model, config())
 
 
@@ -105,7 +105,7 @@ def test_a_run_in_a_thread(make_model, config, run, bits):
 def test_a_checkpoint_is_not_begun_anew_by_mistake(make_model, config, run, path):
     run(make_model(), config(), path)
     before = path.read_bytes()
-    with pytest.raises(CheckpointError, match="holds a run; go on with resume=True"):
+    with pytest.raises(CheckpointError, match="already exists; continue with resume=True"):
         run(make_model(), config(), path)
     assert path.read_bytes() == before
 

@@ -203,7 +203,7 @@ def test_a_forked_process_has_threads_of_its_own():
 
 def test_no_threads_are_refused():
     for number in (0, 1.5, "2"):
-        with pytest.raises(ValueError, match=f"threads should be a whole number of at least 1, got {number!r}"):
+        with pytest.raises(ValueError, match=f"expected threads to be a positive integer, got {number!r}"):
             Threads(number)
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minilora import lora
 from minilora.generation import Sampler, write
 from minilora.nn import Llama, LlamaConfig
-from minilora.voices import Letter, Text, compare, stream
+from minilora.voices import ComparedText, ComparedToken, compare, stream
 
 CONTEXT = 24
 TARGETS = {"bard": "all-linear", "cook": ["q_proj", "up_proj"], "log": r".*\.1\..*"}
@@ -49,7 +49,7 @@ def test_each_text_is_what_its_voices_write_alone(voices, tokens, seed, model):
     for voice, text in zip(voices, texts, strict=True):
         alone = {} if voice in (None, "base") else voice
         assert text.text == write(model, "The k", tokens, Sampler(1.1, top_k=50), seed, alone)
-        assert len(text.letters) == tokens
+        assert len(text.tokens) == tokens
     assert lora.active(model) == {"log": 1.0}
 
 
@@ -60,38 +60,40 @@ def test_ratios_are_those_of_whole_forward_passes(seed, a, b, model):
     # Of 256 possible bytes, only ASCII keeps one letter a byte: then the text itself says what stood before.
     (text,) = compare(prompt, [mix], seed, tokens=CONTEXT - len(prompt), sampler=Sampler(0.5), model=model)
     found = list(stream(model, prompt, [mix], seed, tokens=CONTEXT - len(prompt), sampler=Sampler(0.5)))
-    assert [letter.ratio for letter in text.letters] == [letter.ratio for (letter,) in found]
+    assert [token.log_ratio for token in text.tokens] == [token.log_ratio for (token,) in found]
     past = prompt.encode()
-    for letter in text.letters:
-        if not (letter.text and letter.text.isascii()):
+    for token in text.tokens:
+        if not (token.text and token.text.isascii()):
             break
-        token, base = ord(letter.text), log_p(model, past, {})
-        np.testing.assert_allclose(letter.log_p, log_p(model, past, mix), rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(letter.base_log_p, base, rtol=1e-9, atol=1e-9)
-        assert letter.ratio == pytest.approx((log_p(model, past, mix) - base)[token], rel=1e-7, abs=1e-9)
-        assert set(letter.by_voice) == {name for name, s in mix.items() if s}
-        for name, ratio in letter.by_voice.items():
+        id, base = ord(token.text), log_p(model, past, {})
+        np.testing.assert_allclose(token.log_p, log_p(model, past, mix), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(token.base_log_p, base, rtol=1e-9, atol=1e-9)
+        assert token.log_ratio == pytest.approx((log_p(model, past, mix) - base)[id], rel=1e-7, abs=1e-9)
+        assert set(token.by_voice) == {name for name, s in mix.items() if s}
+        for name, ratio in token.by_voice.items():
             alone = log_p(model, past, {name: mix[name]})
-            assert ratio == pytest.approx((alone - base)[token], rel=1e-7, abs=1e-9)
-        past += letter.text.encode()
+            assert ratio == pytest.approx((alone - base)[id], rel=1e-7, abs=1e-9)
+        past += token.text.encode()
 
 
-def test_meters_are_means_over_the_letters(model):
+def test_meters_are_means_over_the_characters(model):
     (text,) = compare("The", [{"bard": 0.5, "cook": 1.5}], tokens=30, model=model)
-    assert text.meter == pytest.approx(np.mean([letter.ratio for letter in text.letters]))
-    assert text.meters["cook"] == pytest.approx(np.mean([letter.by_voice["cook"] for letter in text.letters]))
+    assert text.meter == pytest.approx(sum(token.log_ratio for token in text.tokens) / len(text.text))
+    assert text.meters["cook"] == pytest.approx(sum(token.by_voice["cook"] for token in text.tokens) / len(text.text))
     assert list(text.meters) == ["bard", "cook"]
     assert len({text.meter, *text.meters.values()}) == 3
 
 
 def test_a_character_of_several_bytes_has_the_sum_of_their_ratios():
     parts = [("a", 0.5), ("", 4.0), ("é", -1.0), ("", 1.0), ("\ufffdb", 2.0), ("", 9.0)]
-    text = Text({}, [Letter(0, text, ratio, {}, None, None) for text, ratio in parts])
+    text = ComparedText({}, [ComparedToken(0, text, ratio, {}, None, None) for text, ratio in parts])
     assert text.characters == [("a", 0.5), ("é", 3.0), ("\ufffdb", 3.0)]
+    assert text.meter == 15.5 / 4
+    assert ComparedText({}, []).meter == 0
 
 
 def test_strengths_beyond_all_numbers_are_refused(model):
-    with pytest.raises(ValueError, match="logits are not finite; adapters should have smaller strengths"):
+    with pytest.raises(ValueError, match="logits are not finite; reduce the strengths of the adapters"):
         compare("The", [{"bard": 1e308}], tokens=5, model=model)
 
 
@@ -99,19 +101,19 @@ def test_the_base_and_a_voice_of_strength_zero_are_no_further_from_the_base_than
     base, *others, loud = compare("The", ["base", None, {}, {"bard": 0, "log": 0.0}, "log"], tokens=60, model=model)
     for text in (base, *others):
         assert (text.strengths, text.meter, text.meters) == ({}, 0, {})
-        assert text.letters == base.letters
-        assert all(letter.ratio == 0 for letter in text.letters)
+        assert text.tokens == base.tokens
+        assert all(token.log_ratio == 0 for token in text.tokens)
     assert loud.text != base.text
     assert loud.meters == {"log": loud.meter}  # a single voice has one meter
 
 
-def test_every_letter_of_a_text_is_kept_though_characters_have_several_bytes(model):
+def test_every_byte_of_a_text_is_kept_though_characters_have_several_bytes(model):
     """Bytes drawn evenly make characters of one to four bytes, broken ones, and an unfinished last one."""
     for seed in range(20):
         (text,) = compare("é", ["bard"], seed, tokens=9, sampler=Sampler(50.0), model=model)
         assert text.text == write(model, "é", 9, Sampler(50.0), seed, "bard")
-        assert len(text.letters) == 9
-        assert bytes(letter.token for letter in text.letters).decode(errors="replace") == text.text
+        assert len(text.tokens) == 9
+        assert bytes(token.id for token in text.tokens).decode(errors="replace") == text.text
 
 
 @pytest.mark.parametrize(
@@ -119,8 +121,8 @@ def test_every_letter_of_a_text_is_kept_though_characters_have_several_bytes(mod
     [
         ({"voices": ["brad"]}, "there is no adapter 'brad'; the model has bard, cook, log"),
         ({"voices": [{"bard": float("nan")}]}, "the strength of 'bard' should be a finite number, got nan"),
-        ({"prompt": "x" * 25}, "a prompt should have 1 to 24 tokens, the model's context; this one has 25"),
-        ({"tokens": 0}, "at least one token to write"),
+        ({"prompt": "x" * 25}, r"expected a prompt of 1 to 24 tokens \(the model's context\), got 25"),
+        ({"tokens": 0}, "expected tokens to be at least 1, got 0"),
     ],
 )
 def test_a_mistake_is_said_before_anything_is_written(wrong, says, model):

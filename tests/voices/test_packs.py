@@ -25,7 +25,7 @@ def model():
 def test_all_voices_are_listed():
     assert [voice.name for voice in voices()] == list(NAMES)
     assert {folder.name for folder in VOICES.iterdir() if folder.is_dir()} == set(NAMES)
-    with pytest.raises(ValueError, match="there is no voice 'bard'; there are shakespeare, scripture"):
+    with pytest.raises(ValueError, match="unknown voice 'bard'; available voices: shakespeare, scripture"):
         voice_folder("bard")
 
 

@@ -1,6 +1,6 @@
-"""The ops: every differentiable operation of minilora, each with its derivative beside it.
+"""The ops: all differentiable operations of minilora, each defined together with its derivative.
 
-Read them in this order: arithmetic, reduction, shape, linear, low_rank, fused, attention.
+Reading order: arithmetic, reduction, shape, linear, low_rank, fused, attention.
 """
 
 from minilora.autograd.ops.arithmetic import (

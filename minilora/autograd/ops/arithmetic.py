@@ -1,4 +1,4 @@
-"""Elementwise ops. Each states its value and, for each input, the derivative times the arriving gradient g."""
+"""Elementwise ops. Each returns its value and, for each input, a rule: the derivative times the incoming gradient g."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ def neg(x: Array) -> Any:
 
 @op
 def power(x: Array, exponent: float) -> Any:
-    """x ** p for a number p. For an exponent that is a tensor write exp(p * log(x))."""
+    """x ** p for a number p. For a tensor p, use exp(p * log(x))."""
     if not isinstance(exponent, int | float):
-        raise TypeError(f"power takes a number as exponent, got {type(exponent).__name__}; write exp(p * log(x))")
-    # For p = 0 the formula would be 0 * x**-1, which is not a number at x = 0.
+        raise TypeError(f"expected the exponent p to be a number, got {type(exponent).__name__}; use exp(p * log(x))")
+    # For p = 0, the formula would give 0 * x**-1, which is nan at x = 0.
     return x**exponent, (lambda g: g * (exponent * x ** (exponent - 1) if exponent else 0),)
 
 
@@ -79,7 +79,7 @@ def tanh(x: Array) -> Any:
 
 @op
 def relu(x: Array) -> Any:
-    """max(x, 0); the derivative at 0 is taken as 0."""
+    """max(x, 0); the derivative at 0 is defined as 0."""
     return np.maximum(x, 0), (lambda g: g * (x > 0),)
 
 
@@ -99,7 +99,7 @@ def silu(x: Array) -> Any:
 
 @op
 def where(condition: Any, x: Array, y: Array) -> Any:
-    """x where the condition holds, else y. The condition is a plain boolean array."""
+    """x where the condition is true, else y. The condition is a boolean array, not a Tensor."""
     return np.where(condition, x, y), (
         None,
         lambda g: np.where(condition, g, 0),
@@ -108,7 +108,7 @@ def where(condition: Any, x: Array, y: Array) -> Any:
 
 
 def logistic(x: Array) -> Array:
-    """sigmoid on a plain array, in one buffer. By tanh, it cannot overflow: s(x) = (1 + tanh(x/2)) / 2."""
+    """The sigmoid of an array, computed in one buffer as s(x) = (1 + tanh(x/2)) / 2, which cannot overflow."""
     s = np.tanh(0.5 * x)
     s *= 0.5
     s += 0.5

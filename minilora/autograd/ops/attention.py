@@ -1,4 +1,4 @@
-"""Causal attention with grouped heads, by blocks of rows."""
+"""Causal attention with grouped heads, computed in blocks of query rows."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from minilora.autograd.tensor import op
 from minilora.backend import Array
 
 BLOCK = 64
-"""Rows of queries worked on at a time: large enough for the matrix products, small enough to skip the future."""
+"""Query rows per block: enough for efficient matrix products, and few enough to skip most of the masked scores."""
 
 
 @op
 def causal_attention(q: Array, k: Array, v: Array) -> Any:
-    """softmax(q kᵀ / √D + mask) v, where a query sees no key after its own place (Vaswani et al. 2017, eq. 1).
+    """softmax(q kᵀ / √D + mask) v, where the mask hides the keys after a query's position (Vaswani et al. 2017, eq. 1).
 
     q is (B, H, T, D); k and v are (B, G, S, D) with S ≥ T and H a multiple of G: each of the G key heads serves
-    H/G query heads (Ainslie et al. 2023). The queries are the last T of the S places, so keys may come from a
+    H/G query heads (Ainslie et al. 2023). The queries belong to the last T of the S positions, so keys may come from a
     cache. Returns (B, H, T, D).
 
-    A block of query rows needs only the keys up to its last row: nearly half of the scores are never computed, and
-    the mask (-inf, so that the future weighs exactly 0) is needed on the block's own square alone.
+    A block of query rows needs only the keys up to the position of its last row, so nearly half of the scores are never
+    computed when S = T. The mask (-inf, which gives future positions a weight of exactly 0) is needed only on the
+    square of scores between the queries of a block and the keys at the same positions.
 
-    The weights are kept as E = exp(scores - their row's largest), and each row's total l divides what E is multiplied
-    with, which is smaller than E: output = E V / l. With P = E / l and g the arriving gradient: dV = Pᵀ g, dP = g Vᵀ,
-    dS = P (dP - Σ dP P), dQ = dS K / √D, dK = dSᵀ Q / √D. The row sum Σ dP P is g · output.
+    The attention weights are kept unnormalized, as E = exp(scores - row maximum). Instead of E, the output and the
+    incoming gradient, which are usually smaller, are divided by the row sums l of E: output = E V / l. With P = E / l
+    and g the incoming gradient: dV = Pᵀ g, dP = g Vᵀ, dS = P (dP - Σ dP P), dQ = dS K / √D, dK = dSᵀ Q / √D. The row
+    sum Σ dP P equals g · output.
     """
     B, H, T, D = q.shape
     G, S = k.shape[1], k.shape[2]
@@ -36,7 +38,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     group = (B, G, H // G)
     qs = (q * scale).reshape(*group, T, D)  # (B, H, T, D) -> (B, G, H/G, T, D)
     ks, vs = k[:, :, None], v[:, :, None]  # (B, G, 1, S, D), broadcast over the group
-    # The output lies in memory as (B, T, H, D): joining the heads afterwards is then a view.
+    # The memory layout of the output is (B, T, H, D), so that joining the heads afterwards needs no copy.
     out = np.empty_like(q, shape=(B, T, H, D), order="C").transpose(0, 2, 1, 3)
     outs = out.reshape(*group, T, D)
     totals = np.empty_like(q, shape=(*group, T, 1))
@@ -47,7 +49,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
         e[..., S - T + rows.start :] += _future(e.shape[-2], q)
         e -= e.max(axis=-1, keepdims=True)
         np.exp(e, out=e)
-        totals[..., rows, 0] = np.einsum("...s->...", e)  # a sum over short rows, faster than `sum`
+        totals[..., rows, 0] = np.einsum("...s->...", e)  # faster than `sum` for short rows
         np.matmul(e, vs[..., :seen, :], out=outs[..., rows, :])
         weights.append(e)
     outs /= totals
@@ -57,7 +59,7 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
         dots = np.einsum("...d,...d->...", gs, outs)[..., None]
         dq = np.empty_like(g, shape=(B, T, H, D), order="C").transpose(0, 2, 1, 3)
         dqs = dq.reshape(*group, T, D)
-        dk: Array | None = None  # the last rows see all places, so their share is the array that the others add to
+        dk: Array | None = None  # allocated by the last block, which attends to all positions; others add to it
         dv: Array | None = None
         for (rows, seen), e in zip(reversed(blocks), reversed(weights), strict=True):
             dv = _add_to(dv, _over_group(np.swapaxes(e, -1, -2) @ gs[..., rows, :]))
@@ -78,7 +80,7 @@ def _future(n: int, like: Array) -> Array:
 
 
 def _add_to(total: Array | None, part: Array) -> Array:
-    """Add `part`, which has fewer places, to the first places of `total`; where there is no total yet, it is one."""
+    """Add `part`, which has fewer positions, to the first positions of `total`. If `total` is None, return `part`."""
     if total is None:
         return part
     total[:, :, : part.shape[2]] += part

@@ -1,7 +1,7 @@
-"""Ops that do several steps at once, with the derivative worked out by hand.
+"""Fused ops: several steps in one op, with the derivative worked out by hand.
 
-Each equals a composition of the plain ops (the tests hold it to that, value and gradient), but touches memory
-fewer times: away from the matrix products, memory is what a training step waits for.
+Each is equivalent to a composition of the basic ops (the tests check values and gradients), but makes fewer passes over
+memory. Outside the matrix products, memory bandwidth limits the speed of a training step.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def softmax(x: Array) -> Any:
 
     dpᵢ/dxⱼ = pᵢ(δᵢⱼ - pⱼ), so dx = p * (g - Σ g p).
     """
-    p = x - x.max(axis=-1, keepdims=True)  # no overflow; entries of -inf become exactly 0
+    p = x - x.max(axis=-1, keepdims=True)  # avoids overflow; entries of -inf become exactly 0
     np.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
     return p, (lambda g: p * (g - np.sum(g * p, axis=-1, keepdims=True)),)
@@ -29,7 +29,7 @@ def softmax(x: Array) -> Any:
 
 @op
 def cross_entropy(logits: Array, targets: Array) -> Any:
-    """Mean of -log softmax(logits)[target], in nats. logits (..., V), targets (...) integers; a scalar.
+    """Mean of -log softmax(logits)[target], in nats: a scalar, for logits (..., V) and integer targets (...).
 
     With p = softmax(logits) and y the one-hot target: d loss / d logits = (p - y) / N for N targets.
     """
@@ -79,12 +79,12 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Any:
 
 @op
 def silu_gate(gate: Array, up: Array) -> Any:
-    """silu(gate) * up, the middle of SwiGLU (Shazeer 2020). With s = sigmoid(gate):
+    """silu(gate) * up, the gating step of SwiGLU (Shazeer 2020). With s = sigmoid(gate):
 
     d gate = g up s (1 + gate (1 - s)),  d up = g gate s.
     """
     if gate.shape != up.shape:
-        raise ValueError(f"silu_gate expects gate and up of one shape, got {gate.shape} and {up.shape}")
+        raise ValueError(f"silu_gate expects gate and up of the same shape, got {gate.shape} and {up.shape}")
     s = logistic(gate)
     activated = gate * s
 
@@ -101,12 +101,14 @@ def silu_gate(gate: Array, up: Array) -> Any:
 
 @op
 def rotary(x: Array, cos: Array, sin: Array) -> Any:
-    """Turn each pair (xᵢ, xᵢ₊ₕ) of a head's 2h features by its position's angle (Su et al. 2021, eq. 34).
+    """Rotate each pair (xᵢ, xᵢ₊ₕ) of the 2h features of a head by the angle of its position (Su et al. 2021, eq. 34).
 
-    x is (B, T, H, 2h); cos and sin are (T, 1, h), broadcast over batch and heads. The pairs are the two halves, as
-    in Hugging Face's Llama. A rotation's transpose turns back: the gradient is turned by the opposite angle.
+    x is (B, T, H, 2h); cos and sin are (T, 1, h), broadcast over batch and heads. As in Hugging Face's Llama, the first
+    half of the features is paired with the second half. The transpose of a rotation is its inverse, so the gradient is
+    rotated by the opposite angle.
 
-    Both halves in one stroke: [x₁ | x₂] * [cos | cos] + [x₂ | x₁] * [-sin | sin], over long runs of memory.
+    Both halves are computed at once, as [x₁ | x₂] * [cos | cos] + [x₂ | x₁] * [-sin | sin], over long contiguous runs
+    of memory.
     """
     h = cos.shape[-1]
     if x.shape[-1] != 2 * h:
@@ -125,12 +127,12 @@ def rotary(x: Array, cos: Array, sin: Array) -> Any:
 
 @op
 def dropout(x: Array, probability: float, rng: np.random.Generator) -> Any:
-    """Zero each entry with probability p and divide the rest by 1 - p, so that the mean stays: inverted dropout."""
+    """Zero each entry with probability p and divide the rest by 1 - p, which preserves the mean (inverted dropout)."""
     kept = like(np.asarray(rng.random(x.shape, dtype=np.float32) >= probability), x)
     scale = kept.astype(x.dtype) / (1 - probability)
     return x * scale, (lambda g: g * scale,)
 
 
 def _row_dots(x: Array, y: Array) -> Array:
-    """Σ x y over the last axis, kept with length 1, without a temporary of x's size."""
+    """Σ x y over the last axis, kept with length 1, without a temporary array of the size of x."""
     return np.einsum("...c,...c->...", x, y)[..., None]

@@ -1,4 +1,4 @@
-"""Products with matrices: matmul, linear, and embedding, which is a product with a one-hot matrix."""
+"""Matrix products: matmul, linear, and embedding, which is equivalent to a product with a one-hot matrix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from minilora.backend import Array, device_of
 def matmul(x: Array, y: Array) -> Any:
     """x @ y over the last two axes, (..., n, k) @ (..., k, m) -> (..., n, m); leading axes broadcast.
 
-    With Z = XY: dX = G Yᵀ and dY = Xᵀ G. Vectors must be given as one-row or one-column matrices.
+    With Z = XY: dX = G Yᵀ and dY = Xᵀ G. Vectors must be reshaped to one-row or one-column matrices.
     """
     if x.ndim < 2 or y.ndim < 2:
         raise ValueError(f"matmul expects matrices, got shapes {x.shape} and {y.shape}; reshape vectors to (1, n)")
@@ -25,7 +25,7 @@ def matmul(x: Array, y: Array) -> Any:
 def linear(x: Array, weight: Array) -> Any:
     """y = x Wᵀ. x is (..., in), W is (out, in), y is (..., out).
 
-    All leading axes are tokens: flattened to rows X, dX = G W and dW = Gᵀ X = Σ over tokens of g xᵀ.
+    The leading axes index tokens. With the tokens as the rows of X: dX = G W and dW = Gᵀ X = Σ over tokens of g xᵀ.
     """
     n_out, n_in = weight.shape
     if x.shape[-1] != n_in:
@@ -40,15 +40,15 @@ def linear(x: Array, weight: Array) -> Any:
 
 @op
 def embedding(weight: Array, ids: Array) -> Any:
-    """Row ids[...] of a table: weight is (vocabulary, C), ids any shape of integers, the output (..., C).
+    """Look up rows of a table: weight is (vocabulary, C), ids are integers of any shape (...), the output is (..., C).
 
-    A row's gradient is the sum over all places where its id stands. Sorting the places by id turns that into sums
-    over runs of equal ids, much faster than `np.add.at` and as right with repeated ids. On a GPU it is the other way
-    round: `add.at` is fast, and `reduceat` takes differences of one running sum, which rounding spoils.
+    The gradient of a row is the sum over all positions of its id. On the CPU, the positions are sorted by id and runs
+    of equal ids are summed with `reduceat`, which handles repeated ids correctly and is much faster than `np.add.at`.
+    On a GPU, `add.at` is fast, while `reduceat` takes differences of a cumulative sum and loses accuracy to rounding.
     """
     n_rows = weight.shape[0]
     if ids.size and not (ids.min() >= 0 and ids.max() < n_rows):
-        raise ValueError(f"expected ids from 0 to {n_rows - 1}, got from {ids.min()} to {ids.max()}")
+        raise ValueError(f"expected ids from 0 to {n_rows - 1}, got ids from {ids.min()} to {ids.max()}")
 
     def pull(g: Array) -> Array:
         gw = np.zeros_like(weight)
@@ -57,7 +57,7 @@ def embedding(weight: Array, ids: Array) -> Any:
             return gw
         places = np.argsort(ids.reshape(-1), kind="stable")
         in_order = ids.reshape(-1)[places]
-        starts = np.flatnonzero(np.diff(in_order, prepend=-1))  # where a new id begins
+        starts = np.flatnonzero(np.diff(in_order, prepend=-1))  # the start of each run of equal ids
         if starts.size:
             gw[in_order[starts]] = np.add.reduceat(g.reshape(-1, g.shape[-1])[places], starts, axis=0)
         return gw

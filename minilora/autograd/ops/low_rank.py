@@ -1,12 +1,12 @@
-"""The product with W + s · B A: A and B get gradients, a frozen W gets none.
+"""Linear layers with a low-rank update, W + s · B A. A and B receive gradients, a frozen W does not.
 
-Matrix products are associative, so there are two ways to compute h = x Wᵀ + s x Aᵀ Bᵀ:
+Matrix products are associative, so there are two ways to compute h = x Wᵀ + s x Aᵀ Bᵀ. Beyond x Wᵀ, they cost:
 
-        x Wᵀ + s (x Aᵀ) Bᵀ      2 r (in + out) operations a token, and one more pass over h
-        x (W + s · B A)ᵀ        2 r · in · out operations once; then h is one product, and so is its gradient dx
+        x Wᵀ + s (x Aᵀ) Bᵀ      2 r (in + out) operations per token, and another pass over h
+        x (W + s · B A)ᵀ        2 r · in · out operations per call; h and its gradient dx are then one matmul each
 
-The second is cheaper with more than in · out / (in + out) tokens, as there are in training (RunLoRA: Cherniuk et al.
-2023, section 3).
+The second is cheaper with more than in · out / (in + out) tokens, which is typical in training (RunLoRA: Cherniuk et
+al. 2023, section 3).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from minilora.backend import Array
 
 
 def low_rank_linear(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
-    """h = x (W + s · B A)ᵀ by the cheaper way; shapes as in `lora_linear`.
+    """h = x (W + s · B A)ᵀ, computed in the cheaper way; shapes as in `lora_linear`.
 
-    The second way is used in training alone: in inference, rounding should not depend on the number of tokens.
+    The second way is used only in training. In inference, rounding should not depend on the number of tokens.
     """
     n_out, n_in = weight.shape
     trains = recording() and (A.requires_grad or B.requires_grad)
@@ -36,8 +36,9 @@ def low_rank_linear(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: floa
 def lora_linear(x: Array, weight: Array, A: Array, B: Array, scale: float = 1.0) -> Any:
     """h = x (W + s · B A)ᵀ. x is (..., in), W (out, in), A (r, in), B (out, r), h (..., out).
 
-    With g arriving at h: dx = g (W + s · B A), dA = s (g B)ᵀ x and dB = s gᵀ (x Aᵀ), by way of r numbers a token. The
-    gradient of W would be gᵀ x, a product as large as the forward one; where W is frozen, its rule is never called.
+    With g the gradient of h: dx = g (W + s · B A), dA = s (g B)ᵀ x and dB = s gᵀ (x Aᵀ), where g B and x Aᵀ have only r
+    values per token. The gradient of W is gᵀ x, a product as large as that of the forward pass. If W is frozen, its
+    rule is never called.
     """
     n_out, n_in = weight.shape
     if x.shape[-1] != n_in or A.shape[1] != n_in or B.shape != (n_out, len(A)):
@@ -49,7 +50,7 @@ def lora_linear(x: Array, weight: Array, A: Array, B: Array, scale: float = 1.0)
     scaled = B * scale
 
     def adapted() -> Array:
-        """W + ΔW. It is computed again for the backward pass: keeping it would double the memory of the weights."""
+        """W + ΔW. Recomputed in the backward pass, because keeping it would double the memory of the weights."""
         total = scaled @ A
         total += weight
         return total

@@ -1,4 +1,4 @@
-"""Ops that make one number of many: sum, mean, max."""
+"""Reductions: sum, mean, max."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Axis: TypeAlias = int | tuple[int, ...] | None
 
 @op
 def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Sum over `axis`. Every summand gets the sum's gradient."""
+    """Sum over `axis`. Every summand receives the gradient of the sum."""
     return np.sum(x, axis=axis, keepdims=keepdims), (
         lambda g: np.broadcast_to(_restore(g, x, axis, keepdims), x.shape),
     )
@@ -22,7 +22,7 @@ def sum(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
 
 @op
 def mean(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Mean over `axis`: the sum divided by how many there are."""
+    """Mean over `axis`: the sum divided by the number of summands."""
     y = np.mean(x, axis=axis, keepdims=keepdims)
     count = x.size // (y.size or 1)
     return y, (lambda g: np.broadcast_to(_restore(g, x, axis, keepdims) / count, x.shape),)
@@ -30,7 +30,7 @@ def mean(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
 
 @op
 def max(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
-    """Largest value over `axis`. Where several are largest, they share the gradient equally."""
+    """Maximum over `axis`. Entries tied for the maximum share the gradient equally."""
     y = np.max(x, axis=axis, keepdims=keepdims)
 
     def pull(g: Array) -> Array:
@@ -42,7 +42,7 @@ def max(x: Array, axis: Axis = None, keepdims: bool = False) -> Any:
 
 
 def _restore(y: Array, x: Array, axis: Axis, keepdims: bool) -> Array:
-    """Put back, with length 1, the axes of x that a reduction to y has removed."""
+    """Reinsert, with length 1, the axes of x that the reduction to y removed."""
     if keepdims:
         return y
     reduced = range(x.ndim) if axis is None else [axis] if isinstance(axis, int) else axis

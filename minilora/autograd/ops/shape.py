@@ -1,4 +1,4 @@
-"""Ops that move numbers without changing them. Pulling back moves the gradient the other way."""
+"""Ops that rearrange or select entries without changing them. Their rules move gradients back to these entries."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from minilora.backend import Array, array_module
 
 @op
 def reshape(x: Array, shape: tuple[int, ...]) -> Any:
-    """The same numbers in another shape; one length may be -1."""
+    """Reshape x; one length may be -1."""
     return x.reshape(shape), (lambda g: g.reshape(x.shape),)
 
 
 @op
 def transpose(x: Array, axes: tuple[int, ...] | None = None) -> Any:
-    """Axes in another order; reversed when none is given."""
+    """Permute the axes; without `axes`, reverse them."""
     axes = tuple(range(x.ndim))[::-1] if axes is None else axes
     inverse = tuple(sorted(range(x.ndim), key=lambda i: axes[i] % x.ndim))
     return np.transpose(x, axes), (lambda g: np.transpose(g, inverse),)
@@ -26,12 +26,12 @@ def transpose(x: Array, axes: tuple[int, ...] | None = None) -> Any:
 
 @op
 def index(x: Array, key: Any) -> Any:
-    """x[key]: slices, integers, integer arrays, masks. An entry taken twice gets both gradients."""
+    """x[key], for slices, integers, integer arrays and masks. Gradients of an entry selected more than once add up."""
 
     def pull(g: Array) -> Array:
         gx = np.zeros_like(x)
         if _may_repeat(key):
-            array_module(gx).add.at(gx, key, g)  # called by way of NumPy, CuPy's takes no key of several parts
+            array_module(gx).add.at(gx, key, g)  # CuPy, called through np.add.at, rejects tuple keys
         else:
             gx[key] = g
         return gx
@@ -40,14 +40,14 @@ def index(x: Array, key: Any) -> Any:
 
 
 def _may_repeat(key: Any) -> bool:
-    """Whether an index can name an entry twice: only lists and arrays can."""
+    """Return whether a key can select an entry more than once, which only lists and arrays can."""
     parts = key if isinstance(key, tuple) else (key,)
     return any(not isinstance(part, int | slice | type(None) | type(Ellipsis)) for part in parts)
 
 
 @op
 def concatenate(*xs: Array, axis: int = 0) -> Any:
-    """Join along an axis that exists. Each part gets its stretch of the gradient."""
+    """Join arrays along an existing axis. Each input receives its slice of the gradient."""
     ends = np.cumsum([x.shape[axis] for x in xs])
 
     def stretch(i: int) -> Any:

@@ -1,1 +1,1 @@
-"""What draws cases and judges: a law (`law.py`), the case it is tried on, the layer it is held against, the verdict."""
+"""Tools for checking laws: the law (`law.py`), its random cases, the interface of a layer, and the verdict."""

@@ -1,4 +1,4 @@
-"""`check(MyLoraLinear)`: hold a LoRA layer of your own to the laws, and read what it says."""
+"""`check(MyLoraLinear)`: check your own LoRA layer against the laws."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ from minilora.laws.kit.verdict import Verdict, run
 
 
 def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float64", seed: int = 0) -> bool:
-    """Print which laws of LoRA a layer obeys, and the smallest counterexample for each that it does not.
+    """Print which laws of LoRA hold for a layer, and the smallest counterexample for each law that does not.
 
     Parameters
     ----------
-    layer : a class of the form that `layer.py` describes; two methods are enough to begin with
-    groups : "lora", "merge", "many"; all three if none is given
-    cases : how many to try for each law
+    layer : a class with the interface described in `layer.py`; `__init__` and `forward` are enough
+    groups : any of "lora", "merge", "many"; all three by default
+    cases : the number of cases for each law
+    dtype, seed : the dtype of the arrays, and the seed that the cases are drawn from
 
-    Returns whether some laws say something about this layer, and all of these hold.
+    Returns True if at least one law applies to the layer and all laws that apply hold. Raises TypeError if `layer` is
+    not a class with both methods, and ValueError for an invalid group, dtype or number of cases.
 
         class MyLoraLinear:
             def __init__(self, W, A, B, alpha, r):
@@ -30,7 +32,7 @@ def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float6
     """
     for name in groups:
         if name not in CONFORMANCE:
-            raise ValueError(f"a layer can be held to the laws of {', '.join(CONFORMANCE)}; got {name!r}")
+            raise ValueError(f"expected one of the groups {', '.join(CONFORMANCE)}; got {name!r}")
     for needed in ("__init__", "forward"):
         if not isinstance(layer, type) or not hasattr(layer, needed):
             raise TypeError(f"check expects a class with __init__(W, A, B, alpha, r) and forward(x), got {layer!r}")
@@ -47,24 +49,23 @@ def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float6
 
 
 def line(verdict: Verdict) -> str:
-    """The verdict in one line."""
-    word = {True: "holds", False: "BROKEN", None: "-"}[verdict.holds]
-    return f"  {word:6}  {verdict.law.name}: {verdict.law.equation}"
+    """Format a verdict on one line."""
+    return f"  {verdict.word:6}  {verdict.law.name}: {verdict.law.equation}"
 
 
 def explanation(verdict: Verdict) -> str:
-    """What the broken law says, and the smallest case for which it is not so."""
+    """Format the statement of a broken law and the smallest counterexample."""
     lines = [verdict.law.statement, f"The smallest counterexample found, in {verdict.dtype}:"]
     lines += [f"    {text}" for text in verdict.counterexample.splitlines()]
     return "\n".join(f"          {text}" for text in lines)
 
 
 def summary(verdicts: list[Verdict], layer: type[Any]) -> str:
-    """How many hold, how many are broken, and what the layer would have to offer for the rest."""
+    """Count the laws that hold, are broken and were not tried, and list what the layer lacks for the last."""
     held, broken, passed_over = (sum(v.holds is word for v in verdicts) for word in (True, False, None))
     text = f"{held} laws hold, {broken} {'is' if broken == 1 else 'are'} broken"
     if passed_over:
         absent = sorted({need for v in verdicts if v.holds is None for need in v.law.missing_in(layer)})
-        what = f"a layer without {', '.join(absent)}" if absent else "methods that are not implemented"
-        text += f"; {passed_over} say nothing about {what}"
+        what = f"the layer has no {', '.join(absent)}" if absent else "they need methods that are not implemented"
+        text += f"; {passed_over} not tried: {what}"
     return text

@@ -1,4 +1,4 @@
-"""Functions for the laws of differentiation to be tried on: every op, and ways to draw one with inputs for it."""
+"""Test functions for the laws of differentiation: every op, and helpers that draw ops and their inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from minilora.laws.kit.case import Case
 
 Function: TypeAlias = Callable[..., Tensor]
 
-# Functions of one input, whose output has its shape. Some use x twice, at different depths.
+# Functions of one input that preserve its shape. Some use x twice, at different depths of the graph.
 CURVES: dict[str, Function] = {
     "-x": lambda x: -x,
     "x x": lambda x: x * x,
@@ -27,22 +27,22 @@ CURVES: dict[str, Function] = {
 
 
 def turned(x: Tensor) -> Tensor:
-    """Rotary positions 0, 1, ... of x (B, T, H, 4)."""
+    """Apply rotary embeddings for positions 0, 1, ... to x (B, T, H, 4)."""
     angles = np.arange(x.shape[1])[:, None, None] * np.array([1.0, 0.1])
     return ops.rotary(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
 
 
 def without_ties(x: Tensor) -> Tensor:
-    """x with no two of its entries equal, so that one of them is the largest."""
+    """Add 0.1 i to entry i of the last axis, so that equal integers become distinct and the maximum is unique."""
     return x + Tensor((0.1 * np.arange(x.shape[-1])).astype(x.dtype))
 
 
 def repeated(n: int) -> Array:
-    """Ids below n, of which some stand twice."""
+    """The ids 0 to n - 1, followed by another 0, so that one id is repeated."""
     return np.arange(n + 1) % n
 
 
-# Ops, and the shapes of their inputs: a letter is a length to be drawn, a digit is a length.
+# Each op with the shapes of its inputs, one character per axis: a letter is a length to draw, a digit a fixed length.
 OPERATIONS: dict[str, tuple[Function, str]] = {
     "mul": (lambda x, y: x * y, "nm,nm"),
     "matmul": (lambda x, y: x @ y, "nm,mk"),
@@ -79,17 +79,17 @@ OPERATIONS: dict[str, tuple[Function, str]] = {
 }
 ONE_OP_OF_TWO_INPUTS = {name: OPERATIONS[name] for name in ("mul", "matmul", "linear", "rms_norm", "silu_gate")}
 
-# Linear in their first input; the others are held.
+# Ops that are linear in their first input, with the other inputs held constant.
 LINEAR: dict[str, tuple[Function, str]] = {
     **{name: OPERATIONS[name] for name in ("mul", "matmul", "linear", "neg", "sum", "mean", "reshape", "transpose")},
     **{name: OPERATIONS[name] for name in ("index", "slice", "embedding", "dropout", "rotary")},
-    "matmul, the right one": (lambda y, x: x @ y, "mk,nm"),
+    "matmul in its right operand": (lambda y, x: x @ y, "mk,nm"),
     "linear in its weight": (lambda w, x: ops.linear(x, w), "km,nm"),
     "concatenate": (lambda x: ops.concatenate(x, 2 * x, axis=1), "nm"),
 }
 
 
-# What fused ops stand for, written with the plain ops.
+# The fused ops as compositions of basic ops.
 COMPOSED: dict[str, Function] = {
     "softmax": lambda x: plain_softmax(x),
     "cross_entropy": lambda x: plain_cross_entropy(x),
@@ -114,7 +114,7 @@ def plain_cross_entropy(x: Tensor) -> Tensor:
 
 
 def plain_turned(x: Tensor) -> Tensor:
-    """Each pair (xᵢ, xᵢ₊₂) turned by its angle, a product with a matrix for each position."""
+    """Rotate each pair (xᵢ, xᵢ₊₂) by its angle, as a matrix product for each position."""
     matrices = np.zeros((x.shape[1], 4, 4))
     for position, matrix in enumerate(matrices):
         for i, frequency in enumerate([1.0, 0.1]):
@@ -124,7 +124,7 @@ def plain_turned(x: Tensor) -> Tensor:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention with every score computed, the future given no weight, and keys repeated for their group."""
+    """Causal attention from all scores, with zero weight for the future and keys and values repeated per group."""
     (_, H, T, D), (_, G, S, _) = q.shape, k.shape
     serves = np.repeat(np.arange(G), H // G)  # the key head of each query head
     seen = np.arange(S) <= np.arange(S - T, S)[:, None]
@@ -133,19 +133,19 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def draw_arrays(case: Case, shapes: str, lengths: dict[str, int] | None = None) -> list[Array]:
-    """An array for each of the shapes, as they are written in OPERATIONS; its lengths are drawn if not given."""
+    """Draw an array for each of the shapes, in the notation of OPERATIONS; the lengths are drawn unless given."""
     lengths = lengths or {c: case.size(c, 1, 4) for c in dict.fromkeys(shapes) if c.isalpha()}
     sides = [[int(c) if c.isdigit() else lengths[c] for c in shape] for shape in shapes.split(",")]
     return [case.array(name, *side) for name, side in zip("xyzw"[: len(sides)], sides, strict=True)]
 
 
 def draw_operations(case: Case, table: dict[str, tuple[Function, str]]) -> Iterator[tuple[Function, list[Array]]]:
-    """Eight ops of a table in any order, or all if there are no more; with inputs for each."""
+    """Yield up to eight ops of a table in random order, each with drawn inputs."""
     lengths = {c: case.size(c, 1, 4) for c in "nmk"}
     common = case.drawn
     for name in case.rng.permutation(list(table))[:8]:
         function, shapes = table[name]
-        case.drawn = {**common, "op": str(name)}  # a counterexample shows the one that failed
+        case.drawn = {**common, "op": str(name)}  # a counterexample shows the op that failed
         yield function, draw_arrays(case, shapes, lengths)
 
 
@@ -154,11 +154,11 @@ def draw_curve(case: Case, name: str) -> Function:
 
 
 def leaf(array: Array) -> Tensor:
-    """A tensor with a copy of `array`, of which gradients are wanted."""
+    """A tensor with a copy of `array` that requires gradients."""
     return Tensor(array.copy(), requires_grad=True)
 
 
 def pull(function: Function, inputs: list[Array], g: Array) -> list[Array]:
-    """f*(g) at the inputs, one array for each."""
+    """The pull-back f*(g), one array for each input."""
     leaves = [leaf(x) for x in inputs]
     return gradients(function(*leaves), leaves, g)

@@ -1,7 +1,7 @@
-"""The border between a law and the layer that it judges: arrays cross it as copies.
+"""Copying between a law and the layer under test.
 
-A layer may keep the arrays that it was given and work on them in place; that is its own affair. But a law goes on using
-what it has drawn, and would compare such a layer with itself.
+A layer may keep the arrays that it receives and modify them in place. A law uses its drawn arrays again after a call,
+so without copies it would compare such a layer with itself.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FORWARDS = "forward", "forward_rows", "forward_in_training"
 
 
 class Guarded:
-    """A layer behind the border. Attributes and results come out as copies."""
+    """Wrapper of a layer that copies arguments, attributes and results."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
@@ -28,7 +28,7 @@ class Guarded:
 
 
 class Maker:
-    """A class of layers behind the border: call it, or its class methods, for a Guarded layer."""
+    """Wrapper of a layer class: calling it, or one of its class methods, returns a Guarded layer."""
 
     def __init__(self, layer: type[Any]) -> None:
         self.unguarded = layer
@@ -42,10 +42,10 @@ class Maker:
 
 
 def copied(value: Any) -> Any:
-    """The same, with copies of all arrays in it."""
+    """Return `value` with all arrays in it copied."""
     if isinstance(value, np.ndarray):
         return value.copy()
-    if isinstance(value, Adapter):  # whose layers know nothing of our classes
+    if isinstance(value, Adapter):  # passed as a tuple, because layers do not depend on our classes
         return tuple(copied(part) for part in value)
     if isinstance(value, dict):
         return {name: copied(part) for name, part in value.items()}
@@ -53,7 +53,10 @@ def copied(value: Any) -> Any:
 
 
 def _crossing(method: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """`method` with copies going in and coming out. What every layer has to offer cannot be left for later."""
+    """Wrap `method` so that its arguments and its result are copied.
+
+    NotImplementedError from `__init__` or `forward` becomes a TypeError, because every layer must implement both.
+    """
 
     def call(*arguments: Any) -> Any:
         try:

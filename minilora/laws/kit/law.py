@@ -1,7 +1,7 @@
-"""What a law is: a statement with an equation and a source, and a property that a computer can try on any case.
+"""The `Law` class and the catalogue: a law is a statement with an equation, a source and an executable property.
 
-A law's property is a plain function that draws a case (`case.py`), computes two things that should agree, and says
-so. Laws about LoRA layers are given the class of the layer as well, so that they hold any implementation to account.
+The property is a function that draws a case (`case.py`), computes two results that should agree, and compares them.
+Laws about LoRA layers also receive the layer class, so that they can check any implementation.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from typing import Any
 import numpy as np
 
 GROUPS = {
-    "autograd": "derivatives: what the engine and the ops promise",
-    "model": "the Llama: what attention, norms and losses promise",
+    "autograd": "derivatives: the autograd engine and the ops",
+    "model": "the Llama model: attention, norms and losses",
     "lora": "one adapter on one layer",
-    "merge": "the adapter folded into the weight, and taken out again",
-    "many": "several adapters: switching, mixing, a different one for each row",
-    "methods": "any adaptation method on any Linear",
+    "merge": "merging an adapter into the weight, and unmerging it",
+    "many": "several adapters: switching, mixing, and a different adapter for each row",
+    "methods": "any adaptation method on a Linear layer",
     "runs": "files, tokenizer, training runs and generation",
 }
 CONFORMANCE = "lora", "merge", "many"
-"""The groups whose laws take the class of a layer, anybody's."""
+"""The groups of laws that check a layer class, which can be from any implementation."""
 
 EXACT = {"float64": 0.0, "float32": 0.0}
-"""The bound of a law that holds bit for bit."""
+"""The bound of a law that must hold bit for bit."""
 
 
 def rounding(float64: float, float32: float) -> dict[str, float]:
-    """The bound of a law that holds up to rounding, relative to the largest entry (or 1, if that is less)."""
+    """The bound of a law that holds up to rounding, relative to the largest entry or 1, whichever is larger."""
     return {"float64": float64, "float32": float32}
 
 
 @dataclass(frozen=True)
 class Law:
-    """A statement that a computer checks.
+    """A statement that a program can check.
 
     Attributes
     ----------
-    name : short, and says what is wrong when the law is broken
+    name : a short name that identifies the mistake when the law is broken
     group : one of GROUPS
-    statement, equation, source : the law in a sentence, in symbols, and where it comes from
+    statement, equation, source : the law in one sentence, in symbols, and its reference
     bound : dtype -> the largest relative error that counts as rounding
-    needs : what a layer must offer for the law to say anything about it; see `layer.py`
-    holds : the property; it takes a Case, and in the groups CONFORMANCE also the class of a layer
+    needs : the methods and attributes that a layer must have for the law to apply; see `layer.py`
+    holds : the property, a function of a Case and, for the groups in CONFORMANCE, of a layer class
     """
 
     name: str
@@ -57,27 +57,30 @@ class Law:
     needs: tuple[str, ...]
     holds: Callable[..., None]
 
+    def __repr__(self) -> str:
+        return f"Law({self.name}: {self.equation})"
+
     @property
     def takes_layer(self) -> bool:
         return self.group in CONFORMANCE
 
     def missing_in(self, layer: type[Any]) -> list[str]:
-        """What this law is about and `layer` does not offer."""
+        """The names in `needs` that `layer` does not have."""
         specimen = _specimen(layer)
         return [name for name in self.needs if not _offers(specimen, name)]
 
 
 def _specimen(layer: type[Any]) -> Any:
-    """A small layer of the class, which has what its constructor gives it; the class itself where that fails."""
+    """A small instance with the attributes that its constructor sets, or the class itself if construction fails."""
     one = np.ones((1, 1))
     try:
         return layer(one, one, one, 1.0, 1)
-    except Exception:  # the laws will say what is wrong with it
+    except Exception:  # the laws report what is wrong with it
         return layer
 
 
 def _offers(layer: Any, name: str) -> bool:
-    """Whether there is such an attribute; one that fails is there, and the laws will say so."""
+    """Whether `layer` has the attribute. One that raises counts as present, so that the laws report the error."""
     try:
         return hasattr(layer, name)
     except Exception:
@@ -85,17 +88,17 @@ def _offers(layer: Any, name: str) -> bool:
 
 
 LAWS: dict[str, Law] = {}
-"""The catalogue, by name. `catalogue()` has it in reading order."""
+"""All laws by name. `catalogue()` returns them in reading order."""
 
 
 def catalogue(*groups: str) -> list[Law]:
-    """The laws of these groups, or of all, in the order of GROUPS.
+    """The laws of the given groups, or of all groups if none is given, in the order of GROUPS.
 
-    Raises ValueError for a group that there is not.
+    Raises ValueError for an unknown group.
     """
     for group in groups:
         if group not in GROUPS:
-            raise ValueError(f"there is no group of laws {group!r}; expected {', '.join(GROUPS)}")
+            raise ValueError(f"unknown group of laws {group!r}; valid groups: {', '.join(GROUPS)}")
     chosen = [law for law in LAWS.values() if law.group in (groups or GROUPS)]
     return sorted(chosen, key=lambda law: list(GROUPS).index(law.group))
 
@@ -103,9 +106,9 @@ def catalogue(*groups: str) -> list[Law]:
 def law(
     group: str, equation: str, source: str, bound: Mapping[str, float] | None = None, needs: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Enter a property into the catalogue: its name is the law's, its docstring the statement.
+    """Register a property in the catalogue: the function's name becomes the law's name, its docstring the statement.
 
-    Without a `bound`, rounding of the few sums that a small layer makes.
+    The default `bound` allows for the rounding errors of the few sums in a small layer.
     """
 
     def enter(holds: Callable[..., None]) -> Callable[..., None]:

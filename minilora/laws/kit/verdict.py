@@ -1,15 +1,17 @@
-"""Running laws: many cases of each, the worst error seen, and where a law is broken the smallest counterexample."""
+"""Run laws on many cases: the worst error and, for a broken law, the smallest counterexample."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from minilora.laws.kit.case import Broken, Case
 from minilora.laws.kit.guard import Maker
 from minilora.laws.kit.law import Law
+from minilora.messages import html_table
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DataObject
@@ -17,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one law in one dtype.
+    """The result of checking one law in one dtype.
 
     Attributes
     ----------
-    holds : None where the implementation does not offer what the law is about
-    cases : how many were tried, the one that broke the law included
-    worst_error : the largest relative error; infinite for a wrong shape, an exception, or not a number
-    counterexample : the smallest case found that breaks the law, and what went wrong there
+    holds : whether the law holds; None if the layer lacks a member that the law needs, or does not implement it
+    cases : the number of cases tried, including the one that broke the law
+    worst_error : the largest relative error; infinite for a wrong shape, an exception, or NaN
+    counterexample : the smallest case found that breaks the law, with the error message
     """
 
     law: Law
@@ -38,20 +40,34 @@ class Verdict:
     def bound(self) -> float:
         return self.law.bound[self.dtype]
 
+    @property
+    def word(self) -> str:
+        """The result in one word: holds, BROKEN, or - if the law does not apply to the implementation."""
+        return {True: "holds", False: "BROKEN", None: "-"}[self.holds]
+
+    def __repr__(self) -> str:
+        error = f"worst error {self.worst_error:.1e}, bound {self.bound:g}"
+        return f"Verdict({self.law.name} {self.word}, {self.dtype}, {self.cases} cases, {error})"
+
+    def _repr_html_(self) -> str:
+        values = self.law.name, self.law.equation, self.word, self.dtype, self.cases, f"{self.worst_error:.1e}"
+        table = html_table(("law", "equation", "verdict", "dtype", "cases", "worst error"), [values])
+        return table + (f"<pre>{escape(self.counterexample)}</pre>" if self.counterexample else "")
+
 
 def run(law: Law, layer: type[Any] | None = None, cases: int = 200, dtype: str = "float64", seed: int = 0) -> Verdict:
-    """Try a law on `cases` cases. The same seed draws the same cases.
+    """Check a law on `cases` random cases. The same seed draws the same cases.
 
     Parameters
     ----------
-    layer : the class of the layer that is held to the law, see `layer.py`; minilora's own if not given
+    layer : the layer class to check, see `layer.py`; minilora's own by default
 
-    Raises ValueError for a dtype that the law has no bound for, or no cases.
+    Raises ValueError if `cases` is less than 1 or the law has no bound for `dtype`.
     """
     from hypothesis import errors
 
     if cases < 1 or dtype not in law.bound:
-        raise ValueError(f"expected at least one case, in {' or '.join(law.bound)}; got {cases}, in {dtype!r}")
+        raise ValueError(f"expected at least one case, and dtype {' or '.join(law.bound)}; got {cases} and {dtype!r}")
     layer = layer or own_layer()
     if law.takes_layer and law.missing_in(layer):
         return Verdict(law, dtype, None)
@@ -61,10 +77,10 @@ def run(law: Law, layer: type[Any] | None = None, cases: int = 200, dtype: str =
         _try_cases(law, layer, cases, dtype, seed, held, broken)
     except NotImplementedError:
         return Verdict(law, dtype, None)
-    except (Broken, errors.Flaky) as end:  # Hypothesis raises for the smallest case last
+    except (Broken, errors.Flaky) as end:  # Hypothesis runs the smallest failing case last
         found = broken[-1]
         worst = max(found.error, *(case.worst for case in held), 0.0)
-        unsteady = "tried again, the same case gave another answer; what went wrong at first:\n"
+        unsteady = "the same case gave a different result when it was repeated; the failure was:\n"
         text = str(found) if isinstance(end, Broken) else f"{unsteady}{found}"
         return Verdict(law, dtype, False, len(held) + 1, worst, text)
     return Verdict(law, dtype, True, len(held), max(case.worst for case in held))
@@ -73,7 +89,10 @@ def run(law: Law, layer: type[Any] | None = None, cases: int = 200, dtype: str =
 def _try_cases(
     law: Law, layer: type[Any], cases: int, dtype: str, seed: int, held: list[Case], broken: list[Broken]
 ) -> None:
-    """Let Hypothesis draw the cases, noting those that held and what broke. Raises Broken for the smallest that did."""
+    """Run cases drawn by Hypothesis, and append passing cases to `held` and failures to `broken`.
+
+    Raises Broken for the smallest failing case.
+    """
     import hypothesis
     from hypothesis import strategies
 
@@ -94,12 +113,12 @@ def _try_cases(
         report_multiple_bugs=False,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what an implementation warns of is no verdict
+        warnings.simplefilter("ignore")  # warnings of an implementation do not affect the verdict
         hypothesis.seed(seed)(settings(hypothesis.given(strategies.data())(holds)))()
 
 
 def _failure(law: Law, layer: type[Any], case: Case) -> tuple[str, float] | None:
-    """The case and what is wrong with it, and its error; None when the law holds."""
+    """The failure message, which includes the case, and the relative error; None if the law holds."""
     from hypothesis.errors import HypothesisException
 
     try:
@@ -108,13 +127,13 @@ def _failure(law: Law, layer: type[Any], case: Case) -> tuple[str, float] | None
         return f"{case}\n{broken}", broken.error
     except (NotImplementedError, HypothesisException):
         raise
-    except Exception as error:  # whatever else an implementation does is a finding
+    except Exception as error:  # any other exception of an implementation breaks the law
         return f"{case}\nraised {type(error).__name__}: {error}", math.inf
     return None
 
 
 def own_layer() -> type[Any]:
-    """minilora's own LoRA layer, in the form that the laws expect."""
+    """minilora's own LoRA layer, with the interface that the laws expect."""
     from minilora.laws.kit.implementations.own import MiniloraLayer
 
     return MiniloraLayer

@@ -1,1 +1,1 @@
-"""Layers in the form that the laws expect: minilora's own, PEFT's, and one of twenty lines to compare yours with."""
+"""Layers with the interface that the laws expect: minilora's, PEFT's, and a twenty-line example."""

@@ -1,4 +1,4 @@
-"""minilora's LoRA layer in the form that the laws expect, by way of what the package offers its users."""
+"""minilora's LoRA layer with the interface that the laws expect, built on the public functions of `minilora.lora`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from minilora.nn.choice import choosing, resolve
 
 
 class Holder(Module):
-    """A model of one Linear."""
+    """A model with a single Linear layer."""
 
     def __init__(self, W: Array) -> None:
         self.linear = Linear(Tensor(W.copy(), requires_grad=True))
 
 
 class MiniloraLayer:
-    """See `laws/kit/layer.py` for what each method means."""
+    """The methods are described in `laws/kit/layer.py`."""
 
     def __init__(self, W: Array, A: Array, B: Array, alpha: float, r: int, **options: Any) -> None:
         self.model = Holder(W)
@@ -53,8 +53,8 @@ class MiniloraLayer:
         self._layer.lora_A[name].data[...], self._layer.lora_B[name].data[...] = A, B
 
     @property
-    def _layer(self) -> lora.LoraLinear:
-        assert isinstance(self.model.linear, lora.LoraLinear)
+    def _layer(self) -> lora.AdaptedLinear:
+        assert isinstance(self.model.linear, lora.AdaptedLinear)
         return self.model.linear
 
     @property

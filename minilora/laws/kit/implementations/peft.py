@@ -1,4 +1,4 @@
-"""Hugging Face PEFT's LoRA layer in the form that the laws expect. Needs torch and peft (extra `oracle`)."""
+"""Hugging Face PEFT's LoRA layer with the interface that the laws expect. Requires torch and peft (extra `oracle`)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from minilora.backend import Array
 
 BASE = "__base__"
-"""PEFT's name, in a batch of several adapters, for a row that has none."""
+"""The adapter name by which PEFT marks a row without an adapter in a mixed batch."""
 
 
 class Holder(torch.nn.Module):
-    """A model of one Linear."""
+    """A model with a single Linear layer."""
 
     def __init__(self, W: Array) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Holder(torch.nn.Module):
 
 
 class PeftLayer:
-    """See `laws/kit/layer.py` for what each method means."""
+    """The methods are described in `laws/kit/layer.py`."""
 
     def __init__(self, W: Array, A: Array, B: Array, alpha: float, r: int, **options: Any) -> None:
         self._begin(W, "default", alpha, r, **options)
@@ -118,7 +118,7 @@ class PeftLayer:
         return [p.detach().numpy() for p in self.model.parameters() if p.requires_grad]
 
     def set_active(self, strengths: Mapping[str, float]) -> None:
-        """PEFT has no strengths: an adapter's scaling is set to strength · α/r. (`set_scale` does so.)"""
+        """Activate adapters. PEFT has no strengths, so `set_scale` sets an adapter's scaling to strength · α/r."""
         for name, strength in strengths.items():
             self._layer.set_scale(name, strength)
         self._layer.set_adapter(list(strengths))

@@ -1,4 +1,4 @@
-"""LoRA in twenty lines, as one writes it oneself: `check(TwentyLines)` holds it to the laws, and so it can yours."""
+"""A LoRA layer in twenty lines of NumPy, as an example of a class that can be checked: `check(TwentyLines)`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from minilora.backend import Array
 
 
 class TwentyLines:
-    """h = W x + s B A x for NumPy arrays. W is frozen: it has no gradient, and no step moves it."""
+    """h = W x + s B A x on NumPy arrays. W is frozen: it has no gradient, and `step` does not change it."""
 
     def __init__(self, W: Array, A: Array, B: Array, alpha: float, r: int) -> None:
         self.original, self.weight = W, W
@@ -14,7 +14,7 @@ class TwentyLines:
 
     def forward(self, x: Array) -> Array:
         h = x @ self.weight.T
-        if self.weight is self.original:  # else the update is in the weight already
+        if self.weight is self.original:  # otherwise the weight already includes the update
             h = h + self.scale * (x @ self.A.T) @ self.B.T
         return h
 
