@@ -1,7 +1,7 @@
 """Train the packaged voices from their presets, evaluate them, and write their model cards. Needs the corpora.
 
 python figures/voices.py make [NAME ...]    train, evaluate, write the cards; a few minutes per voice
-python figures/voices.py cards              write the cards and the README's section about the voices
+python figures/voices.py cards              write the cards and the table in minilora/assets/voices/README.md
 python figures/voices.py check              evaluate again; the losses must match the metrics to three decimals
 """
 
@@ -32,11 +32,11 @@ from minilora.threads import cores
 from minilora.training import evaluate
 from minilora.voices import NAMES, attach, voices
 
-README = Path(__file__).parent.parent / "README.md"
+README = VOICES / "README.md"
 MARKS = "<!-- voices: made by figures/voices.py -->", "<!-- end of voices -->"
 COMPARE = ["compare"]
-HOME = "state_union", "inaugural"  # the base's training corpora
-SAYS = {  # what it generates, its training text, and the license of that text
+BASE_CORPORA = "state_union", "inaugural"  # the base's training corpora
+DESCRIPTIONS = {  # what the voice generates, its training text, and the license of that text
     "shakespeare": ("speeches in verse, speaker by speaker", "Tiny Shakespeare", "in the public domain"),
     "scripture": ("verses like those of Genesis", "Genesis in the King James Version", "in the public domain"),
     "fairytale": ("fairy tales", "the Brothers Grimm's fairy tales in English", "in the public domain"),
@@ -53,7 +53,7 @@ def make(name: str) -> None:
         run(load_settings(name), out)
         seconds = time.monotonic() - began
         (out / CHECKPOINT).unlink()
-        metrics = {"description": SAYS[name][0], **identity(name), **losses(name, out)}
+        metrics = {"description": DESCRIPTIONS[name][0], **identity(name), **losses(name, out)}
         metrics |= {
             "seconds": round(seconds),
             "machine": f"{cores()} cores, {platform.processor() or platform.machine()}",
@@ -63,7 +63,7 @@ def make(name: str) -> None:
 
 
 def identity(name: str) -> dict[str, str]:
-    """Return the corpus of a voice, a checksum of its held-out part, and for the corpus python the Python version."""
+    """Return the corpus of a voice, a checksum of its held-out part, and for "python", the Python version."""
     (corpus,) = load_settings(name).corpus
     _, held_out = split(load_corpus(corpus))
     found = {"corpus": corpus, "held_out_sha256": hashlib.sha256(held_out.encode()).hexdigest()}
@@ -72,7 +72,7 @@ def identity(name: str) -> dict[str, str]:
 
 def losses(name: str, folder: Path) -> dict[str, float]:
     """Return losses on the voice's and the base's held-out text, without and with the voice, in nats per character."""
-    corpora, voiced = (tuple(load_settings(name).corpus), HOME), open_base()
+    corpora, voiced = (tuple(load_settings(name).corpus), BASE_CORPORA), open_base()
     load_adapter(voiced, folder)
     values = [loss for corpus in corpora for loss in (base_loss(corpus), held_out_loss(voiced, corpus))]
     return dict(zip(LOSSES, values, strict=True))
@@ -111,7 +111,7 @@ def check() -> None:
 
 
 def cards() -> None:
-    """Write each voice's README.md from its metrics, settings and a sample, and the README's section about voices."""
+    """Write each voice's README.md from its metrics, settings and a sample, and the table of all voices."""
     model = attach()
     for name in NAMES:
         sample = visible(write(model, "The king ", 350, adapters=name))
@@ -123,10 +123,10 @@ def cards() -> None:
 
 
 def readme() -> str:
-    """Return the README's section about the voices: the output of `compare` and a table of losses."""
+    """Return a sample and the losses of all voices: the output of `compare`, and a table."""
     rows = []
     for voice in voices():
-        f, card = voice.metrics, f"minilora/assets/voices/{voice.name}/README.md"
+        f, card = voice.metrics, f"{voice.name}/README.md"
         own, base = (f"{f[off]:.3f} → {f[on]:.3f}" for off, on in (LOSSES[:2], LOSSES[2:]))
         rows.append(f"| [`{voice.name}`]({card}) | {f['description']} | {own} | {base} |")
     head = "| voice | generates | loss on its own corpus | loss on the base's corpora |\n|---|---|---|---|"
@@ -135,7 +135,7 @@ def readme() -> str:
 
 
 def compared() -> str:
-    """Return the output of the `minilora compare` command in the README, on a terminal of 120 columns."""
+    """Return the output of the `minilora compare` command, on a terminal of 120 columns."""
     shown = io.StringIO()
     with mock.patch.dict("os.environ", COLUMNS="120"), contextlib.redirect_stdout(shown):
         main(COMPARE)
@@ -154,7 +154,7 @@ A LoRA adapter for minilora's base model. The base generates presidential addres
 |---|---|
 {table}
 
-Losses are measured with `minilora eval` on 256 windows of 256 characters. `history.json` has the loss of every step.
+Losses are measured with `minilora eval` on 256 windows of 256 characters. `history.json` lists the loss of every step.
 
 ## Sample
 
@@ -178,7 +178,7 @@ def facts(name: str) -> dict[str, str]:
     head = ", including the head" if "lm_head" in config.target_modules else " except the head"
     measured = f"`minilora eval --voice {name} --corpus"
     return {
-        "training data": f"`{f['corpus']}`: {SAYS[name][1]}{version}; {len(train):,} characters, in ASCII",
+        "training data": f"`{f['corpus']}`: {DESCRIPTIONS[name][1]}{version}; {len(train):,} ASCII characters",
         "held-out data": f"{len(held_out):,} characters, not used for training (SHA-256 {f['held_out_sha256'][:16]}…)",
         "adapter": f"r = {config.r}, alpha = {config.lora_alpha:g}, dropout {config.lora_dropout:g}, on every linear "
         f"layer{head}: {parameters:,} parameters, float16, {size:,} bytes; loads in PEFT",
@@ -187,10 +187,10 @@ def facts(name: str) -> dict[str, str]:
         "loss on its own corpus": f"**{f['before']:.4f} → {f['after']:.4f} nats per character**, without → with the "
         f"voice: {measured} {f['corpus']}`, and the same command without `--voice`",
         "loss on the base's corpora": f"{f['base_off']:.4f} → {f['base_on']:.4f}, likewise on held-out "
-        f"addresses: {measured} {' '.join(HOME)}`, and the same command without `--voice`",
+        f"addresses: {measured} {' '.join(BASE_CORPORA)}`, and the same command without `--voice`",
         "held-out loss (step)": ", ".join(f"{loss:.3f} ({step:,})" for step, loss in history["evaluations"]),
         "hardware, time": f"{f['machine']}: {f['seconds'] / 60:.0f} minutes",
-        "license": f"the weights are under minilora's MIT license; the training text is {SAYS[name][2]}",
+        "license": f"the weights are under minilora's MIT license; the training text is {DESCRIPTIONS[name][2]}",
     }
 
 

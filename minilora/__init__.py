@@ -7,8 +7,8 @@
     ml.train(model, *ml.load_ids("my.txt"), iters=200, lr=5e-3)
     print(ml.write(model, "The king ", temperature=0.7))
 
-To read the code, start at `minilora/autograd/tensor.py`; LoRA is `minilora/lora/lora.py`. `import minilora` loads only
-NumPy and the autograd; the names below and the packages (`ml.lora`, `ml.laws`, ...) are imported when first used.
+To read the code, start at `minilora/autograd/tensor.py`; LoRA is in `minilora/lora/lora.py`. `import minilora` loads
+only NumPy and the autograd package; the names below and the packages (`ml.lora`, `ml.laws`, ...) are imported lazily.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ def write_atomically(path: str | Path, content: bytes | str) -> Path:
 
 
 def remove_unfinished(folder: str | Path) -> None:
-    """Remove temporary files that killed processes left in `folder`. Nothing may be writing there at the same time."""
+    """Remove temporary files that killed processes left in `folder`. Call it only while nothing is writing there."""
     for path in Path(folder).glob(".*.tmp"):
         if TEMPORARY.fullmatch(path.name):
             path.unlink()

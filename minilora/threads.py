@@ -72,7 +72,7 @@ class Threads:
 
 @cache
 def _pool(number: int) -> ThreadPoolExecutor:
-    """Return the thread pool. It is kept, because starting new threads takes a tenth of the time of a small step."""
+    """Return the thread pool. It is kept, because starting new threads takes a tenth as long as a small step."""
     return ThreadPoolExecutor(number, NAME)
 
 

@@ -1,4 +1,4 @@
-"""Fixtures: adapted models at unit scale, with activations of order 1 and adapters that are felt."""
+"""Fixtures: models of unit scale with adapters that visibly change the output."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def unit_llama():
 
 @pytest.fixture(scope="session")
 def attach():
-    """attach(model, name, seed, **options): inject an adapter whose B is not zero."""
+    """attach(model, adapter, seed, **options): inject an adapter with nonzero B."""
 
     def inject(model, adapter="default", seed=0, **options):
         config = lora.LoraConfig(**{"r": 3, "lora_alpha": 6, "init_lora_weights": False, **options})
@@ -39,7 +39,7 @@ def attach():
 
 @pytest.fixture(scope="session")
 def two_adapters(unit_llama, attach):
-    """two_adapters(**config): a model with the adapters a (on q and v) and b (on q, up and down)."""
+    """two_adapters(**config): a model with adapters a (on q and v) and b (on q, up and down)."""
 
     def make(**config):
         model = unit_llama(**config)
@@ -52,7 +52,7 @@ def two_adapters(unit_llama, attach):
 
 @pytest.fixture(scope="session")
 def three_adapters(two_adapters, attach):
-    """three_adapters(): in float64, with c on all of layer 1 as well, of other ranks and scales; all three are on q."""
+    """three_adapters(): two_adapters in float64, plus c on all of layer 1 with other ranks and scales."""
 
     def make():
         patterns = {"rank_pattern": {"mlp.up_proj": 4}, "alpha_pattern": {"q_proj": 9}, "use_rslora": True}
@@ -65,7 +65,7 @@ def three_adapters(two_adapters, attach):
 
 @pytest.fixture(scope="session")
 def one_linear(unit_llama, attach):
-    """one_linear(**options): an adapted Linear (24 in, 12 out) by itself, in float64."""
+    """one_linear(**options): a single adapted Linear (24 inputs, 12 outputs) in float64."""
 
     def make(**options):
         model = attach(unit_llama(intermediate_size=24), **{"target_modules": "all-linear", **options})
@@ -82,7 +82,7 @@ def ids():
 
 @pytest.fixture(scope="session")
 def snapshot():
-    """snapshot(model): everything that a refused operation must leave alone."""
+    """snapshot(model): the state that a rejected operation must leave unchanged."""
 
     def take(model):
         weights = {n: (p.data.tobytes(), str(p.dtype), p.requires_grad) for n, p in model.named_parameters()}

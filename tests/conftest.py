@@ -1,4 +1,4 @@
-"""For every test: Hypothesis draws the same cases each time, and takes the time that a slow machine needs."""
+"""Settings for all tests: Hypothesis draws the same examples in every run and has no deadline."""
 
 import gc
 
@@ -11,7 +11,7 @@ settings.load_profile("minilora")
 
 @pytest.fixture
 def without_collector():
-    """Only reference counts free memory here."""
+    """Disable the garbage collector, so that only reference counting frees memory."""
     gc.collect()
     gc.disable()
     yield

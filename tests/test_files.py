@@ -1,4 +1,4 @@
-"""Files are there whole or not at all, and tensors come back exactly."""
+"""`minilora.files`: writes are atomic, and tensors are read back exactly."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from minilora.files import (
 
 
 def only_file(folder):
-    (file,) = folder.iterdir()  # and no temporary file besides
+    (file,) = folder.iterdir()  # and no temporary file
     return file
 
 
@@ -31,7 +31,7 @@ def test_what_is_written_is_there(content, tmp_path):
     file = write_atomically(tmp_path / "a" / "b" / "file", content)
     assert file.read_bytes() == (content.encode() if isinstance(content, str) else content)
     assert only_file(tmp_path / "a" / "b") == file
-    assert stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444  # others can read it
+    assert stat.S_IMODE(file.stat().st_mode) & 0o444 == 0o444  # readable by everyone
     write_atomically(str(file), b"newer")
     assert only_file(tmp_path / "a" / "b").read_bytes() == b"newer"
 
@@ -65,7 +65,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     assert only_file(tmp_path).read_bytes() == b"in the way"
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can write anywhere")
 def test_a_folder_without_permission(tmp_path):
     write_atomically(tmp_path / "file", b"old")
     tmp_path.chmod(0o500)
@@ -96,7 +96,7 @@ def test_json_is_sorted_at_the_top_and_keeps_the_order_inside(tmp_path):
         (b'{"a": ' * 100_000 + b"1" + b"}" * 100_000, r"a\.json is not valid JSON \(nested too deeply"),
     ],
 )
-def test_json_that_is_none(content, message, tmp_path):
+def test_invalid_json(content, message, tmp_path):
     if content is not None:
         (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=message):
@@ -112,8 +112,8 @@ def test_the_limits_of_json(tmp_path):
         read_json(tmp_path / "a.json", limit=7)
 
 
-def test_of_many_keys_the_one_that_is_there_twice_is_found_at_once(tmp_path):
-    keys = ", ".join(f'"{i}": 0' for i in range(200_000))  # to compare each with each would take hours
+def test_a_duplicate_among_many_keys_is_found_quickly(tmp_path):
+    keys = ", ".join(f'"{i}": 0' for i in range(200_000))  # pairwise comparison would take hours
     (tmp_path / "a.json").write_text(f'{{{keys}, "7": 0}}')
     with pytest.raises(ValueError, match="duplicate key '7'"):
         read_json(tmp_path / "a.json")
@@ -121,7 +121,7 @@ def test_of_many_keys_the_one_that_is_there_twice_is_found_at_once(tmp_path):
 
 @pytest.fixture
 def drawer(tmp_path):
-    """A folder with a file, beside another file."""
+    """A folder that contains a file, next to another file."""
     (tmp_path / "drawer").mkdir()
     (tmp_path / "drawer" / "file").write_text("inside")
     (tmp_path / "outside").write_text("outside")
@@ -137,7 +137,7 @@ def test_a_regular_file_is_one_in_the_folder(drawer):
         assert regular_file(str(drawer.parent / "shelf"), "file").read_text() == "inside"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="links and pipes are POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="requires symbolic links and named pipes")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -163,7 +163,7 @@ def test_tensors_come_back_bit_for_bit(dtype, shape, tmp_path):
     array = (100 * np.random.default_rng(0).random(shape)).astype(dtype)
     (back,) = read_tensors(write_tensors(tmp_path / "t", {"x": array})).values()
     assert (back.dtype, back.shape, back.tobytes()) == (array.dtype, array.shape, array.tobytes())
-    back[...] = 1  # it is the caller's to change
+    back[...] = 1  # the returned array is writable
 
 
 def test_special_numbers_and_views(tmp_path):
@@ -185,7 +185,7 @@ def test_metadata(tmp_path):
 
 
 def raw(dtype, shape, data):
-    """A safetensors file made by hand, as the format's description has it."""
+    """The content of a safetensors file with one tensor, built by hand from the format's specification."""
     header = json.dumps({"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
     return struct.pack("<Q", len(header)) + header + data
 
@@ -206,7 +206,7 @@ def test_a_header_says_types_and_shapes_and_no_number_is_read(tmp_path):
     start = raw("F32", [10**12], b"").replace(b"[0, 0]", f"[0, {size}]".encode())
     start = struct.pack("<Q", len(start) - 8) + start[8:]
     file.write_bytes(start)
-    os.truncate(file, len(start) + size)  # zeros that take no room
+    os.truncate(file, len(start) + size)  # a sparse file: the zeros take no disk space
     assert read_header(file) == {"x": ("F32", (10**12,))}
 
 
@@ -218,7 +218,7 @@ def test_a_header_that_says_to_be_huge(length, tmp_path):
         read_header(tmp_path / "t")
 
 
-def test_a_header_that_is_none(tmp_path):
+def test_invalid_headers(tmp_path):
     for read in (read_header, read_tensors):
         with pytest.raises(ValueError, match="t does not exist"):
             read(tmp_path / "t")
@@ -269,7 +269,7 @@ def test_a_link_stays_a_link_and_what_it_leads_to_is_written(tmp_path):
     assert read_json(tmp_path / "real.json") == {"a": 1}
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is not a regular file, and writing would replace it"):

@@ -1,4 +1,4 @@
-"""The house: `import minilora` is light, rooms depend on those below them alone, and the promised names are there."""
+"""Package structure: `import minilora` is light, packages import only from lower layers, and the public names exist."""
 
 import ast
 import importlib
@@ -16,7 +16,7 @@ MODULES = {
     for path in sorted(ROOT.rglob("*.py"))
 }
 
-# The floors of the house, from the ground up: a room may import what lies below it, and nothing beside it.
+# The layers of minilora, from the lowest up. A package may import from lower layers, but not from its own layer.
 FLOORS = [
     ["backend", "files", "messages", "threads", "registry", "assets"],
     ["autograd", "data"],
@@ -31,19 +31,19 @@ FLOORS = [
 ]
 MAY_IMPORT = {room: set().union(*FLOORS[:i]) for i, rooms in enumerate(FLOORS) for room in rooms}
 MAY_IMPORT["data"] = {"files", "messages"}
-LATER = {"studies", "serving"}  # rooms planned, and tested with these then
+LATER = {"studies", "serving"}  # planned packages, which need no layer yet
 LIGHT = {"numpy", "minilora"} | set(sys.stdlib_module_names)
-ABOUT = {"minilora.laws.kit.implementations.peft": {"torch", "peft"}}  # loaded by who asks for PEFT's layer
+ABOUT = {"minilora.laws.kit.implementations.peft": {"torch", "peft"}}  # imported only for PEFT's layer
 HEAVY = ["safetensors", "tqdm", "platformdirs", "threadpoolctl", "matplotlib", "hypothesis", "tokenizers", "torch"]
 
 
 def room(module):
-    """`minilora.nn.layers` -> `nn`; `minilora` itself is the room ``."""
+    """The top-level package of a module: `minilora.nn.layers` -> `nn`, and `minilora` itself -> ``."""
     return [*module.split("."), ""][1]
 
 
 def imports(module, top_level=False):
-    """The modules that a module imports, as absolute names; with `top_level`, only as it is itself imported."""
+    """Yield the absolute names of a module's imports; with `top_level`, only those that run when it is imported."""
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     nodes = list(importing(tree)) if top_level else list(ast.walk(tree))
     for node in nodes:
@@ -57,7 +57,7 @@ def imports(module, top_level=False):
 
 
 def importing(node):
-    """The statements that run when a module is imported: no function bodies, nothing for type checkers alone."""
+    """Yield the statements that run when a module is imported: no function bodies and no `if TYPE_CHECKING` blocks."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
@@ -67,22 +67,22 @@ def importing(node):
         yield from importing(child)
 
 
-def test_every_room_is_known():
+def test_every_package_has_a_layer():
     rooms = {room(module) for module in MODULES} - {"", "__main__"}
     assert rooms - LATER == set(MAY_IMPORT)
     assert len(MODULES) > 30
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if room(module) in MAY_IMPORT])
-def test_rooms_depend_on_those_below_them(module):
-    """Wherever the import stands, in a function or for type checkers alone too."""
+def test_packages_import_only_from_lower_layers(module):
+    """Imports inside functions and imports for type checkers only are included."""
     used = {room(name) for name in imports(module) if name.split(".")[0] == "minilora"}
     used.discard("")  # the package itself, for its version
     assert used <= MAY_IMPORT[room(module)] | {room(module)}
 
 
 def test_no_file_imports_one_that_imports_it():
-    """Directly or by way of others. A package's __init__.py, which gathers its files, is not counted."""
+    """No import cycles, direct or indirect. The __init__.py files, which import from their package, are not counted."""
     files = {module for module, path in MODULES.items() if path.name != "__init__.py"}
     needs = {module: set(imports(module)) & files for module in files}
     done: set[str] = set()
@@ -100,7 +100,7 @@ def test_no_file_imports_one_that_imports_it():
 
 @pytest.mark.parametrize("module", MODULES)
 def test_only_numpy_and_the_standard_library_are_loaded_by_an_import(module):
-    """Everything else is imported where it is used."""
+    """Everything else is imported inside the functions that use it."""
     assert {name.split(".")[0] for name in imports(module, top_level=True)} <= LIGHT | ABOUT.get(module, set())
 
 
@@ -108,7 +108,7 @@ def test_only_numpy_and_the_standard_library_are_loaded_by_an_import(module):
     "module", ["minilora", "minilora.lora", "minilora.training", "minilora.generation", "minilora.laws", "minilora.cli"]
 )
 def test_nothing_heavy_is_loaded(module):
-    """The same from outside, in a fresh interpreter."""
+    """The same check in a fresh interpreter."""
     script = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "numpy" in loaded
@@ -159,7 +159,7 @@ def test_the_models_methods_are_there(name):
 
 
 @pytest.mark.parametrize("module", [name for name, path in MODULES.items() if path.name == "__init__.py"])
-def test_what_a_room_promises_it_has(module):
+def test_a_package_has_its_public_names_and_a_docstring(module):
     loaded = importlib.import_module(module)
     for name in getattr(loaded, "__all__", []):
         assert hasattr(loaded, name)

@@ -205,7 +205,7 @@ def test_a_verdict_is_a_table_in_a_notebook_and_its_texts_are_escaped(objects):
     assert "&lt;i&gt;n&lt;/i&gt; = 1" in html
 
 
-def test_compared_texts_are_coloured_columns_in_a_notebook(objects):
+def test_compared_texts_are_colored_columns_in_a_notebook(objects):
     compared = objects["compare"]
     html = compared._repr_html_()
     shown = re.sub(r"<[^>]*>", "", html)

@@ -1,4 +1,4 @@
-"""Models whose activations are of order 1: with small weights, attention is an average and hides its mistakes."""
+"""Models with activations of order 1. With small weights, attention is close to an average, which hides mistakes."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from minilora.nn import Llama, LlamaConfig
 
 
 def unit_scale_llama(seed, **config):
-    """A model with weights of deviation 1/√in, embeddings of deviation 1, and gains around 1."""
+    """A model with weights of standard deviation 1/√in, embeddings of standard deviation 1, and norm gains around 1."""
     rng = np.random.default_rng(seed)
     model = Llama(LlamaConfig(**config), rng)
     for name, p in model.named_parameters():

@@ -22,8 +22,8 @@ from minilora.nn.module import AdapterError
 def inject(model: Module, config: Method, adapter: str = "default", *, rng: np.random.Generator | int) -> None:
     """Freeze the model, attach a new adapter to the Linear layers that `config` selects, and make it the active one.
 
-    The model's parameters keep their names and values. The adapter's parameters are named `<path>.<tensor>.<adapter>`,
-    for LoRA `<path>.lora_A.<adapter>` and `<path>.lora_B.<adapter>`. Raises AdapterError, before anything is changed,
+    The model's parameters keep their names and values. The adapter's parameters are named `<path>.<tensor>.<adapter>`;
+    for LoRA, `<path>.lora_A.<adapter>` and `<path>.lora_B.<adapter>`. Raises AdapterError, before anything is changed,
     if a target matches no module, the name is taken or invalid, or adapters are merged.
     """
     check_name(model, adapter)
@@ -150,7 +150,7 @@ def replace(model: Module, path: str, module: Module) -> None:
 
 
 def refuse_single_layer(path: str) -> None:
-    """Raise AdapterError for the path of the model itself: an adapted Linear that belongs to no other module."""
+    """Raise AdapterError if `path` is empty: the model itself is then an adapted Linear, not part of any module."""
     if not path:
         raise AdapterError("expected a model, got a single adapted Linear; make it an attribute of a Module first")
 

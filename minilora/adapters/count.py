@@ -15,10 +15,10 @@ _HEAD = "module", "weight", "trainable", "total", "percent"
 
 @dataclass(frozen=True)
 class Count:
-    """The parameter counts of one kind of module. `path` has * in place of the layer index; `modules` modules match it.
+    """The parameter counts of one kind of module. `path` has * in place of the layer index.
 
-    A weight already counted in another row, such as that of a tied output head, is excluded from `total`, and the row
-    is marked as `shared`.
+    `modules` is the number of modules that match `path`. A weight already counted in another row, such as that of a
+    tied output head, is excluded from `total`, and the row is marked as `shared`.
     """
 
     path: str

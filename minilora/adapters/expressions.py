@@ -13,10 +13,10 @@ import warnings
 from minilora.messages import one_line, shown
 from minilora.nn.module import AdapterError
 
-MOST_SECONDS = 2.0  # of CPU time, for all matches of one config; real configs take milliseconds
+MOST_SECONDS = 2.0  # CPU time for all matches of one config; real configs take milliseconds
 LONGEST_EXPRESSION = 1_000  # characters
 ENDING = r"(.*\.)?({})$"
-"""How PEFT matches the key of a pattern: against the entire path, or against the part after one of its dots."""
+"""PEFT's rule for pattern keys: a key must match the entire path, or a suffix of it that follows a dot."""
 
 
 def refuse_invalid(expression: str, shown_as: str | None = None) -> None:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minilora.adapters.attach import hosts, place, refuse_single_layer
-from minilora.adapters.method import Method, recognise
+from minilora.adapters.method import Method, recognize
 from minilora.adapters.targets import layer_of, module_name, select
 from minilora.assets import VOICES
 from minilora.backend import Array, to_host
@@ -128,7 +128,7 @@ def _look(folder: str | Path) -> tuple[Method, Path, Header]:
             raise AdapterError(f"{_name(Path(folder))} is not an adapter folder: expected {CONFIG} and {WEIGHTS} in it")
         values = read_json(regular_file(folder, CONFIG), limit=LARGEST_CONFIG)
     try:
-        options = recognise(values)
+        options = recognize(values)
     except AdapterError as error:
         raise AdapterError(f"{_name(config)}: {error}") from None
     with _refusing(folder / WEIGHTS):

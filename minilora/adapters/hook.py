@@ -1,6 +1,6 @@
-"""Training hooks: actions of a method during training, as in AdaLoRA (prune ranks) or ReLoRA (merge and restart).
+"""Training hooks let a method act during training, as in AdaLoRA (pruning ranks) or ReLoRA (merging and restarting).
 
-A method returns its hook from `Method.hook`; `training/run.py` calls the hook in every step.
+A method returns its hook from `Method.hook`; `training/run.py` calls the hook at every step.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from minilora.backend import Array
 from minilora.nn import Llama
 
 
-class Settings(Protocol):
+class RunConfig(Protocol):
     """The training settings available to a hook (see `training.TrainingConfig`)."""
 
     @property
@@ -21,13 +21,13 @@ class Settings(Protocol):
     def seed(self) -> int: ...
 
 
-class Training(Protocol):
+class RunView(Protocol):
     """The part of a training run available to a hook (see `training.Run`)."""
 
     @property
     def model(self) -> Llama: ...
     @property
-    def config(self) -> Settings: ...
+    def config(self) -> RunConfig: ...
     @property
     def steps(self) -> int:
         """The number of optimizer steps so far."""
@@ -37,7 +37,7 @@ class Training(Protocol):
 
 
 class Hook:
-    """Base class of training hooks. A run calls the methods in every step, in this order; by default they do nothing.
+    """Base class of training hooks. A run calls the methods at every step, in this order; by default they do nothing.
 
     A hook may change any parameter, trained or frozen, but only in place: `p.data[...] = value`.
     """
@@ -46,10 +46,10 @@ class Hook:
         """Return a scalar to add to the loss, once per step, or None. The recorded losses exclude it."""
         return None
 
-    def before_update(self, run: Training) -> None:
+    def before_update(self, run: RunView) -> None:
         """Called after gradient clipping and before the optimizer step. May change the gradients `p.grad` in place."""
 
-    def after_update(self, run: Training) -> None:
+    def after_update(self, run: RunView) -> None:
         """Called after the optimizer step. `p.grad` still has the gradients."""
 
     @property

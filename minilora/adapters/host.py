@@ -155,7 +155,7 @@ class AdaptedLinear(Linear):
     def sum_weights(self) -> Tensor:
         """Return W + Σ strength · ΔW of the active updates, as a new array.
 
-        Raises AdapterError if an update has no ΔW, or if the base layer has its own `forward` but not its own `dense`.
+        Raises AdapterError if an update has no ΔW, or if the base layer overrides `forward` but not `dense`.
         """
         kind = type(self.base)
         if kind.forward is not Linear.forward and kind.dense is Linear.dense:

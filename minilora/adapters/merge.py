@@ -24,7 +24,7 @@ def merge(model: Module) -> None:
     """Add the active adapters, multiplied by their strengths, to the weights. Merging a merged model has no effect.
 
     Raises AdapterError, before anything is changed, if the model has no adapters, or if a layer cannot be merged: an
-    active adapter has no ΔW, or the base layer has its own `forward` but not its own `dense`.
+    active adapter has no ΔW, or the base layer overrides `forward` but not `dense`.
     """
     weights = [(host, host.sum_weights()) for host in hosts(model).values()]
     if not weights:

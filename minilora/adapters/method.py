@@ -55,12 +55,12 @@ class Method(ABC):
     """The name in minilora and on the command line, such as "lora"."""
     label: ClassVar[str]
     """The name in messages, such as "LoRA"."""
-    recognised_by: ClassVar[dict[str, Any]]
+    recognized_by: ClassVar[dict[str, Any]]
     """The entries of an adapter_config.json that identify the method."""
     required: ClassVar[tuple[str, ...]] = ("target_modules",)
     """Required entries of adapter_config.json; for a missing one, PEFT silently uses a default that may be wrong."""
     suffix: ClassVar[dict[str, str]] = {}
-    """The suffix of each tensor's name in a file, such as `.weight`; by default none."""
+    """The suffix of each tensor's name in a file, such as `.weight`; none by default."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -96,7 +96,7 @@ class Method(ABC):
         return None
 
     def summary(self, paths: Sequence[str]) -> str:
-        """Return a one-line summary of an adapter of the modules at `paths`."""
+        """Return a one-line summary of an adapter attached to the modules at `paths`."""
         return f"a {self.label} adapter"
 
     @property
@@ -121,7 +121,7 @@ class Method(ABC):
         return matcher.matches(expression, path)
 
     def matches_end(self, key: str, path: str) -> bool:
-        """Return whether the key of a pattern matches the entire `path` or the part after one of its dots."""
+        """Return whether a pattern key matches the entire `path` or a suffix of it that follows a dot."""
         return self.matches(ENDING.format(key), path)
 
     def first_match(self, pattern: Mapping[str, Any], path: str, default: Any) -> Any:
@@ -135,14 +135,14 @@ class Method(ABC):
         Raises AdapterError if the file belongs to another method, has no value for a required entry, or uses an option
         that minilora does not implement.
         """
-        for name, value in cls.recognised_by.items():
+        for name, value in cls.recognized_by.items():
             if values.get(name) != value:
                 raise AdapterError(f"expected an adapter with {name} {value!r}, found {shown(values.get(name))}")
         if absent := [name for name in cls.required if values.get(name) is None]:
             raise AdapterError(f"the adapter's config is missing {', '.join(absent)}, which the update depends on")
         known = {field.name for field in dataclasses.fields(cls)}
         for name, value in values.items():
-            if name not in known | IGNORED | cls.recognised_by.keys() and value and value != "none":
+            if name not in known | IGNORED | cls.recognized_by.keys() and value and value != "none":
                 option = one_line(name[:LONGEST_SHOWN])
                 raise AdapterError(f"the adapter uses {option} = {shown(value)}, which minilora does not implement")
         # A null entry in the file means the default.
@@ -156,7 +156,7 @@ class Method(ABC):
             "target_modules": targets if isinstance(targets, str) else sorted(targets),
             "task_type": "CAUSAL_LM",
             "inference_mode": True,
-            **self.recognised_by,
+            **self.recognized_by,
         }
 
 
@@ -192,14 +192,14 @@ def methods() -> dict[str, type[Method]]:
     return _METHODS
 
 
-def recognise(values: Mapping[str, Any]) -> Method:
+def recognize(values: Mapping[str, Any]) -> Method:
     """Create the config of the method that an adapter_config.json identifies.
 
-    Raises AdapterError if no registered method matches, or as `Method.from_dict` does.
+    Raises AdapterError if no registered method matches, and in the cases listed for `Method.from_dict`.
     """
-    knowing = [cls for cls in methods().values() if values.items() >= cls.recognised_by.items()]
+    knowing = [cls for cls in methods().values() if values.items() >= cls.recognized_by.items()]
     if not knowing:
-        types = sorted({cls.recognised_by["peft_type"] for cls in methods().values()})
+        types = sorted({cls.recognized_by["peft_type"] for cls in methods().values()})
         expected = " or ".join(map(repr, types))
         raise AdapterError(f"expected an adapter with peft_type {expected}, found {shown(values.get('peft_type'))}")
-    return max(knowing, key=lambda cls: len(cls.recognised_by)).from_dict(values)
+    return max(knowing, key=lambda cls: len(cls.recognized_by)).from_dict(values)

@@ -98,14 +98,14 @@ def check_names(name: str, value: Any) -> None:
 
 
 def check_targets(name: str, value: Any) -> None:
-    """Require the same as `check_names`, and that it is not empty."""
+    """Like `check_names`, but also reject an empty value."""
     check_names(name, value)
     if not value:
         raise AdapterError(f"{name} is empty; use a list of names, or 'all-linear'")
 
 
 def check_names_or_none(name: str, value: Any) -> None:
-    """Require the same as `check_names`, or None."""
+    """Like `check_names`, but also accept None."""
     if value is not None:
         check_names(name, value)
 
@@ -119,7 +119,7 @@ def check_layers(name: str, value: Any) -> None:
 
 
 def pattern_of(check: Check, of: str) -> Check:
-    """Return a check for a dict {regular expression: value}; each value is checked like the setting `of`."""
+    """Return a check for a dict {regular expression: value}; each value is checked as if it were the setting `of`."""
 
     def check_dict(name: str, value: Any) -> None:
         if not isinstance(value, dict):
@@ -134,7 +134,7 @@ def pattern_of(check: Check, of: str) -> Check:
 
 
 def _check_entries(name: str, entries: Any, kind: type, words: str) -> None:
-    """Reject entries of another type, and more of them than a model has modules."""
+    """Reject entries of the wrong type, and more than MOST_ENTRIES entries."""
     if len(entries) > MOST_ENTRIES:
         raise AdapterError(f"expected {name} to have at most {MOST_ENTRIES:,} entries, got {len(entries):,}")
     for entry in entries:

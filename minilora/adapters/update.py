@@ -6,7 +6,7 @@ A subclass defines u by overriding one of these methods, listed from the most sp
 
         factors     u(x) = scale · B A x     two thin factors, as in LoRA (`lora/lora.py`)
         delta       u(x) = ΔW x              any matrix
-        apply       u(x)                     any function; with `delta`, a cheaper way to compute the same u(x)
+        apply       u(x)                     any function; with `delta` also defined, a cheaper way to get u(x)
 
 An update with `factors` or `delta` can be merged. With `factors`, u(x) takes two products with thin matrices instead of
 one with ΔW.

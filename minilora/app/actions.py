@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from minilora.app import charts, colours, learning, looking, writing
+from minilora.app import charts, colors, learning, looking, writing
 from minilora.app.learning import Progress
 from minilora.app.session import Session
 from minilora.nn import Llama
@@ -37,16 +37,16 @@ class Actions:
         known = names(session)
         if any(strengths[len(known) :]):  # the sliders without a voice are hidden and at 0
             raise ValueError("A voice trained on this page is gone because the app was restarted. Reload the page.")
-        wish = writing.wish(prompt, dict(zip(known, strengths, strict=False)), temperature, seed, tokens)
+        request = writing.page_request(prompt, dict(zip(known, strengths, strict=False)), temperature, seed, tokens)
         session.stopped.discard("writing")
-        for base, mixed in writing.write(session.model or self.model, wish, lambda: "writing" in session.stopped):
-            status = f"{len(mixed.tokens)} of {wish.tokens} characters, seed {wish.seed}"
-            yield status, colours.texts(wish, base, mixed), charts.meter(mixed), charts.next_characters(mixed)
+        for base, mixed in writing.write(session.model or self.model, request, lambda: "writing" in session.stopped):
+            status = f"{len(mixed.tokens)} of {request.tokens} characters, seed {request.seed}"
+            yield status, colors.texts(request, base, mixed), charts.meter(mixed), charts.next_characters(mixed)
 
     def check(self, session: Session, name: str, text: str, upload: str | None) -> Iterator[str]:
         """Validate the fields before the training is queued; yield the status while it waits."""
         session.refuse_more()
-        learning.lesson(name, text, upload, names(session))
+        learning.training_text(name, text, upload, names(session))
         session.stopped.discard("learning")
         yield "Waiting in the queue: one voice is trained at a time."
 
@@ -55,15 +55,15 @@ class Actions:
     ) -> Iterator[tuple[str, Progress | None]]:
         """Train a voice and add it to the session; yield the status and the progress."""
         session.refuse_more()
-        lesson = learning.lesson(name, text, upload, names(session))
+        data = learning.training_text(name, text, upload, names(session))
         if "learning" in session.stopped:
             raise ValueError("Training was stopped before it started.")
-        folder = session.folder(lesson.name)
-        yield "Measuring how many training steps fit into the time limit.", None
-        for progress in learning.learn(lesson, folder, self.seconds, lambda: "learning" in session.stopped):
+        folder = session.folder(data.name)
+        yield "Measuring how many training steps fit within the time limit.", None
+        for progress in learning.learn(data, folder, self.seconds, lambda: "learning" in session.stopped):
             if progress.finished:
-                session.add(lesson.name)
-            hint = f" {escape(lesson.name)} has a slider on the Generate tab now." if progress.finished else ""
+                session.add(data.name)
+            hint = f" {escape(data.name)} now has a slider on the Generate tab." if progress.finished else ""
             yield f"{progress}{hint}", progress
 
 

@@ -9,7 +9,7 @@ from html import escape
 
 import numpy as np
 
-from minilora.app.colours import number
+from minilora.app.colors import number
 from minilora.messages import visible
 from minilora.voices import ComparedText
 

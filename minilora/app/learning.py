@@ -36,7 +36,7 @@ PROBE = 4  # steps that are timed before the training starts
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingText:
     """The training and validation token ids of a text, and the name of the voice to train on it."""
 
     name: str
@@ -81,14 +81,14 @@ class Progress:
         )
 
 
-def lesson(name: str | None, pasted: str | None, upload: str | None, taken: Collection[str]) -> Lesson:
-    """Validate the fields of the page and return the Lesson. Raises ValueError with a message for the user."""
+def training_text(name: str | None, pasted: str | None, upload: str | None, taken: Collection[str]) -> TrainingText:
+    """Validate the fields of the page and return the TrainingText. Raises ValueError with a message for the user."""
     name = _name((name or "").strip(), taken)
     if pasted and pasted.strip() and upload:
         raise ValueError("There is both a pasted text and a file. Clear one of them.")
     text = _ascii(_read(Path(upload)) if upload else pasted or "")
     train, val = split(Corpus(name, (text,)))
-    return Lesson(name, ByteTokenizer().encode(train), ByteTokenizer().encode(val))
+    return TrainingText(name, ByteTokenizer().encode(train), ByteTokenizer().encode(val))
 
 
 def _name(name: str, taken: Collection[str]) -> str:
@@ -128,7 +128,7 @@ def _ascii(text: str) -> str:
 
 
 def learn(
-    lesson: Lesson, folder: Path, seconds: float = MINUTE, stopped: Callable[[], bool] = lambda: False
+    text: TrainingText, folder: Path, seconds: float = MINUTE, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
     """Train for about `seconds`, saving the best adapter so far in `folder`; yield Progress, the last one finished.
 
@@ -136,16 +136,16 @@ def learn(
     The best adapter up to then is kept.
     """
     began = shown = time.monotonic()
-    iters = _steps_in(lesson, seconds)
+    iters = _steps_in(text, seconds)
     start, every = time.monotonic(), max(1, iters // EVALUATIONS)
-    with closing(_steps(lesson, iters)) as steps:
+    with closing(_steps(text, iters)) as steps:
         for run in steps:
             history, now = run.history, time.monotonic()
             last = run.steps == iters or stopped() or now - began > 1.5 * seconds
             if last or run.steps % every == 0:
                 run.evaluate()
                 if min(history.evaluations[1:], key=lambda pair: pair[1])[0] == run.steps:
-                    lora.save_adapter(run.model, folder, lesson.name, dtype="float16")
+                    lora.save_adapter(run.model, folder, text.name, dtype="float16")
             if last or now - shown > PAUSE:
                 left = (now - start) / run.steps * (iters - run.steps)
                 yield Progress(iters, history.losses[:], history.evaluations[:], left, finished=last)
@@ -154,17 +154,17 @@ def learn(
                 return
 
 
-def _steps(lesson: Lesson, iters: int) -> Generator[Run, None, None]:
-    return run_steps(settings(lesson, iters), (lesson.train_ids, lesson.val_ids), adapter=lesson.name)
+def _steps(text: TrainingText, iters: int) -> Generator[Run, None, None]:
+    return run_steps(settings(text, iters), (text.train_ids, text.val_ids), adapter=text.name)
 
 
-def settings(lesson: Lesson, iters: int) -> Settings:
+def settings(text: TrainingText, iters: int) -> Settings:
     """Return the settings of the demo for `iters` steps, with a context that fits the held-out part of the text."""
     demo = load_settings(PRESET).training
     return load_settings(
         PRESET,
         iters=iters,
-        context=min(demo.context, len(lesson.val_ids) - 1),
+        context=min(demo.context, len(text.val_ids) - 1),
         warmup=min(demo.warmup, iters // 5),
         eval_every=iters,  # evaluation is left to `learn`
         eval_windows=WINDOWS,
@@ -172,10 +172,10 @@ def settings(lesson: Lesson, iters: int) -> Settings:
     )
 
 
-def _steps_in(lesson: Lesson, seconds: float) -> int:
+def _steps_in(text: TrainingText, seconds: float) -> int:
     """Return the number of steps that fit into the time limit, estimated by timing a few steps."""
     times = [time.monotonic()]
-    with closing(_steps(lesson, PROBE)) as steps:
+    with closing(_steps(text, PROBE)) as steps:
         for _, _ in zip(range(PROBE), steps, strict=False):
             times.append(time.monotonic())
     step = float(np.median(np.diff(times)))  # median, because the first step is slower than the others

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minilora.app import actions, colours, learning, writing
+from minilora.app import actions, colors, learning, writing
 from minilora.app.session import MOST, Session
 from minilora.voices import voices
 
@@ -66,7 +66,7 @@ def _write_tab(act: actions.Actions, session: gr.State) -> tuple[list[gr.Slider]
     with gr.Row(equal_height=False, elem_classes="stage"):
         with gr.Column(scale=7, min_width=300):
             outputs = [_output("status", POLITE), _output("texts", value=EMPTY)]
-            gr.HTML(colours.legend())
+            gr.HTML(colors.legend())
             outputs += [_output("meters"), _output("next")]
         with gr.Column(scale=2, min_width=250, elem_classes="mixer"):
             gr.HTML(MIXER)

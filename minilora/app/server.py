@@ -60,7 +60,7 @@ def running(
 
 
 def _refuse_host(host: str) -> None:
-    """Raise ValueError unless `host` is an address of this machine. Gradio would try every port with it."""
+    """Raise ValueError unless `host` is an address of this machine. Without this check, Gradio would try every port."""
     try:
         family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -94,7 +94,7 @@ def _launch(blocks: gr.Blocks, host: str, port: int | None, open_browser: bool) 
             pwa=False,
             enable_monitoring=False,
             footer_links=[],
-            max_file_size=10 * learning.LARGEST_FILE,  # up to here, `learning` rejects with a message
+            max_file_size=10 * learning.LARGEST_FILE,  # so that `learning` can reject a large file with a message
             theme=_theme(),
             css=(resources.files("minilora.app") / "page.css").read_text(encoding="utf-8"),
         )

@@ -1,7 +1,7 @@
 """The state of one browser: the voices trained in it, and a model with these voices attached.
 
 The packaged model is shared by all browsers and never modified. A browser with its own voices has its own model, which
-is rebuilt for each added voice, so that a text being generated keeps the model it started with.
+is rebuilt whenever a voice is added, so that a text still being generated keeps the model it started with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Session:
 
     Attributes
     ----------
-    root : a temporary folder, in which this browser gets its own subfolder when it needs one
+    root : a temporary folder; a subfolder for this browser is created in it on demand
     voices : adapter folders of the voices trained here, by name
     model : the packaged base with the packaged voices and these voices; None if there are none
     stopped : the activities that the user has stopped, "writing" or "learning"

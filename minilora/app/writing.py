@@ -14,11 +14,11 @@ from minilora.voices import ComparedText, stream
 
 PROMPT_BYTES, MOST_TOKENS, LARGEST_SEED = 200, 400, 2**32 - 1
 WEAKEST, STRONGEST, HOTTEST = -1.0, 2.0, 1.5
-PAUSE = 0.1  # seconds between updates of a growing text; more frequent ones would only load the browser
+PAUSE = 0.1  # seconds between updates of a growing text; more frequent ones would slow down the browser
 
 
 @dataclass(frozen=True)
-class Wish:
+class PageRequest:
     """A validated request; `strengths` has only the voices with a nonzero strength."""
 
     prompt: str
@@ -28,10 +28,10 @@ class Wish:
     tokens: int
 
 
-def wish(
+def page_request(
     prompt: str | None, strengths: Mapping[str, float], temperature: float, seed: float | None, tokens: float
-) -> Wish:
-    """Validate the fields of the page and return the Wish. Raises ValueError with a message for the user."""
+) -> PageRequest:
+    """Validate the fields of the page and return the PageRequest. Raises ValueError with a message for the user."""
     length = len(ByteTokenizer().encode(prompt or ""))
     if not length:
         raise ValueError("The prompt is empty. Enter the first few words of the texts.")
@@ -44,7 +44,7 @@ def wish(
     _refuse_beyond("The temperature", temperature, 0, HOTTEST)
     _refuse_beyond("The length", tokens, 1, MOST_TOKENS)
     acting = {name: float(strength) for name, strength in strengths.items() if strength}
-    return Wish(prompt or "", acting, float(temperature), int(seed), int(tokens))
+    return PageRequest(prompt or "", acting, float(temperature), int(seed), int(tokens))
 
 
 def _refuse_beyond(what: str, value: float | None, least: float, most: float) -> None:
@@ -53,13 +53,15 @@ def _refuse_beyond(what: str, value: float | None, least: float, most: float) ->
 
 
 def write(
-    model: Llama, wish: Wish, stopped: Callable[[], bool] = lambda: False
+    model: Llama, request: PageRequest, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[tuple[ComparedText, ComparedText]]:
     """Yield the texts of the base and of the voices repeatedly as they grow, until complete or `stopped`."""
-    base, voices = ComparedText({}, []), ComparedText(wish.strengths, [])
+    base, voices = ComparedText({}, []), ComparedText(request.strengths, [])
     shown = time.monotonic()
-    choices = [None, wish.strengths]
-    steps = stream(model, wish.prompt, choices, wish.seed, tokens=wish.tokens, sampler=Sampler(wish.temperature))
+    choices = [None, request.strengths]
+    steps = stream(
+        model, request.prompt, choices, request.seed, tokens=request.tokens, sampler=Sampler(request.temperature)
+    )
     for column in steps:
         base.tokens.append(column[0])
         voices.tokens.append(column[1])

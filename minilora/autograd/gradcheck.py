@@ -3,8 +3,8 @@
 For a function f and a random cotangent c, the rules give the gradient of φ(x) = Σ c f(x). The slope of φ along a random
 direction d is also (φ(x + hd) - φ(x - hd)) / 2h, up to rounding and terms of order h² (the implementation combines two
 step sizes, which leaves terms of order h⁴). A random direction exposes an error in any entry. A plain `.sum()` in place
-of c would miss a transposed or permuted gradient. Values that f passes through `stop_gradient` stay as
-they are at x.
+of c would miss a transposed or permuted gradient. Values that f passes through `stop_gradient` are
+held constant at their values for x.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def gradcheck(
         output = function(*leaves)
     cotangent = np.asarray(rng.standard_normal(output.shape))
     claimed = gradients(output, leaves, cotangent)
-    # If the true slope is zero, rounding errors remain, up to about 1e-12 of the terms of φ. The floor keeps their
-    # relative error below 1e-7.
+    # If the true slope is zero, only rounding errors remain, up to about 1e-12 Σ |c f|. With the floor, such an
+    # error counts as less than 1e-7.
     floor = 1e-4 * float(np.sum(np.abs(cotangent * output.data)))
     errors = [0.0]
     for i, g in enumerate(claimed):

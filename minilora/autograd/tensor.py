@@ -25,7 +25,7 @@ from minilora.autograd.engine import JointRule, Node, Place
 from minilora.backend import Array
 
 OPS: dict[str, Callable[..., Tensor]] = {}
-"""All ops by name. The tests iterate over it, so an op without a test fails the test suite."""
+"""All ops by name. The tests iterate over this dict, so an op without a test fails the test suite."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=True)
 _holding: ContextVar[Callable[[Any], Any] | None] = ContextVar("holding", default=None)
@@ -214,7 +214,7 @@ def recording() -> bool:
 
 
 def stop_gradient(value: Any) -> Any:
-    """Return `value` as a constant, through which no gradient flows: a Tensor, or an array such as selected indices.
+    """Return `value`, a Tensor or an array such as selected indices, as a constant: no gradient flows through it.
 
     A derivative that treats part of a function as constant differs from the slope of the function. `gradcheck`
     therefore holds these values fixed while it perturbs the inputs.

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without Greek letters shows ? instead of failing
+            stream.reconfigure(errors="replace")  # a terminal that cannot encode Greek shows ? instead of failing
     parser = Parser(
         prog="minilora",
         description="LoRA from scratch: pretrain a small Llama, fine-tune it and inspect the result.",
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for module in COMMANDS:
         module.add(commands)
     options, unknown = parser.parse_known_args(arguments)
-    if unknown:  # reported by the command's own parser, so that the hint names its help
+    if unknown:  # reported by the command's own parser, so that the hint points to that command's help
         commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return options.run(options) or 0

@@ -130,7 +130,7 @@ def _writing(flags: Namespace) -> Callable[[], object]:
 
 
 def _in_turns(programs: Mapping[str, Callable[[], object]], rounds: int, what: str) -> dict[str, list[float]]:
-    """Time each program once per round (A B A B …), in seconds, so that a slow spell affects all of them."""
+    """Time each program once per round (A B A B …), in seconds, so that a temporary slowdown affects all of them."""
     from tqdm import tqdm
 
     times: dict[str, list[float]] = {name: [] for name in programs}

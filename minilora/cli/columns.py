@@ -13,7 +13,7 @@ from typing import TypeAlias
 from minilora.messages import visible
 from minilora.voices import level
 
-LEAST, MOST = 36, 120  # characters: the minimum width of a column, where the terminal allows it, and the maximum of all
+LEAST, MOST = 36, 120  # characters: minimum column width, where the terminal allows it, and maximum total width
 SHADES = (223, 216, 208), (195, 153, 75)  # of the 256 terminal colors, from light to strong: orange and blue
 Line: TypeAlias = list[tuple[str, float]]
 """Pieces of a text, each with its ratio in nats: positive ratios are marked in orange, negative ones in blue."""
@@ -27,16 +27,16 @@ class Column:
     marks: Line
 
 
-def side_by_side(columns: Sequence[Column], colour: bool = False) -> str:
-    """Lay out the columns: as many next to each other as fit the terminal, and the rest below."""
+def side_by_side(columns: Sequence[Column], color: bool = False) -> str:
+    """Lay out the columns: as many side by side as fit in the terminal, and the rest below."""
     width = min(shutil.get_terminal_size().columns, MOST)
     beside = max(1, min(len(columns), (width + 3) // (LEAST + 3)))
     each = (width + 3) // beside - 3
-    bands = [_band(columns[i : i + beside], each, colour) for i in range(0, len(columns), beside)]
+    bands = [_band(columns[i : i + beside], each, color) for i in range(0, len(columns), beside)]
     return "\n\n".join(bands)
 
 
-def wants_colour(choice: str) -> bool:
+def wants_color(choice: str) -> bool:
     """Return whether to use color, for "auto", "always" or "never".
 
     "auto" means color on a terminal, unless TERM is "dumb" or NO_COLOR (no-color.org) is set.
@@ -46,7 +46,7 @@ def wants_colour(choice: str) -> bool:
     return choice == "always"
 
 
-def _band(columns: Sequence[Column], width: int, colour: bool) -> str:
+def _band(columns: Sequence[Column], width: int, color: bool) -> str:
     heads = [list(_lines([(column.title, 0.0)], width)) for column in columns]
     height = max(map(len, heads))
     cells = [
@@ -54,7 +54,7 @@ def _band(columns: Sequence[Column], width: int, colour: bool) -> str:
         for head, column in zip(heads, columns, strict=True)
     ]
     rows = zip_longest(*cells, fillvalue=[])
-    return "\n".join(" | ".join(_cell(line, width, colour) for line in row).rstrip() for row in rows)
+    return "\n".join(" | ".join(_cell(line, width, color) for line in row).rstrip() for row in rows)
 
 
 def _lines(marks: Line, width: int) -> Iterator[Line]:
@@ -79,9 +79,9 @@ def _wrapped(line: Line, width: int) -> Iterator[Line]:
     yield line
 
 
-def _cell(line: Line, width: int, colour: bool) -> str:
+def _cell(line: Line, width: int, color: bool) -> str:
     """Return one line of a column, padded with spaces to `width`."""
-    text = "".join(_painted(c, mark) if colour else c for c, mark in line)
+    text = "".join(_painted(c, mark) if color else c for c, mark in line)
     return text + " " * (width - sum(len(c) for c, _ in line))
 
 

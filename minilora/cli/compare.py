@@ -9,7 +9,7 @@ from typing import Any
 
 from minilora import lora
 from minilora.cli import options
-from minilora.cli.columns import Column, side_by_side, wants_colour
+from minilora.cli.columns import Column, side_by_side, wants_color
 from minilora.nn import Llama
 from minilora.nn.choice import Choice
 from minilora.voices import BASE, NAMES, ComparedText, compare, voice_folder
@@ -34,8 +34,8 @@ def add(commands: Any) -> None:
     options.add_model(parser)
     options.add_sampling(parser, tokens=200)
     parser.add_argument(
-        "--colour",
         "--color",
+        "--colour",
         choices=["auto", "always", "never"],
         default="auto",
         help="mark characters that are more likely (orange) or less likely (blue) with the voice than with the base "
@@ -53,7 +53,7 @@ def run(flags: Namespace) -> None:
         Column("\n".join(_title(name, text, adapters)), _marks(flags.prompt, text))
         for name, text in zip(flags.voices, texts, strict=True)
     ]
-    print(side_by_side(columns, wants_colour(flags.colour)))
+    print(side_by_side(columns, wants_color(flags.color)))
 
 
 def _split(text: str) -> list[str]:
@@ -64,7 +64,7 @@ class Adapters(dict[str, str]):
     """The attached adapters: maps the name of each to the voice or folder given on the command line."""
 
     def choice(self, model: Llama, voice: str) -> Choice:
-        """Convert `shakespeare:0.5+runs/mine` to strengths by adapter name, None for the base.
+        """Convert `shakespeare:0.5+runs/mine` to strengths by adapter name, and `base` to None.
 
         Adapters that are not attached to `model` yet are loaded.
         """

@@ -26,7 +26,7 @@ from minilora.runs import Settings, load_settings, open_base
 from minilora.training import History, evaluate, train
 
 ADAPTER = "demo"
-HOME = ["state_union", "inaugural"]  # the training corpora of the packaged base
+BASE_CORPORA = ["state_union", "inaugural"]  # the training corpora of the packaged base
 
 
 def add(commands: Any) -> None:
@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
 
 
 @dataclass
-class Stage:
+class Demo:
     """State shared by the steps of the demo."""
 
     flags: Namespace
@@ -64,8 +64,8 @@ class Stage:
     corpus: str
     train_ids: Array
     val_ids: Array
-    home: str  # description of the held-out text of the base's own corpora
-    home_ids: Array
+    base_text: str  # description of the held-out text of the base's own corpora
+    base_ids: Array
     before: str = ""
     history: History = field(default_factory=History)
 
@@ -80,78 +80,78 @@ class Stage:
 
 def run(flags: Namespace) -> None:
     began, results = time.monotonic(), {}
-    stage = _prepare(flags)
+    demo = _prepare(flags)
     for act in (_introduce, _attach, _learn, _compare, _merge, _save):
-        results.update(act(stage))
+        results.update(act(demo))
     results["seconds"] = round(time.monotonic() - began, 1)
     if flags.json:
         write_json(flags.json, results)
-    out = stage.out
+    out = demo.out
     print(f"\nDone in {results['seconds']:.0f} seconds. Three things to try next:")
     print(f"  minilora compare --voices base,{out / 'adapter'},{out / 'adapter'}:0.5+recipe:0.5")
     print(f"  minilora merge --adapter {out / 'adapter'} --out {out / 'merged'}")
     print(f"  minilora finetune --corpus pastiche:recipe --iters 100 --out {out / 'recipe'}")
 
 
-def _prepare(flags: Namespace) -> Stage:
+def _prepare(flags: Namespace) -> Demo:
     chosen, model, out = _settings(flags), open_base(device=flags.device), Path(flags.out)
     out.mkdir(parents=True, exist_ok=True)  # before loading the corpora, so that an unusable folder is reported first
     corpus, train_ids, val_ids = _style()
-    return Stage(flags, chosen, model, out, corpus, train_ids, val_ids, *_home(corpus))
+    return Demo(flags, chosen, model, out, corpus, train_ids, val_ids, *_base_text(corpus))
 
 
-def _introduce(stage: Stage) -> dict[str, Any]:
-    total = lora.report(stage.model).total
+def _introduce(demo: Demo) -> dict[str, Any]:
+    total = lora.report(demo.model).total
     print(f"The base: a byte-level Llama with {total:,} parameters, trained on US presidents' addresses.")
-    stage.before = stage.write(_length(stage))
+    demo.before = demo.write(_length(demo))
     _title("A sample from the base")
-    print(textwrap.indent(stage.before, "    "))
-    return {"corpus": stage.corpus, "base_parameters": total}
+    print(textwrap.indent(demo.before, "    "))
+    return {"corpus": demo.corpus, "base_parameters": total}
 
 
-def _attach(stage: Stage) -> dict[str, Any]:
-    config = stage.settings.adapter
+def _attach(demo: Demo) -> dict[str, Any]:
+    config = demo.settings.adapter
     assert isinstance(config, lora.LoraConfig)
     _title(f"Attach LoRA: r = {config.r}, alpha = {config.lora_alpha:g}, on every linear layer except the head")
-    lora.inject(stage.model, config, adapter=ADAPTER, rng=np.random.default_rng(stage.flags.seed))
-    counts = lora.report(stage.model)
+    lora.inject(demo.model, config, adapter=ADAPTER, rng=np.random.default_rng(demo.flags.seed))
+    counts = lora.report(demo.model)
     print(counts)
     return {"trainable_parameters": counts.trainable}
 
 
-def _learn(stage: Stage) -> dict[str, Any]:
-    trainable = lora.report(stage.model).trainable
-    _title(f"Train the {trainable:,} new parameters on {stage.corpus}; the base stays frozen")
-    stage.history = train(
-        stage.model,
-        stage.train_ids,
-        stage.val_ids,
-        stage.settings.training,
-        sample=lambda: stage.write(60),
-        threads=stage.flags.threads,
+def _learn(demo: Demo) -> dict[str, Any]:
+    trainable = lora.report(demo.model).trainable
+    _title(f"Train the {trainable:,} new parameters on {demo.corpus}; the base stays frozen")
+    demo.history = train(
+        demo.model,
+        demo.train_ids,
+        demo.val_ids,
+        demo.settings.training,
+        sample=lambda: demo.write(60),
+        threads=demo.flags.threads,
     )
-    losses = [loss for _, loss in stage.history.evaluations]
+    losses = [loss for _, loss in demo.history.evaluations]
     return {"val_loss_before": losses[0], "val_loss_after": losses[-1]}
 
 
-def _compare(stage: Stage) -> dict[str, Any]:
+def _compare(demo: Demo) -> dict[str, Any]:
     _title("Same prompt, same seed: before and after")
-    pair = {"before": stage.before, "after": stage.write(_length(stage))}
+    pair = {"before": demo.before, "after": demo.write(_length(demo))}
     print(side_by_side([Column(title, [(text, 0.0)]) for title, text in pair.items()]))
-    on = stage.loss(stage.home_ids)
-    with lora.disabled(stage.model):
-        off = stage.loss(stage.home_ids)
-    before, after = (stage.history.evaluations[i][1] for i in (0, -1))
-    print(f"\nvalidation loss on {stage.corpus}: {before:.3f} before, {after:.3f} after (nats per character)")
-    print(f"validation loss on {stage.home}: {off:.3f} with the adapter off, {on:.3f} with it on")
+    on = demo.loss(demo.base_ids)
+    with lora.disabled(demo.model):
+        off = demo.loss(demo.base_ids)
+    before, after = (demo.history.evaluations[i][1] for i in (0, -1))
+    print(f"\nvalidation loss on {demo.corpus}: {before:.3f} before, {after:.3f} after (nats per character)")
+    print(f"validation loss on {demo.base_text}: {off:.3f} with the adapter off, {on:.3f} with it on")
     return {"base_val_loss_adapter_on": on, "base_val_loss_adapter_off": off}
 
 
-def _merge(stage: Stage) -> dict[str, Any]:
+def _merge(demo: Demo) -> dict[str, Any]:
     _title("Merge: W + s·BA is one matrix with the shape of W")
-    context = stage.settings.training.context
-    ids = stage.val_ids[: 4 * context].reshape(4, context)
-    check = lora.merge_check(stage.model, ids)
+    context = demo.settings.training.context
+    ids = demo.val_ids[: 4 * context].reshape(4, context)
+    check = lora.merge_check(demo.model, ids)
     print(f"max |Δlogit|, merged vs. attached: {check.single:.1e} in float32, {check.double:.1e} in float64")
     print(f"after unmerging, the weights are {'' if check.restored else 'NOT '}bit-for-bit identical to the originals")
     return {
@@ -161,25 +161,25 @@ def _merge(stage: Stage) -> dict[str, Any]:
     }
 
 
-def _save(stage: Stage) -> dict[str, Any]:
+def _save(demo: Demo) -> dict[str, Any]:
     _title("Save the adapter")
-    folder = stage.out / "adapter"
-    lora.save_adapter(stage.model, folder, ADAPTER, base="minilora/assets/base", dtype="float16")
+    folder = demo.out / "adapter"
+    lora.save_adapter(demo.model, folder, ADAPTER, base="minilora/assets/base", dtype="float16")
     adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
     base_bytes = (BASE / "model.safetensors").stat().st_size
     print(f"the adapter: {adapter_bytes:,} bytes in {folder}; the base: {base_bytes:,} bytes (both float16)")
     try:
-        draw(stage.out / "demo.png", stage.history, lora.report(stage.model), stage.corpus)
+        draw(demo.out / "demo.png", demo.history, lora.report(demo.model), demo.corpus)
     except ImportError:
         print("no plot: matplotlib is not installed (pip install matplotlib)")
     else:
-        print(f"plot of the losses and the parameter counts: {stage.out / 'demo.png'}")
+        print(f"plot of the losses and the parameter counts: {demo.out / 'demo.png'}")
     return {"adapter_bytes": adapter_bytes, "base_bytes": base_bytes}
 
 
-def _length(stage: Stage) -> int:
+def _length(demo: Demo) -> int:
     """Return the length of the samples, in tokens (bytes)."""
-    return 240 if stage.flags.quick else 400
+    return 240 if demo.flags.quick else 400
 
 
 def _settings(flags: Namespace) -> Settings:
@@ -204,10 +204,12 @@ def _style() -> tuple[str, Array, Array]:
         return "pastiche:verse", *load_ids(["pastiche:verse"])
 
 
-def _home(style: str) -> tuple[str, Array]:
+def _base_text(style: str) -> tuple[str, Array]:
     """Load held-out text of the base's own corpora, to measure forgetting; return its description and its ids."""
     try:
-        return "held-out text of the base's own corpora", load_ids(HOME, download=not style.startswith("pastiche"))[1]
+        return "held-out text of the base's own corpora", load_ids(
+            BASE_CORPORA, download=not style.startswith("pastiche")
+        )[1]
     except CorpusError:
         print("The presidents' addresses are missing; forgetting is measured on the plain prose of pastiche instead.")
         return "plain prose (pastiche)", load_ids(["pastiche:prose"])[1]

@@ -65,9 +65,9 @@ def _adapter_info(folder: Path, flags: Namespace) -> None:
 
 
 def _beside_base(folder: Path, base: str | None) -> tuple[str, dict[str, Array], bool]:
-    """Load the adapter into its base and return a message, the adapted weights by path, and `tied` of the model.
+    """Load the adapter into its base and return a message, the adapted weights by path, and `model.tied`.
 
-    The message says whether the adapter fits. If it does not, the weights are empty and `tied` is False.
+    The message says whether the adapter fits. If it does not, the dict is empty and the flag is False.
     """
     name = base or "the packaged base model"
     model = Llama.from_pretrained(base or BASE)

@@ -10,7 +10,7 @@ import numpy as np
 from minilora import lora
 from minilora.cli import options
 from minilora.data.tokenizer import ByteTokenizer
-from minilora.runs import new_folder
+from minilora.runs import check_new_folder
 
 
 def add(commands: Any) -> None:
@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
 def run(flags: Namespace) -> None:
     if not flags.adapter:
         raise ValueError("expected at least one --adapter to merge")
-    out = new_folder(flags.out)
+    out = check_new_folder(flags.out)
     model = options.open_model(flags.model, flags.adapter)
     context = min(128, model.config.max_position_embeddings)
     ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (4, context))

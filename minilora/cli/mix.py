@@ -12,7 +12,7 @@ from minilora import lora
 from minilora.autograd.tensor import no_grad
 from minilora.cli import options
 from minilora.nn import Llama
-from minilora.runs import new_folder
+from minilora.runs import check_new_folder
 
 
 def add(commands: Any) -> None:
@@ -28,8 +28,8 @@ def add(commands: Any) -> None:
         "--how",
         choices=["cat", "svd", "linear"],
         default="cat",
-        help="cat: exact, with the ranks added (default); svd: the best approximation of rank --rank; "
-        "linear: weighted sums of the A's and of the B's, with equal ranks only",
+        help="cat: exact, and its rank is the sum of the ranks (default); svd: the best approximation of rank --rank; "
+        "linear: weighted sums of the A's and of the B's, which requires equal ranks",
     )
     parser.add_argument("--rank", type=int, metavar="R", help="rank for svd (default: the largest adapter rank)")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder for the new adapter")
@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
 def run(flags: Namespace) -> None:
     if not flags.adapter:
         raise ValueError("expected at least one --adapter to mix")
-    out = new_folder(flags.out)
+    out = check_new_folder(flags.out)
     model = options.open_model(flags.model, flags.adapter)
     strengths = lora.active(model)
     mixture = lora.mix(model, strengths, "mixed", flags.how, flags.rank)

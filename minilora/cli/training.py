@@ -7,10 +7,10 @@ from pathlib import Path
 
 from minilora import runs
 from minilora.cli import options
-from minilora.runs.settings import CHANGES
+from minilora.runs.settings import CHANGEABLE
 from minilora.training import Interrupted
 
-FLAGS = {name: "model" if name == "base" else name for name in CHANGES}  # setting -> the flag that changes it
+FLAGS = {name: "model" if name == "base" else name for name in CHANGEABLE}  # setting -> the flag that changes it
 
 
 def add_flags(parser: ArgumentParser, preset: str) -> None:
@@ -19,7 +19,7 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
         metavar="NAME",
         help=f"settings to start from: {', '.join(runs.presets())}, or a TOML file (default: {preset})",
     )
-    parser.set_defaults(first_preset=preset)
+    parser.set_defaults(default_preset=preset)
     parser.add_argument("--corpus", nargs="+", metavar="NAME", help="corpora to train on: names or text files")
     parser.add_argument("--iters", type=int, metavar="N", help="training steps")
     parser.add_argument("--batch", type=int, metavar="N", help="windows per step")
@@ -34,7 +34,7 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
 
 
 def train(flags: Namespace, fresh: bool) -> None:
-    """Run the training selected by the flags: of a new model if `fresh`, else from a base."""
+    """Train as specified by the flags: a new model if `fresh`, otherwise starting from a base."""
     settings = _recorded(flags) if flags.resume else runs.load_settings(_preset(flags), fresh, **_changes(flags))
     try:
         history = runs.run(settings, flags.out, resume=flags.resume, device=flags.device, threads=flags.threads)
@@ -44,7 +44,7 @@ def train(flags: Namespace, fresh: bool) -> None:
 
 
 def _preset(flags: Namespace) -> str:
-    return flags.preset or flags.first_preset
+    return flags.preset or flags.default_preset
 
 
 def _changes(flags: Namespace) -> dict[str, object]:

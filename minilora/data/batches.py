@@ -10,7 +10,7 @@ import numpy as np
 def sample_batch(ids: np.ndarray, batch: int, context: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw `batch` windows at random positions: inputs and next-token targets, each (batch, context).
 
-    The state of `rng` is the position in the data: the same state draws the same windows.
+    The state of `rng` determines the windows, so restoring it continues with the same batches.
     """
     check_length(ids, context)
     starts = rng.integers(0, len(ids) - context, size=batch)

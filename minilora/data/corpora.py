@@ -43,7 +43,7 @@ class Corpus:
         return f"Corpus({self.name!r}, documents={len(self.documents):,}, characters={size:,})"
 
 
-# ASCII replacements of typographic characters and letters. Accents are removed by Unicode decomposition instead.
+# ASCII replacements for typographic characters and letters. Accents are removed by Unicode decomposition instead.
 _PLAIN = str.maketrans(
     dict.fromkeys("‘’‚‛‹›′´", "'")
     | dict.fromkeys("“”„‟«»″", '"')
@@ -79,7 +79,7 @@ def load_corpus(name: str | Path, *, ascii: bool = True, download: bool = True) 
 def split(corpus: Corpus) -> tuple[str, str]:
     """Split a corpus into training and validation text, which do not overlap.
 
-    With five or more documents, documents 5, 15, 25, … are held out in full, so that both parts contain speeches of
+    With five or more documents, documents 5, 15, 25, … are held out in full, so that both parts contain speeches from
     every era. With fewer documents, the first int(0.9 n) of the n characters are for training, as in nanoGPT. Raises
     CorpusError if either part would have fewer than two characters: an input and its target.
     """
@@ -115,8 +115,8 @@ def to_ascii(text: str) -> str:
     form are dropped. Every line ending becomes a newline character. ASCII text with such line endings is unchanged.
     """
     text = re.sub("\r\n|[\r\x85\u2028\u2029]", "\n", text)
-    # Translated twice: decomposition turns ´ into a space, so it is replaced before, and ½ into 1⁄2, so ⁄ is replaced
-    # after.
+    # Translated twice: ´ must be replaced before decomposition, which turns it into a space, and ⁄ after it, because
+    # decomposition turns ½ into 1⁄2.
     text = unicodedata.normalize("NFKD", text.translate(_PLAIN)).translate(_PLAIN)
     return text.encode("ascii", errors="ignore").decode("ascii")
 
@@ -156,10 +156,10 @@ def _archive(path: Path, members: str) -> tuple[str, ...]:
 
 
 def _speech(data: bytes) -> str:
-    """Decode an archived text. Most are UTF-8.
+    """Decode an archived text; most texts are UTF-8.
 
     Nixon's speeches and one of Bush's have quotes and dashes in the Chinese encoding Big5, where 0xA1 starts
-    punctuation. Eisenhower's of 1954 has ½¢ in the Western encoding cp1252.
+    punctuation. Eisenhower's 1954 speech has ½¢ in the Western encoding cp1252.
     """
     try:
         return data.decode()
@@ -211,7 +211,7 @@ def _local(path: Path) -> str:
 
 
 def _decode(data: bytes) -> str:
-    """Decode UTF-8, UTF-16 with a byte-order mark, or otherwise Windows-1252."""
+    """Decode UTF-16 with a byte-order mark, UTF-8 or, failing that, Windows-1252."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16", errors="replace")
     try:

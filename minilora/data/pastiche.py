@@ -39,7 +39,7 @@ def write(voice: str, characters: int, seed: int = 0) -> str:
     Parameters
     ----------
     voice : one of `VOICES`
-    characters : minimum length, in characters; the text is ASCII, so also in bytes
+    characters : minimum length in characters; the same in bytes, because the text is ASCII
     seed : seed of the random numbers
 
     Raises
@@ -120,6 +120,6 @@ def in_case_of(rule: str, text: str) -> str:
 
 
 def polish(text: str) -> str:
-    """Correct the text across slots: "an" before a vowel sound, and a capital at the start of lines and sentences."""
+    """Fix the expanded text: "an" before a vowel sound, and a capital at the start of lines and sentences."""
     text = ARTICLE.sub(r"\1n ", text)
     return SENTENCE_START.sub(lambda start: start[0].upper(), text)

@@ -74,7 +74,7 @@ class ByteTokenizer:
     def save(self, folder: str | Path) -> Path:
         """Save the two files from which `transformers.AutoTokenizer` loads this tokenizer."""
         write_json(Path(folder) / TOKENIZER_FILE, _description())
-        # Without this, transformers 4 uses Llama's tokenizer class and special tokens next to a Llama's config.json.
+        # Otherwise, next to a Llama's config.json, transformers 4 would use Llama's tokenizer class and special tokens.
         write_json(Path(folder) / CONFIG_FILE, {"tokenizer_class": "PreTrainedTokenizerFast"})
         return Path(folder)
 
@@ -101,7 +101,7 @@ def byte_characters() -> list[str]:
 
     The file is JSON with strings of characters, and a single byte such as 0x00 or 0xFF is not a printable character.
     The 188 bytes that are visible Latin-1 characters stand for themselves. The others, in order, are mapped to the
-    characters from U+0100 on: byte 32, the space, is the well-known Ġ.
+    characters from U+0100 on: byte 32, the space, becomes the well-known Ġ.
     """
     visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = count(256)
@@ -137,7 +137,7 @@ def _description() -> dict[str, Any]:
 
 
 def _differs(key: str, found: dict[str, Any]) -> str:
-    """Describe briefly what the file has under `key`; a vocabulary is too long to show."""
+    """Describe briefly the value of `key` in the file; a vocabulary is too long to show."""
     value = found.get(key)
     if key == "model" and isinstance(value, dict):
         tokens, merges = len(value.get("vocab") or ()), len(value.get("merges") or ())

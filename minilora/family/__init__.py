@@ -1,4 +1,4 @@
-"""Variants of LoRA, one file each. `import minilora` registers them; they are imported on the first method lookup."""
+"""Variants of LoRA, one file each. `import minilora` only lists them; the first method lookup imports them."""
 
 from minilora.registry import MODULES
 

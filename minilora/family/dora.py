@@ -49,7 +49,7 @@ class DoraConfig(LoraConfig):
 
     name: ClassVar[str] = "dora"
     label: ClassVar[str] = "DoRA"
-    recognised_by: ClassVar[dict[str, Any]] = {"peft_type": "LORA", "use_dora": True}
+    recognized_by: ClassVar[dict[str, Any]] = {"peft_type": "LORA", "use_dora": True}
     update_type: ClassVar[type[LoraUpdate]] = DoraUpdate
 
     def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:

@@ -1,4 +1,4 @@
-"""Text generation: token sampling (`sampling.py`), the decode loop (`decode.py`), and simple calls (`generate.py`)."""
+"""Text generation: sampling (`sampling.py`), decode loop (`decode.py`) and convenience functions (`generate.py`)."""
 
 from minilora.generation.decode import Decoding, decode
 from minilora.generation.generate import generate, stream, write, write_stream

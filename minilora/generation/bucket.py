@@ -1,7 +1,7 @@
 """The cached keys and values of texts of different lengths, in arrays that a decoding step processes at once.
 
-Texts of similar length share a bucket. A text that fills its room moves to the bucket with twice the room, which keeps
-unused space small. Removing a text moves at most one other text.
+Texts of similar length share a bucket. A text that outgrows its bucket moves to the one with twice the room per text,
+so that little space is unused. Removing a text moves at most one other text.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 from minilora.backend import Array, array_module, like
 from minilora.nn import LlamaConfig
 
-SMALLEST = 64  # room of the smallest bucket, in tokens
+SMALLEST = 64  # tokens per text in the smallest bucket
 
 
-class Text(Protocol):
+class CachedText(Protocol):
     """A text in a bucket; `length` is the number of its tokens processed so far."""
 
     length: int
@@ -34,12 +34,12 @@ class Bucket:
     """
 
     def __init__(self, config: LlamaConfig, room: int, like: Array) -> None:
-        self.room, self.texts = room, list[Text]()
+        self.room, self.texts = room, list[CachedText]()
         self.slots: Array | None = None
         shape = (0, config.kv_heads, room, config.head_size)
         self.arrays = [np.empty_like(like, shape=shape) for _ in range(2 * config.num_hidden_layers)]
 
-    def add(self, texts: Sequence[Text], arrays: Sequence[Array]) -> None:
+    def add(self, texts: Sequence[CachedText], arrays: Sequence[Array]) -> None:
         """Add texts and copy their keys and values, each array (texts, G, at least the longest length, D)."""
         start, longest = len(self.texts), max(text.length for text in texts)
         stop, had = start + len(texts), len(self.arrays[0])
@@ -54,7 +54,7 @@ class Bucket:
                 self._clear(place, text.length, longest)
         self.texts += texts
 
-    def remove(self, text: Text) -> None:
+    def remove(self, text: CachedText) -> None:
         """Remove a text; the last text moves to its place."""
         place, last = self.texts.index(text), self.texts.pop()
         end = len(self.texts)
@@ -65,7 +65,7 @@ class Bucket:
             self.texts[place] = last
         self._clear(end, 0, last.length + 1)
 
-    def move(self, texts: Sequence[Text], other: Bucket) -> None:
+    def move(self, texts: Sequence[CachedText], other: Bucket) -> None:
         """Move some texts to another bucket."""
         if texts == self.texts:
             other.add(texts, [array[: len(texts)] for array in self.arrays])
@@ -77,7 +77,7 @@ class Bucket:
             self.remove(text)
 
     def _clear(self, place: int, start: int, stop: int) -> None:
-        """Zero entries that no text uses: the mask does not stop values that are not finite, because 0 · NaN is NaN."""
+        """Zero unused entries: the mask cannot suppress values that are not finite, because 0 · NaN is NaN."""
         for array in self.arrays:
             array[place, :, start:stop] = 0
 
@@ -85,8 +85,8 @@ class Bucket:
         """Prepare a step, which appends one token to each text."""
         lengths = [text.length for text in self.texts]
         self.stop = max(lengths) + 1
-        self.even = min(lengths) == max(lengths)
-        if not self.even:
+        self.same_length = min(lengths) == max(lengths)
+        if not self.same_length:
             places, self.ends = (like(np.array(x), self.arrays[0]) for x in (range(len(lengths)), lengths))
             self.places, unused = places, np.arange(self.stop) > np.array(lengths)[:, None]  # (texts, S)
             mask = np.where(unused, -np.inf, 0.0)[:, None, None]
@@ -96,7 +96,7 @@ class Bucket:
         """Append the keys and values (texts, G, D) of the new tokens; return those of all tokens, (texts, G, S, D)."""
         n, stop = len(self.texts), self.stop
         keys, values = self.arrays[2 * layer], self.arrays[2 * layer + 1]
-        if self.even:
+        if self.same_length:
             keys[:n, :, stop - 1] = k
             values[:n, :, stop - 1] = v
         else:

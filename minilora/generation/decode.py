@@ -13,7 +13,7 @@ import numpy as np
 
 from minilora.adapters.attach import active
 from minilora.backend import Array
-from minilora.generation.reader import Reader, Text
+from minilora.generation.reader import ActiveText, Reader
 from minilora.generation.request import Chooser, Request, Token, check_request
 from minilora.generation.snapshot import copy_adapters, snapshot
 from minilora.nn import Llama
@@ -58,7 +58,7 @@ class Decoding:
 
     Attributes
     ----------
-    writing : the requests in progress, in the order in which they were added
+    in_progress : the requests in progress, in the order in which they were added
     """
 
     def __init__(self, model: Llama) -> None:
@@ -68,14 +68,14 @@ class Decoding:
         self._active: dict[str, float] | None = {}
         if self._known:
             self._active = None if self.model.merged else active(self.model)
-        self.writing: list[Writing] = []
+        self.in_progress: list[ActiveRequest] = []
 
     def __repr__(self) -> str:
         return f"Decoding(texts={len(self)})"
 
     def __len__(self) -> int:
         """The number of requests in progress."""
-        return len(self.writing)
+        return len(self.in_progress)
 
     def check(self, request: Request) -> dict[str, float] | None:
         """Return the strengths of the request's adapters, None if merged. Raises ValueError for an invalid request."""
@@ -92,20 +92,22 @@ class Decoding:
             copy_adapters(self.model, new)
             self._copied |= new
         stop = self.model.config.end_tokens if request.stop is None else frozenset(request.stop)
-        self.writing.append(Writing(request, choice, stop))
+        self.in_progress.append(ActiveRequest(request, choice, stop))
 
     def remove(self, request: Request) -> None:
         """End a request immediately, finished or not."""
-        writing = next(writing for writing in self.writing if writing.request is request)
-        self.writing.remove(writing)
-        writing.text.close()
+        active_request = next(
+            active_request for active_request in self.in_progress if active_request.request is request
+        )
+        self.in_progress.remove(active_request)
+        active_request.text.close()
 
     def step(self) -> list[Token]:
         """Return one new token per request, in the order in which they were added, and remove the requests that end.
 
         After an error, all texts are as they were before the step: remove the request that caused it and continue.
         """
-        texts = [writing.text for writing in self.writing]
+        texts = [active_request.text for active_request in self.in_progress]
         lengths = [text.length for text in texts]
         try:
             logits = self._read(texts)
@@ -114,7 +116,10 @@ class Decoding:
             for text, length in zip(texts, lengths, strict=True):
                 text.go_back(length)
             raise
-        tokens = [writing.write(token, row) for writing, token, row in zip(self.writing, chosen, logits, strict=True)]
+        tokens = [
+            active_request.write(token, row)
+            for active_request, token, row in zip(self.in_progress, chosen, logits, strict=True)
+        ]
         for token in tokens:
             if token.finish_reason:
                 self.remove(token.request)
@@ -122,10 +127,10 @@ class Decoding:
 
     def _choose(self, logits: Array) -> Array:
         """Choose a token for each row of logits, with the sampler of its request."""
-        draws = np.array([writing.draw() for writing in self.writing])
+        draws = np.array([active_request.draw() for active_request in self.in_progress])
         samplers: dict[Chooser, list[int]] = {}
-        for row, writing in enumerate(self.writing):
-            samplers.setdefault(writing.request.sampler, []).append(row)
+        for row, active_request in enumerate(self.in_progress):
+            samplers.setdefault(active_request.request.sampler, []).append(row)
         if len(samplers) == 1:
             return next(iter(samplers)).choose(logits, draws)
         chosen = np.empty(len(logits), dtype=np.int64)
@@ -134,12 +139,12 @@ class Decoding:
         return chosen
 
 
-class Writing:
+class ActiveRequest:
     """A request in progress: its text so far, its random numbers, and the number of tokens left to generate."""
 
     def __init__(self, request: Request, choice: dict[str, float] | None, stop: frozenset[int]) -> None:
         self.request, self.stop, self.left = request, stop, request.tokens
-        self.text = Text(request.prompt.tolist(), choice)
+        self.text = ActiveText(request.prompt.tolist(), choice)
         self.rng, self.drawn = np.random.default_rng(request.seed), list[float]()
 
     def draw(self) -> float:

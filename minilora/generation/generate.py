@@ -28,8 +28,9 @@ def generate(
     """Return the new ids for each prompt: `tokens` ids, or fewer if an end token comes first, which is included.
 
     Prompts may differ in length. Row i has its own random generator, seeded with (seed, i), so its text does not depend
-    on the other rows. `adapters` overrides the active adapters: a name, a dict of strengths by name, or a list with one
-    of these, or None for the base, for each prompt. `sampling` are settings of `Sampler`, in place of `sampler`.
+    on the other rows. `adapters` overrides the active adapters: a name or a dict of strengths by name for all prompts,
+    or a list with one entry per prompt, where None is the base. The keyword arguments `sampling` are settings of
+    `Sampler`, such as `temperature=0.5`, given instead of `sampler`.
     """
     written: list[list[int]] = [[] for _ in prompts]
     for column in stream(model, prompts, tokens, sampler, seed, adapters, **sampling):
@@ -82,7 +83,7 @@ def write(
     """Return the model's continuation of `prompt`, at most `tokens` tokens long.
 
     It ends before the first occurrence of a string in `stop`, or before an end token of the model (`eos_token_id`).
-    The keyword arguments `sampling` are settings of `Sampler`, such as `temperature=0.5`, in place of `sampler`.
+    The keyword arguments `sampling` are settings of `Sampler`, such as `temperature=0.5`, given instead of `sampler`.
     """
     return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters, stop, **sampling))
 
@@ -114,7 +115,7 @@ def _pieces(steps: Iterator[list[Token]]) -> Iterator[str]:
 
 
 def _until(pieces: Iterable[str], stops: Sequence[str]) -> Iterator[str]:
-    """Yield the text up to the first stop string, holding back a possible beginning of one."""
+    """Yield the text up to the first stop string, holding back text that may be the beginning of one."""
     text = ""
     for piece in pieces:
         text += piece

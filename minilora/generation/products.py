@@ -16,7 +16,7 @@ from minilora.nn import Linear
 from minilora.nn.choice import row_choice
 
 SMALL = 2**18
-"""BLAS treats a matmul of fewer multiplications as small. Above, the order of the operands affects the speed."""
+"""BLAS treats matmuls with fewer multiplications than this as small. In larger ones, operand order affects speed."""
 
 Found: TypeAlias = list[list[tuple[Factors, float]]]
 """For each linear, the factors and strengths of a row's updates."""
@@ -67,14 +67,14 @@ class Products:
         ]
 
     def _fits(self, rows: int, found: Mapping[int, Found]) -> bool:
-        """Whether A and B have room for this many rows and for the ranks in `found`."""
+        """Whether A and B are large enough for this many rows and for the ranks in `found`."""
         room = 0 if self.A is None else len(self.A)
         enough = room >= rows and (room == 1) == (rows == 1)
         parts = [part.stop - part.start for _, part, _ in self.B]
         return enough and all(_ranks(factors)[h] <= part for factors in found.values() for h, part in enumerate(parts))
 
     def _make_room(self, found: list[Found]) -> None:
-        """Allocate A and B for rows with these factors; for several rows, the room grows by at least half."""
+        """Allocate A and B for rows with these factors; for several rows, the capacity grows by at least half."""
         ranks = np.max([_ranks(factors) for factors in found], axis=0)
         had, self.A, self.B = 0 if self.A is None else len(self.A), None, []
         if not ranks.any():
@@ -126,7 +126,7 @@ def _ranks(found: Found) -> list[int]:
 
 
 def _product(linear: Linear) -> Callable[[Array], Array]:
-    """Return x -> x Wᵀ on arrays. If a Linear has its own `forward`, for example for a quantized W, that is called."""
+    """Return x -> x Wᵀ on arrays. If a Linear has its own `forward`, for example for a quantized W, it is used."""
     if isinstance(linear, AdaptedLinear) and not linear.merged:
         return _product(linear.base)
     if "forward" in vars(linear) or type(linear).forward not in (Linear.forward, AdaptedLinear.forward):

@@ -22,7 +22,7 @@ from minilora.threads import one_core
 PADDED = 2  # prompts share a padded batch if the longest is at most twice as long as the shortest
 
 
-class Text:
+class ActiveText:
     """A text, and how much of it has been processed.
 
     Attributes
@@ -60,13 +60,13 @@ class Reader:
     def __init__(self, model: Llama) -> None:
         self.model, self.context = model, model.config.max_position_embeddings
         self.step = TokenStep(model) if can_step(model) else None
-        self.rows: list[Text] = []  # the texts of the last single-token step, in batch order
+        self.rows: list[ActiveText] = []  # the texts of the last single-token step, in batch order
         self.buckets: dict[int, Bucket] = {}  # by room
         self.past: list[Bucket] = []  # the buckets that hold the rows
         self.moved = False  # whether a text has entered a bucket since that step
 
     @no_grad()
-    def __call__(self, texts: list[Text]) -> Array:
+    def __call__(self, texts: list[ActiveText]) -> Array:
         """Return the next-token logits (texts, V), on the host. Each text must have at least one new token."""
         self._make_room(texts)
         # e**-gate may overflow to infinity, where silu is 0; any other infinity is detected below.
@@ -79,12 +79,12 @@ class Reader:
             raise ValueError("the model's logits are not finite; reduce the strengths of the adapters")
         return logits
 
-    def _mixed(self, texts: list[Text]) -> Array:
+    def _mixed(self, texts: list[ActiveText]) -> Array:
         """Return the logits when some texts take the single-token path and others the forward pass."""
         stepping = [text for text in texts if text.bucket]
         reading = sorted((text for text in texts if not text.bucket), key=lambda text: -len(text.ids))
         read = self._read if self.step else self._read_alone
-        groups: list[tuple[list[Text], Callable[[list[Text]], Array]]] = []
+        groups: list[tuple[list[ActiveText], Callable[[list[ActiveText]], Array]]] = []
         if stepping:
             groups.append((self._arranged(stepping), self._step))
         groups += [(group, read) for group in self._together(reading)]
@@ -92,9 +92,9 @@ class Reader:
         places = {id(text): place for place, text in enumerate(text for group, _ in groups for text in group)}
         return logits[[places[id(text)] for text in texts]]
 
-    def _make_room(self, texts: list[Text]) -> None:
+    def _make_room(self, texts: list[ActiveText]) -> None:
         """Make room for one more token per text: move it to a larger bucket, or shorten it if the context is full."""
-        moving: dict[Bucket, list[Text]] = {}
+        moving: dict[Bucket, list[ActiveText]] = {}
         for text in texts:
             if text.length + 1 > self.context:
                 text.close()
@@ -117,7 +117,7 @@ class Reader:
             self.buckets[room] = Bucket(self.model.config, room, self.model.model.embed_tokens.weight.data)
         return self.buckets[room]
 
-    def _arranged(self, texts: list[Text]) -> list[Text]:
+    def _arranged(self, texts: list[ActiveText]) -> list[ActiveText]:
         """Return the texts in row order; those of the last step keep their rows if possible, to copy few adapters."""
         if texts == self.rows:
             return texts
@@ -130,7 +130,7 @@ class Reader:
                 rows[row] = late.pop()
         return rows + late
 
-    def _step(self, rows: list[Text]) -> Array:
+    def _step(self, rows: list[ActiveText]) -> Array:
         """Return the logits after the newest token of each text."""
         assert self.step is not None
         if rows != self.rows:
@@ -142,7 +142,7 @@ class Reader:
             text.length += 1
         return logits
 
-    def _find_rows(self, rows: list[Text]) -> None:
+    def _find_rows(self, rows: list[ActiveText]) -> None:
         """Set the batch rows of the texts in each bucket."""
         self.rows, self.moved = rows, False
         self.buckets = {room: bucket for room, bucket in self.buckets.items() if bucket.texts}
@@ -152,7 +152,7 @@ class Reader:
             slots = np.array([row_of[id(text)] for text in bucket.texts])
             bucket.slots = None if bucket.texts == rows else like(slots, bucket.arrays[0])
 
-    def _together(self, texts: list[Text]) -> Iterator[list[Text]]:
+    def _together(self, texts: list[ActiveText]) -> Iterator[list[ActiveText]]:
         """Yield groups of texts to process in one batch; `texts` is sorted, longest first."""
         while texts:
             least = len(texts[0].ids) / PADDED if self.step else np.inf
@@ -160,7 +160,7 @@ class Reader:
             texts = texts[len(together) :]
             yield together
 
-    def _read(self, texts: list[Text]) -> Array:
+    def _read(self, texts: list[ActiveText]) -> Array:
         """Process texts from their beginning, padded at the end to one length; return the logits after each text."""
         lengths = np.array([len(text.ids) for text in texts])
         ids = np.zeros((len(texts), lengths.max()), dtype=np.int64)
@@ -177,7 +177,7 @@ class Reader:
         bucket.add(texts, [array for layer in cache.layers for array in (layer.keys, layer.values)])
         return logits
 
-    def _read_alone(self, texts: list[Text]) -> Array:
+    def _read_alone(self, texts: list[ActiveText]) -> Array:
         """Return the logits of a single text, for models that `TokenStep` does not support."""
         (text,) = texts
         text.cache = text.cache or self.model.new_cache(1)

@@ -15,12 +15,12 @@ from minilora.nn.choice import Choice
 
 
 class Chooser(Protocol):
-    """Protocol of token choosers: a `Sampler`, or any other hashable object with this method."""
+    """Protocol for choosing tokens: a `Sampler`, or any other hashable object with this method."""
 
     def choose(self, logits: Array, draws: Array) -> Array:
         """Return one token for each row of logits (n, V), given uniform random numbers (n,) in [0, 1).
 
-        The rows belong to all requests with an equal chooser, in the order of the requests.
+        The rows are those of all requests whose choosers are equal, in the order of the requests.
         """
 
 
@@ -81,11 +81,13 @@ def check_request(request: Request, context: int, vocabulary: int) -> None:
     try:
         np.random.default_rng(request.seed)
     except (TypeError, ValueError):
-        raise ValueError(f"expected seed to be a non-negative integer, or several, got {request.seed!r}") from None
+        raise ValueError(
+            f"expected seed to be a non-negative integer, or a sequence of them, got {request.seed!r}"
+        ) from None
 
 
 def check_prompt(prompt: Array, context: int, vocabulary: int) -> None:
-    """Raise ValueError unless `prompt` is an array of valid token ids that fits into the context."""
+    """Raise ValueError unless `prompt` is an array of valid token ids that fits in the context."""
     if getattr(prompt, "ndim", None) != 1 or prompt.dtype.kind not in "iu":
         raise ValueError("expected each prompt to be a one-dimensional integer array of ids; for a string, use `write`")
     if not 1 <= len(prompt) <= context:

@@ -19,7 +19,7 @@ from minilora.backend import Array, like
 from minilora.generation.bucket import Bucket
 from minilora.generation.products import Products
 from minilora.nn import Embedding, Linear, Llama, LlamaConfig, RMSNorm
-from minilora.nn.attention import Attention, rotary_turns
+from minilora.nn.attention import Attention, rotary_tables
 from minilora.nn.llama import MLP, Decoder, DecoderLayer
 
 KNOWN = {Llama, Decoder, DecoderLayer, Attention, MLP, RMSNorm, Embedding, AdaptedLinear}
@@ -42,7 +42,7 @@ class TokenStep:
         self.layers = [LayerStep(layer, model.config) for layer in model.model.layers]
         self.norm, self.head = Norm(model.model.norm), Products([model.lm_head])
         self.choices: list[dict[str, float]] = []
-        self._turns: list[Array] = []
+        self._rotations: list[Array] = []
 
     def choose(self, choices: list[dict[str, float]]) -> None:
         """Set the adapters of each row; unchanged rows cost nothing."""
@@ -60,7 +60,7 @@ class TokenStep:
         The buckets in `past` hold the keys and values of earlier tokens; those of the new tokens are appended.
         """
         x = self.embedding[like(np.array(tokens), self.embedding)]  # (N,) -> (N, C)
-        cos, sin = self._turns_at(positions)
+        cos, sin = self._rotations_at(positions)
         for bucket in past:
             bucket.begin()
         for i, layer in enumerate(self.layers):
@@ -68,14 +68,14 @@ class TokenStep:
         (logits,) = self.head(self.norm(x))
         return logits
 
-    def _turns_at(self, positions: list[int]) -> list[Array]:
+    def _rotations_at(self, positions: list[int]) -> list[Array]:
         """Return cosines and sines for both halves of a head: (N, 1, 2, D/2), or (1, 1, 2, D/2) for equal positions."""
         first, last = min(positions), max(positions)
-        if not self._turns or last >= len(self._turns[0]):
-            cos, sin = rotary_turns(self.config, 0, 2 * last + 64, self.embedding)  # (positions, 1, D/2)
-            self._turns = [np.stack([cos, cos], axis=2), np.stack([-sin, sin], axis=2)]
+        if not self._rotations or last >= len(self._rotations[0]):
+            cos, sin = rotary_tables(self.config, 0, 2 * last + 64, self.embedding)  # (positions, 1, D/2)
+            self._rotations = [np.stack([cos, cos], axis=2), np.stack([-sin, sin], axis=2)]
         places = slice(first, first + 1) if first == last else like(np.array(positions), self.embedding)
-        return [table[places] for table in self._turns]
+        return [table[places] for table in self._rotations]
 
 
 class LayerStep:
@@ -108,8 +108,8 @@ class LayerStep:
         """Return the attention output of all heads, over all tokens so far: (N, H·D)."""
         q, k, v = self.qkv(self.before(x))
         (N, _), (G, group, D) = x.shape, self.heads
-        q = turned(q, cos, sin).reshape(N, G, group, D)
-        k, v = turned(k, cos, sin).reshape(N, G, D), v.reshape(N, G, D)
+        q = rotated(q, cos, sin).reshape(N, G, group, D)
+        k, v = rotated(k, cos, sin).reshape(N, G, D), v.reshape(N, G, D)
         if len(past) == 1 and past[0].slots is None:
             return self._read(q, k, v, layer, past[0]).reshape(N, -1)
         seen = np.empty_like(q)
@@ -125,7 +125,7 @@ class LayerStep:
         keys, values = bucket.extend(layer, k, v)
         e = q @ keys.transpose(0, 1, 3, 2)  # (n, G, H/G, S)
         e *= self.scale
-        if not bucket.even:
+        if not bucket.same_length:
             e += bucket.mask
         e -= e.max(axis=-1, keepdims=True)
         np.exp(e, out=e)
@@ -147,7 +147,7 @@ class Norm:
         return x * self.weight / np.sqrt(squares)
 
 
-def turned(x: Array, cos: Array, sin: Array) -> Array:
+def rotated(x: Array, cos: Array, sin: Array) -> Array:
     """Apply rotary positions to (N, heads · D); return (N, heads, 2, D/2), the two halves of each head in turn."""
     halves = x.reshape(len(x), -1, *cos.shape[2:])
     return halves * cos + halves[:, :, ::-1] * sin

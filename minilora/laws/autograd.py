@@ -29,7 +29,7 @@ from minilora.laws.kit.law import EXACT, law, rounding
 
 GRIEWANK = "Griewank & Walther 2008, section 3.2"
 SINGLE = rounding(1e-12, 5e-5)
-"""A wider float32 bound: products and exponentials of a few values of unit scale reach the tens and lose a digit."""
+"""A wider float32 bound: products and exponentials of a few values of unit scale can exceed 10, which costs a digit."""
 
 
 @law("autograd", "f*(a g + h) = a f*(g) + f*(h)", GRIEWANK, bound=SINGLE)

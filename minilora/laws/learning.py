@@ -91,7 +91,7 @@ def the_gradient_of_x_comes_through_both_paths(case: Case, layer: Layer) -> None
 
 @law("lora", "∂L/∂W is not computed", f"{HU}, section 4.2", bound=EXACT, needs=("gradients",))
 def the_frozen_weight_gets_no_gradient(case: Case, layer: Layer) -> None:
-    """No gradient is computed for W, which would be as large as W itself: this is how LoRA saves memory."""
+    """No gradient is computed for W. It would be as large as W itself: this is how LoRA saves memory."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W), draw_inputs(case, W)
     got = layer(W, *adapter).gradients(x, case.array("g", len(x), len(W)))

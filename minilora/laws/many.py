@@ -79,7 +79,7 @@ def with_none_active_the_layer_is_the_base(case: Case, layer: Layer) -> None:
 
 @law("many", "h depends only on the last selection", "no hidden state", bound=EXACT, needs=ACTIVE)
 def switching_leaves_no_trace(case: Case, layer: Layer) -> None:
-    """After any sequence of switches, the output is bit-for-bit identical to that of a layer never switched before."""
+    """After any sequence of switches, the output is bit-for-bit identical to that of a new layer."""
     W = draw_weight(case)
     (adapters, strengths), x = draw_adapters(case, W), draw_inputs(case, W)
     adapted, fresh = layer.many(W, adapters), layer.many(W, adapters)
@@ -107,7 +107,7 @@ def mixing_by_cat_is_exact(case: Case, layer: Layer) -> None:
 
 @law("many", "ΔW = Σᵢⱼ √|wᵢsᵢ| √|wⱼsⱼ| sign(wⱼ) Bᵢ Aⱼ", f"{PEFT}, linear", needs=MIX)
 def mixing_by_linear_carries_the_cross_terms(case: Case, layer: Layer) -> None:
-    """Adding the A's and the B's, each times √|w s|, also multiplies every B by every other A; signs go to A."""
+    """Adding the A's and the B's, each times √|w s|, also multiplies every B by every other A; the signs multiply A."""
     W = draw_weight(case)
     adapters, weights = draw_adapters(case, W, equal_ranks=True)
     mixed = layer.many(W, adapters)

@@ -30,7 +30,7 @@ SUMS = rounding(1e-11, 1e-4)
 
 
 def draw_method(case: Case, name: str = "") -> Method:
-    """Draw a method with small settings, for the layer of a `Holder`."""
+    """Draw a method with a small rank and a random α, if it has them, for the layer of a `Holder`."""
     cls = methods()[case.choice(f"method{name}", NAMES)]
     drawn: dict[str, Any] = {"r": case.size(f"r{name}", 1, 3), "lora_alpha": case.number(f"alpha{name}", positive=True)}
     known = {field.name for field in dataclasses.fields(cls)}
@@ -62,7 +62,7 @@ def before_training_no_method_changes_anything(case: Case) -> None:
 
 @law("methods", "h(λ) - W x = λ u(x)", SEAM, bound=SUMS)
 def every_update_is_linear_in_its_strength(case: Case) -> None:
-    """The strength multiplies an adapter's update: 0 gives the base, 1 the adapter as trained, and it is linear."""
+    """The update is proportional to the strength: 0 gives the base, 1 the adapter as trained."""
     model, layer = draw_adapted(case, "a")
     x, strength = draw_inputs(case, layer.weight.data), case.number("strength")
     full = outputs(layer, x) - x @ layer.weight.data.T

@@ -12,7 +12,7 @@ from minilora.laws.kit.case import Case
 from minilora.laws.kit.functions import pull
 from minilora.laws.kit.law import EXACT, law, rounding
 from minilora.nn import Llama, LlamaConfig, RMSNorm
-from minilora.nn.attention import rotary_turns
+from minilora.nn.attention import rotary_tables
 
 CONTEXT = 10
 VASWANI = "Vaswani et al. 2017, section 3.2"
@@ -66,7 +66,7 @@ def logits(model: Llama, ids: Array) -> Array:
 
 @law("model", "y[:t] does not depend on ids[t:]", VASWANI, bound=EXACT)
 def what_comes_later_changes_nothing_before(case: Case) -> None:
-    """The output at a position depends only on that and earlier positions: later tokens do not change a bit."""
+    """The output at a position depends only on the tokens up to it: later ones leave it bit-for-bit unchanged."""
     model = draw_model(case)
     ids = draw_ids(case, model, least=2)
     cut = case.size("positions kept", 1, ids.shape[1] - 1)
@@ -111,8 +111,8 @@ def rotary_keeps_lengths(case: Case) -> None:
 
 def at(position: int, x: Array, config: LlamaConfig) -> Array:
     """x (D,) with the rotary embedding for `position` applied."""
-    turns = rotary_turns(config, position, position + 1, x)
-    return ops.rotary(Tensor(x.reshape(1, 1, 1, -1)), *turns).data.reshape(-1)
+    rotations = rotary_tables(config, position, position + 1, x)
+    return ops.rotary(Tensor(x.reshape(1, 1, 1, -1)), *rotations).data.reshape(-1)
 
 
 def draw_norm(case: Case) -> tuple[RMSNorm, Array]:
@@ -257,7 +257,7 @@ def a_tied_head_learns_in_both_places(case: Case) -> None:
 
 @law("model", "o = 0, down = 0:  z = E_head norm(E[id])", "He et al. 2016: x + f(x)", bound=WHOLE_MODEL)
 def without_its_branches_the_stream_passes_through(case: Case) -> None:
-    """With zero outputs of attention and MLP, layers are the identity and the logits depend only on the last token."""
+    """If attention and MLP output zero, layers are the identity, and a position's logits depend on its token only."""
     model = draw_model(case)
     ids = draw_ids(case, model)
     for name, p in model.named_parameters():

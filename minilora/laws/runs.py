@@ -124,7 +124,7 @@ def draw_text(case: Case) -> str:
 
 
 def utf8(code: int) -> list[int]:
-    """The UTF-8 bytes of one code point: six bits in each byte from the right, and the length in the first byte."""
+    """The UTF-8 bytes of one code point: six bits per byte, from the last back; the first also gives the length."""
     if code < 0x80:
         return [code]
     length = 2 if code < 0x800 else 3 if code < 0x10000 else 4
@@ -153,7 +153,7 @@ class Crashing(Llama):
 
 
 def fresh_model(case: Case, seed: int, method: str = "full") -> Crashing:
-    """A small model that depends only on the seed, with all parameters trainable, or only those of an adapter."""
+    """A small model, the same for the same seed, with all parameters trainable or only those of an adapter."""
     rng = np.random.default_rng(seed)
     model = Crashing(TINY, rng)
     if method != "full":
@@ -227,7 +227,7 @@ def same_history(case: Case, got: History, want: History) -> None:
 
 @law("runs", "W ← W,  A ← A + …,  B ← B + …", "Hu et al. 2021 (LoRA), section 4.1", bound=EXACT)
 def training_an_adapter_leaves_the_whole_base_as_it_was(case: Case) -> None:
-    """Training changes A and B of every adapted layer and no bit of other parameters, norms and embedding included."""
+    """Training changes A and B of every adapted layer, but not a bit of the rest, norms and embedding included."""
     run = draw_run(case)
     model = fresh_model(case, int(case.rng.integers(2**32)))
     targets = case.choice("targets", [["q_proj"], ["o_proj", "up_proj"], "all-linear"])

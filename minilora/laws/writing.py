@@ -14,7 +14,7 @@ FLOAT64 = rounding(1e-12, 1e-12)
 """The bound for probabilities: they are computed in float64, whatever the dtype of the logits."""
 
 
-def draw_writing(case: Case, sampler: Sampler) -> list[tuple[Array, Array, Array]]:
+def draw_generated_texts(case: Case, sampler: Sampler) -> list[tuple[Array, Array, Array]]:
     """Continue prompts of different lengths in one batch, with a cache.
 
     Returns for each prompt the new tokens, the logits (tokens, V) that they should be chosen from, computed in one pass
@@ -36,7 +36,7 @@ def draw_writing(case: Case, sampler: Sampler) -> list[tuple[Array, Array, Array
 @law("runs", "xₜ = argmax z(x[:t])", "definition of greedy decoding", bound=WHOLE_MODEL)
 def greedy_writing_takes_the_likeliest_token(case: Case) -> None:
     """Greedy decoding takes the most likely token, which does not depend on the cache or on the other rows."""
-    for i, (new, scores, _) in enumerate(draw_writing(case, Sampler(temperature=0))):
+    for i, (new, scores, _) in enumerate(draw_generated_texts(case, Sampler(temperature=0))):
         chosen = np.take_along_axis(scores, new[:, None], axis=1)[:, 0]
         case.equal(f"logits of the tokens in row {i}", chosen, scores.max(axis=1))
 
@@ -45,10 +45,10 @@ def greedy_writing_takes_the_likeliest_token(case: Case) -> None:
 def a_row_writes_by_its_own_dice(case: Case) -> None:
     """The random number lies in the chosen token's interval of the cumulative distribution; each row draws its own."""
     temperature = case.choice("temperature", [1.0, 0.5, 2.0])
-    for i, (new, scores, dice) in enumerate(draw_writing(case, Sampler(temperature))):
+    for i, (new, scores, draws) in enumerate(draw_generated_texts(case, Sampler(temperature))):
         p = np.exp(scores.astype(np.float64) / temperature)
         ends = np.cumsum(p / p.sum(axis=1, keepdims=True), axis=1)
-        for t, (x, u) in enumerate(zip(new, dice, strict=True)):
+        for t, (x, u) in enumerate(zip(new, draws, strict=True)):
             case.at_most(f"the start of the interval of token {t} in row {i}", ends[t, x - 1] if x else 0.0, u)
             case.at_most(f"the random number for token {t} in row {i}", u, ends[t, x])
 

@@ -59,7 +59,7 @@ class LoraConfig(Method):
 
     name: ClassVar[str] = "lora"
     label: ClassVar[str] = "LoRA"
-    recognised_by: ClassVar[dict[str, Any]] = {"peft_type": "LORA"}
+    recognized_by: ClassVar[dict[str, Any]] = {"peft_type": "LORA"}
     update_type: ClassVar[type[LoraUpdate]] = LoraUpdate
     required: ClassVar[tuple[str, ...]] = ("r", "lora_alpha", "target_modules")
     suffix: ClassVar[dict[str, str]] = {"lora_A": ".weight", "lora_B": ".weight"}

@@ -46,7 +46,7 @@ class ModuleFacts:
 
 @dataclass(frozen=True)
 class Loader:
-    """Whether a program reproduces the output of an adapter. `note` states the reason if not, or a requirement."""
+    """Whether a program reproduces the output of an adapter. `note` says why not, or states a requirement."""
 
     program: str
     compatible: bool

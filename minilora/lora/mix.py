@@ -108,7 +108,7 @@ def mix(
         terms = {name: _term(host, name, w, path) for name, w in weights.items() if name in host.updates}
         if terms:
             exact = _cat(terms)
-            _refuse_infinite(exact, path, model.dtype)
+            _refuse_not_finite(exact, path, model.dtype)
             made[path] = _make(how, exact, terms, r)
             error[path] = _distance(made[path], exact)
     rank = {path: len(A) for path, (A, _) in made.items()}
@@ -130,7 +130,7 @@ def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
         raise AdapterError(f"expected the rank r to be a positive integer, got {r!r}")
 
 
-def _refuse_infinite(matrices: Iterable[Array], path: str, dtype: np.dtype) -> None:
+def _refuse_not_finite(matrices: Iterable[Array], path: str, dtype: np.dtype) -> None:
     """Raise AdapterError if a mixture overflows the model's dtype."""
     with np.errstate(over="ignore"):
         if not all(np.isfinite(M.astype(dtype)).all() for M in matrices):

@@ -40,7 +40,7 @@ class PeftModel(Llama):
         return cls(model)
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:
-        """Write the adapter "default" to `folder`, and every other adapter to a subfolder of its name, as PEFT does."""
+        """Write the adapter "default" to `folder`, and all others to subfolders named after them, as PEFT does."""
         for name in self.adapters:
             files.save_adapter(self, folder if name == "default" else Path(folder) / name, name, dtype=dtype)
 
@@ -97,7 +97,7 @@ class PeftModel(Llama):
 
 
 def get_peft_model(model: Llama, peft_config: Method, adapter_name: str = "default") -> PeftModel:
-    """Attach a new adapter to `model` and return it with PEFT's methods. The adapter's seed is 0, as in `inject`."""
+    """Attach a new adapter, and return the model with PEFT's methods. The adapter's seed is 0, as in `inject`."""
     peft_model = PeftModel(model)
     inject(model, peft_config, adapter_name)
     return peft_model

@@ -25,11 +25,11 @@ class Attention(Module):
         # The 2L projections that add to the residual stream start with smaller weights, to keep its scale (GPT-2).
         self.o_proj = Linear(random_weight(rng, width, queries, std / (2 * config.num_hidden_layers) ** 0.5))
 
-    def forward(self, x: Tensor, turns: tuple[Array, Array], cache: LayerCache | None = None) -> Tensor:
-        """Return the output (B, T, C) for x (B, T, C); `turns` is from `rotary_turns`, for the T positions of x."""
+    def forward(self, x: Tensor, rotations: tuple[Array, Array], cache: LayerCache | None = None) -> Tensor:
+        """Return the output (B, T, C) for x (B, T, C); `rotations` is from `rotary_tables`, for the T positions of x."""
         B, T, _ = x.shape
-        q = ops.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), *turns)  # (B, T, H·D) -> (B, T, H, D)
-        k = ops.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), *turns)  # (B, T, G·D) -> (B, T, G, D)
+        q = ops.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), *rotations)  # (B, T, H·D) -> (B, T, H, D)
+        k = ops.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), *rotations)  # (B, T, G·D) -> (B, T, G, D)
         v = self.v_proj(x).reshape(B, T, -1, self.head_dim)
         q, k, v = (t.transpose(0, 2, 1, 3) for t in (q, k, v))  # (B, T, H, D) -> (B, H, T, D)
         if cache is not None:
@@ -65,7 +65,7 @@ class LayerCache:
         return larger
 
 
-def rotary_turns(config: LlamaConfig, start: int, stop: int, like: Array) -> tuple[Array, Array]:
+def rotary_tables(config: LlamaConfig, start: int, stop: int, like: Array) -> tuple[Array, Array]:
     """Cosines and sines of position × theta^(-2i/D), for positions start … stop - 1 and i < D/2; each (T, 1, D/2).
 
     They have the dtype and device of `like`, but are computed in float64: at position 10,000, a float32 angle would be

@@ -41,7 +41,7 @@ def chosen() -> RowChoice | None:
 
 @contextmanager
 def choosing(rows: RowChoice) -> Iterator[None]:
-    """Context manager in which layers use the adapters of `rows`, in the current context only."""
+    """Context manager that makes layers use the adapters of `rows`, in the current context only."""
     token = _chosen.set(rows)
     try:
         yield

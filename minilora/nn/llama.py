@@ -18,7 +18,7 @@ from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, like
 from minilora.messages import some
 from minilora.nn import pretrained
-from minilora.nn.attention import Attention, LayerCache, rotary_turns
+from minilora.nn.attention import Attention, LayerCache, rotary_tables
 from minilora.nn.choice import Choice, RowChoice, choosing, resolve
 from minilora.nn.config import LlamaConfig
 from minilora.nn.layers import Embedding, Linear, RMSNorm, random_weight
@@ -47,8 +47,8 @@ class DecoderLayer(Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: Tensor, turns: tuple[Array, Array], cache: LayerCache | None = None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), turns, cache)
+    def forward(self, x: Tensor, rotations: tuple[Array, Array], cache: LayerCache | None = None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotations, cache)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -66,9 +66,9 @@ class Decoder(Module):
     def forward(self, ids: Array, cache: Cache | None = None) -> Tensor:
         start = 0 if cache is None else cache.length
         x = self.embed_tokens(ids)
-        turns = rotary_turns(self.config, start, start + ids.shape[1], x.data)
+        rotations = rotary_tables(self.config, start, start + ids.shape[1], x.data)
         for i, layer in enumerate(self.layers):
-            x = layer(x, turns, None if cache is None else cache.layers[i])
+            x = layer(x, rotations, None if cache is None else cache.layers[i])
         return self.norm(x)
 
 

@@ -4,16 +4,16 @@ from minilora.runs import load_settings, run
 history = run(load_settings("demo", corpus=["pastiche:recipe"], iters=100), "runs/recipe")
 """
 
-from minilora.runs.runner import CHECKPOINT, make_model, new_folder, open_base, run, run_steps, save_result
+from minilora.runs.runner import CHECKPOINT, check_new_folder, make_model, open_base, run, run_steps, save_result
 from minilora.runs.settings import RUN, Settings, load_settings, presets
 
 __all__ = [
     "CHECKPOINT",
     "RUN",
     "Settings",
+    "check_new_folder",
     "load_settings",
     "make_model",
-    "new_folder",
     "open_base",
     "presets",
     "run",

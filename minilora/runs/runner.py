@@ -110,7 +110,7 @@ def open_base(folder: str | Path | None = None, device: str = "cpu") -> Llama:
     return model
 
 
-def new_folder(path: str | Path) -> Path:
+def check_new_folder(path: str | Path) -> Path:
     """Return `path` as a Path. Raises ValueError if the folder already contains a model or an adapter."""
     folder = Path(path)
     for name in ("config.json", "adapter_config.json"):
@@ -123,7 +123,7 @@ def _refuse_used(folder: Path) -> None:
     """Raise ValueError if a folder already contains a run, a model or an adapter."""
     if (folder / CHECKPOINT).exists():
         raise ValueError(f"{folder} already contains a run; resume it, or choose another folder")
-    new_folder(folder)
+    check_new_folder(folder)
 
 
 def save_result(model: Llama, settings: Settings, folder: Path, history: History) -> None:

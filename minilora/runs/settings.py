@@ -18,7 +18,7 @@ from minilora.training import TrainingConfig
 PRESETS = resources.files("minilora.runs") / "presets"
 RUN = "run.toml"
 
-CHANGES = {  # short name of a setting: (table, key in that table)
+CHANGEABLE = {  # short name of a setting: (table, key in that table)
     "corpus": ("", "corpus"),
     "base": ("", "base"),
     "method": ("", "method"),
@@ -81,21 +81,21 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
     Parameters
     ----------
     fresh : train from scratch (True) or start from `base` (False); by default as in the preset
-    changes : settings by the names in CHANGES. If rank is given without alpha, alpha is scaled to keep α/r
+    changes : settings by the names in CHANGEABLE. If rank is given without alpha, alpha is scaled to keep α/r
 
     Raises ValueError for an unknown preset, an unknown setting, or invalid values.
     """
-    if unknown := ", ".join(sorted(changes.keys() - CHANGES.keys())):
-        raise ValueError(f"unknown settings: {unknown}; valid settings: {', '.join(CHANGES)}")
+    if unknown := ", ".join(sorted(changes.keys() - CHANGEABLE.keys())):
+        raise ValueError(f"unknown settings: {unknown}; valid settings: {', '.join(CHANGEABLE)}")
     preset = str(preset)
-    top = {entry: changes[name] for name, (section, entry) in CHANGES.items() if not section and name in changes}
+    top = {entry: changes[name] for name, (section, entry) in CHANGEABLE.items() if not section and name in changes}
     table = {"method": "lora", **_read(preset), **top}
     table["adapter"] = _adapter_entries(preset, table)
     if "rank" in changes and "alpha" not in changes:
         _keep_scale(table, changes["rank"])
     if fresh:
         table |= {"method": "full", "model": table.get("model", {})}
-    for name, (section, entry) in CHANGES.items():
+    for name, (section, entry) in CHANGEABLE.items():
         if section and name in changes and (section != "model" or "model" in table):
             table.setdefault(section, {})[entry] = changes[name]
     if fresh is False:
@@ -106,7 +106,7 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
 
 
 def _adapter_entries(preset: str, table: dict[str, Any]) -> dict[str, Any]:
-    """The entries of the method's own table, such as [lora], and those of other methods' tables that it also has."""
+    """The entries of the method's table, such as [lora], and those in other methods' tables that it also accepts."""
     if "adapter" in table:
         raise ValueError(
             f"preset {preset}: unknown entry adapter; adapter settings belong in a table named after the method, "

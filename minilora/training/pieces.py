@@ -25,28 +25,28 @@ Batch: TypeAlias = tuple[Array, Array]
 PIECE = 1024
 """Target number of tokens per piece: enough for fast matrix products, few enough for the arrays to fit in cache."""
 
-FEW = 4
-"""Number of pieces of a smaller batch, if they are large enough: one per core of a typical laptop."""
+FEW_PIECES = 4
+"""Number of pieces in a smaller batch, if they are large enough: one per core of a typical laptop."""
 
-LEAST, LARGE, WORK = 384, 128, 1.15e9
+MIN_TOKENS, MIN_TOKENS_LARGE, MIN_WORK = 384, 128, 1.15e9
 """Minimum number of tokens of such a piece: 384 in a small model, where smaller pieces are mostly overhead. In a larger
 model, enough for 1.15e9 multiplications, but at least 128, because each piece reads all weights."""
 
-MOST = 8
-"""Maximum number of pieces per batch, and so of busy threads; each piece needs a full set of gradients."""
+MAX_PIECES = 8
+"""Maximum number of pieces per batch, and therefore of busy threads; each piece needs a full set of gradients."""
 
 
 def smallest_piece(model: Module) -> int:
     """The minimum number of tokens per piece of a small batch, from the multiplications per token in `model`."""
     linears = [module for _, module in model.named_modules() if isinstance(module, Linear)]
     products = sum(linear.in_features * linear.out_features for linear in linears)
-    return max(LARGE, min(LEAST, int(WORK // max(1, products))))
+    return max(MIN_TOKENS_LARGE, min(MIN_TOKENS, int(MIN_WORK // max(1, products))))
 
 
-def cut(batch: int, context: int, least: int = LEAST) -> list[slice]:
+def cut(batch: int, context: int, least: int = MIN_TOKENS) -> list[slice]:
     """Divide `batch` windows of `context` tokens into pieces: slices of rows. `least` comes from `smallest_piece`."""
     tokens = batch * context
-    pieces = min(batch, MOST, max(tokens // PIECE, min(FEW, tokens // least), 1))
+    pieces = min(batch, MAX_PIECES, max(tokens // PIECE, min(FEW_PIECES, tokens // least), 1))
     ends = [batch * (i + 1) // pieces for i in range(pieces)]
     return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
@@ -57,7 +57,7 @@ def add_gradients(
     batches: Sequence[Batch],
     threads: Threads,
     seed: Sequence[int] = (0,),
-    least: int = LEAST,
+    least: int = MIN_TOKENS,
 ) -> float:
     """Add the gradient of the mean loss over `batches` to the optimizer's gradient and return the loss, in nats.
 
@@ -69,7 +69,7 @@ def add_gradients(
     pieces = [(ids[rows], targets[rows]) for ids, targets in batches for rows in _rows(model, ids, least)]
     windows = sum(len(ids) for ids, _ in pieces)
 
-    def work_out(number: int) -> tuple[float, list[Array]]:
+    def compute(number: int) -> tuple[float, list[Array]]:
         ids, targets = pieces[number]
         share = len(ids) / windows
         with drawing_from(np.random.default_rng([*seed, number])):
@@ -77,7 +77,7 @@ def add_gradients(
         return share * loss.item(), gradients(loss, optimizer.parameters, np.asarray(share), release=True)
 
     total = 0.0
-    for loss, found in threads.map(work_out, range(len(pieces))):
+    for loss, found in threads.map(compute, range(len(pieces))):
         total += loss
         optimizer.add(found)
         del found  # freed while waiting for the next piece

@@ -97,7 +97,7 @@ class Progress:
 
 
 def _notebook_line() -> Callable[[str], None] | None:
-    """A line in the output of a notebook's cell, as a function that replaces its text; None outside a notebook.
+    """Return a function that replaces the text of a line in a notebook cell's output; None outside a notebook.
 
     It needs no ipywidgets, and a saved notebook shows the last text.
     """

@@ -91,14 +91,14 @@ class Run:
         kind = type(self.optimizer).__name__
         return f"Run(step {self.steps} of {self.config.iters}, {kind} on {self.optimizer.data.size:,} parameters)"
 
-    @np.errstate(all="ignore")  # non-finite values are reported once, by `_refuse_infinite`
+    @np.errstate(all="ignore")  # non-finite values are reported once, by `_refuse_not_finite`
     def step(self, batches: Sequence[Batch] | None = None) -> float:
         """Perform one update on the mean loss over `batches`, by default random ones; return the loss in nats."""
         rate, batches = self.rate, batches or self._draw()
         self.optimizer.zero_grad()
         loss = self._add_gradients(batches)
         norm = self.optimizer.clip(self.config.grad_clip)
-        self._refuse_infinite(loss, norm)
+        self._refuse_not_finite(loss, norm)
         for hook in self.hooks.values():
             hook.before_update(self)
         self.optimizer.step(rate)
@@ -156,7 +156,7 @@ class Run:
                     self.optimizer.add(gradients(penalty, self.optimizer.parameters, release=True))
         return loss
 
-    def _refuse_infinite(self, loss: float, norm: float) -> None:
+    def _refuse_not_finite(self, loss: float, norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._error(f"the loss is {loss} and the gradient norm is {norm} at step {self.steps + 1}")
 

@@ -1,4 +1,4 @@
-"""Highlighting: characters colored by their log-probability ratio of a voice to the base, as HTML."""
+"""Highlighting: characters colored by their log-probability ratio, voice to base, as HTML."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MORE, LESS = "230 126 34", "52 120 190"  # orange and blue, which differ in gray
 
 
 def level(log_ratio: float) -> int:
-    """Return the highlighting level of a log-ratio, from -3 (less likely than for the base) to 3 (more likely)."""
+    """Return the highlighting level of a log-ratio, from -3 (less likely than under the base) to 3 (more likely)."""
     size = sum(abs(log_ratio) >= least for least in LEVELS)
     return size if log_ratio > 0 else -size
 

@@ -24,7 +24,7 @@ class Voice:
     folder : the folder of its adapter, in PEFT's layout, with its model card, README.md
     metrics : `description`; `corpus`; losses on held-out text, in nats per character: `before` and `after` on its own
         corpus, without and with the voice, and likewise `base_off` and `base_on` on the base's corpora; `seconds` of
-        training on `machine`; `held_out_sha256`; for the corpus python also the Python version, `python`
+        training on `machine`; `held_out_sha256`; for the corpus "python", also the Python version, `python`
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which adapters act: one, several with strengths, none; and for a while, none."""
+"""Selecting the active adapters: one, several with strengths, or none, and disabling them temporarily."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from minilora.autograd.ops import low_rank
 from minilora.nn import Linear, Module
 
 
-@no_grad()  # where gradients are taken, one adapter's products are formed in another order than those of two
+@no_grad()  # with gradients, the matrix products of a single adapter are computed in a different order
 def test_only_the_chosen_adapters_act(two_adapters, unit_llama, attach, ids):
     model = two_adapters()
     base = unit_llama()(ids).data
@@ -72,7 +72,7 @@ def test_a_strength_that_is_no_number_is_refused(two_adapters, strength):
 
 
 def test_disabled_leaves_alone_what_trains(two_adapters):
-    """As in LoRA-FA, where A is frozen."""
+    """Frozen tensors of an active adapter, such as A in LoRA-FA, stay frozen."""
     model = two_adapters()
     for module in hosts(model).values():
         if "b" in module.config:
@@ -86,7 +86,7 @@ def test_disabled_leaves_alone_what_trains(two_adapters):
 
 @pytest.mark.parametrize(("tokens", "calls"), [(7, 0), (8, 1)])
 def test_training_forms_the_update_where_that_takes_fewer_operations(tokens, calls, monkeypatch):
-    """Between 12 inputs and 20 outputs the two ways are even at 12 · 20 / (12 + 20) = 7.5 tokens."""
+    """With 12 inputs and 20 outputs, both methods cost the same at 12 · 20 / (12 + 20) = 7.5 tokens."""
     holder, rng, called = Module(), np.random.default_rng(0), []
     holder.only = Linear(Tensor(rng.standard_normal((20, 12))))
     lora.inject(holder, lora.LoraConfig(r=2, target_modules=["only"], init_lora_weights=False), rng=rng)

@@ -1,4 +1,4 @@
-"""Putting adapters in changes nothing that was there; taking them out gives it back."""
+"""Injecting adapters leaves the model's own parameters unchanged, and unloading restores the original model."""
 
 import copy
 
@@ -93,7 +93,7 @@ def test_a_deep_copy_trains_apart(two_adapters, ids):
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "ä", "a b"])
-def test_a_name_that_cannot_be_one(name, unit_llama, attach, snapshot):
+def test_an_invalid_adapter_name_is_refused(name, unit_llama, attach, snapshot):
     model = unit_llama()
     before = snapshot(model)
     with pytest.raises(lora.AdapterError, match="expected an adapter name of ASCII letters, digits, - and _, got"):

@@ -1,4 +1,4 @@
-"""Counts of parameters: r (in + out) for each adapted weight, and the numbers that are known from elsewhere."""
+"""Parameter counts: r (in + out) for each adapted weight, and the published counts for Llama 2 7B."""
 
 import dataclasses
 
@@ -74,10 +74,10 @@ def test_rows_and_the_printed_table(unit_llama, attach):
     assert sum(row.total for row in report.rows) == report.total
     lines = str(report).splitlines()
     assert len(lines) == len(report.rows) + 2
-    assert len({len(line) for line in lines}) == 1  # columns line up
+    assert len({len(line) for line in lines}) == 1  # columns are aligned
     (line,) = [line for line in lines if "up_proj" in line]
     assert line.split() == ["model.layers.*.mlp.up_proj", "3", "×", "20×12", "224", "944", "23.73%"]
-    (line,) = [line for line in lines if "embed_tokens" in line]  # a single module, of 29 × 12 in all
+    (line,) = [line for line in lines if "embed_tokens" in line]  # a single module has no count
     assert line.split() == ["model.embed_tokens", "29×12", "0", "348", "0.00%"]
     (line,) = [line for line in str(lora.report(unit_llama(num_hidden_layers=2))).splitlines() if "up_proj" in line]
     assert line.split()[1:4] == ["2", "×", "20×12"]
@@ -85,7 +85,7 @@ def test_rows_and_the_printed_table(unit_llama, attach):
 
 
 def test_llama_2_7b(monkeypatch):
-    """4,194,304 of 6,742,609,920 with r = 8 on q and v. The weights take no memory: one zero, seen from everywhere."""
+    """4,194,304 of 6,742,609,920 with r = 8 on q and v. The weights take no memory: each is a broadcast zero."""
 
     def nothing(rng, n_out, n_in, std):
         return Tensor(np.broadcast_to(np.float32(0), (n_out, n_in)), requires_grad=True)

@@ -1,4 +1,4 @@
-"""Dropout acts while training only, and on the adapter's input only."""
+"""Dropout applies only during training, and only to the adapter's input."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def test_in_evaluation_it_does_nothing(unit_llama, attach, ids):
     noisy = model(ids).data
     assert not np.allclose(noisy, expected)
     model.train(np.random.default_rng(0))
-    np.testing.assert_array_equal(model(ids).data, noisy)  # the same generator drops the same
+    np.testing.assert_array_equal(model(ids).data, noisy)  # a generator in the same state drops the same entries
     model.eval()
     np.testing.assert_array_equal(model(ids).data, expected)
 

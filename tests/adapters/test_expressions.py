@@ -1,4 +1,4 @@
-"""Regular expressions from files: what people write is matched as PEFT matches it, what takes for ever is stopped."""
+"""Regular expressions from config files: common ones match as with `re`, which PEFT uses, and slow ones stop."""
 
 import re
 import time
@@ -43,7 +43,7 @@ def test_what_people_write_means_what_pythons_own_matcher_says(expression):
 
 
 def test_a_key_for_each_layer():
-    """64 in each pattern, as people generate them, on all the Linears of a model of 64 layers."""
+    """Configs may have one key per layer: 64 keys in each pattern are matched within the time limit."""
     keys = [rf".*\.layers\.{i}\..*q_proj$" for i in range(64)]
     config = LoraConfig(
         rank_pattern={key: i + 1 for i, key in enumerate(keys)},
@@ -61,7 +61,7 @@ def test_a_key_for_each_layer():
 def test_what_takes_for_ever_is_stopped(expression, monkeypatch):
     monkeypatch.setattr(expressions, "MOST_SECONDS", 0.2)
     config, began = LoraConfig(target_modules=expression), time.process_time()
-    for _ in range(3):  # the time is the config's, not each match's
+    for _ in range(3):  # the time limit applies to the config, not to each match
         with pytest.raises(AdapterError, match=r"takes too long to match; use fewer repetitions such as \.\*"):
             config.matches(expression, "model.layers.1.self_attn.q_proj")
     assert time.process_time() - began < 1
@@ -84,7 +84,7 @@ def test_what_was_found_is_remembered(monkeypatch):
 
 
 @pytest.mark.parametrize(("expression", "length"), [("q" * 1_001, 1_001), ("(" * 600 + ")" * 600, 1_200)])
-def test_the_longest(expression, length):
+def test_too_long_an_expression_is_refused(expression, length):
     LoraConfig(target_modules="q" * 1_000)
     with pytest.raises(AdapterError, match="expected a regular expression of at most 1,000 characters"):
         LoraConfig(target_modules=expression)

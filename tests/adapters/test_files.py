@@ -1,4 +1,4 @@
-"""Adapter folders: the same bits come back, under PEFT's names, whatever else is attached."""
+"""Adapter folders: an adapter is saved under PEFT's names and loaded bit for bit, next to any other adapters."""
 
 import json
 import os
@@ -164,7 +164,7 @@ def test_a_failing_save_leaves_a_folder_that_opens(failing, unit_llama, attach, 
 
 
 def test_numbers_that_the_files_type_cannot_hold_are_not_written(unit_llama, attach, tmp_path):
-    """100,000 is infinite in float16; such a file could not be loaded again."""
+    """100,000 overflows to infinity in float16, and such a file could not be loaded again."""
     model = attach(unit_llama())
     model.model.layers[1].self_attn.v_proj.lora_B["default"].data[0, 0] = 1e5
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""A folder that does not fit is one line of error, and the model stays as it was."""
+"""A folder that does not match its model raises a one-line error and leaves the model unchanged."""
 
 import json
 import os
@@ -17,7 +17,7 @@ B = A.replace("lora_A", "lora_B")
 
 @pytest.fixture
 def folder(unit_llama, attach, tmp_path):
-    """A good adapter on q and v, r = 3."""
+    """A valid adapter on q and v with r = 3."""
     lora.save_adapter(attach(unit_llama()), tmp_path)
     return tmp_path
 
@@ -95,9 +95,9 @@ SPOILED = {
         r"lora_B\.weight should have shape \(24, 3\), found \(8, 3\); .* a base model with different dimensions",
     ),
     "no columns": (lambda t: t.update({A: t[A][:, :0]}), r"should have shape \(3, 12\), found \(3, 0\)"),
-    "one number": (lambda t: t.update({A: np.float32(1)}), r"should have shape \(3, 12\), found \(\)"),
-    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "one of the dtypes F64, F32, F16, BF16, found I64"),
-    "truths": (lambda t: t.update({A: t[A] > 0}), r"lora_A\.weight should have one of the dtypes .*, found BOOL"),
+    "a scalar": (lambda t: t.update({A: np.float32(1)}), r"should have shape \(3, 12\), found \(\)"),
+    "integers": (lambda t: t.update({A: t[A].astype(int)}), "one of the dtypes F64, F32, F16, BF16, found I64"),
+    "booleans": (lambda t: t.update({A: t[A] > 0}), r"lora_A\.weight should have one of the dtypes .*, found BOOL"),
     "an odd name": (lambda t: t.update({"x\n\x1b[31m" * 99: t[A]}), r"contains x  \[31mx  \[31m.*, which its config"),
     "no prefix": (
         lambda t: t.update({A.removeprefix("base_model.model."): t.pop(A)}),
@@ -153,18 +153,18 @@ CONFIGS = {
         r"contains .*layers\.2.*\.lora_A\.weight and 3 more",
     ),
     "unknown target": (lambda c: c.update(target_modules=["c_attn"]), "target 'c_attn' matches no linear module"),
-    "targets a number": (lambda c: c.update(target_modules=3), "expected target_modules to be a list"),
-    "patterns a list": (lambda c: c.update(rank_pattern=[3]), "expected rank_pattern to be a dict"),
+    "a number as targets": (lambda c: c.update(target_modules=3), "expected target_modules to be a list"),
+    "a list of patterns": (lambda c: c.update(rank_pattern=[3]), "expected rank_pattern to be a dict"),
     "a bad pattern": (lambda c: c.update(alpha_pattern={"(": 3}), r"'\(' is not a valid regular expression"),
     "another type": (lambda c: c.update(peft_type="IA3"), "expected an adapter with peft_type 'LORA', found 'IA3'"),
-    "alpha huge": (lambda c: c.update(lora_alpha=10**400), "expected lora_alpha to be a finite number, got 1000"),
+    "a huge alpha": (lambda c: c.update(lora_alpha=10**400), "expected lora_alpha to be a finite number, got 1000"),
     "alpha beyond float32": (
         lambda c: c.update(lora_alpha=1e40),
         r"the scale of .*q_proj, 3\.33333e\+39, is not finite in float32",
     ),
-    "alpha true": (lambda c: c.update(lora_alpha=True), "expected lora_alpha to be a finite number, got True"),
+    "alpha True": (lambda c: c.update(lora_alpha=True), "expected lora_alpha to be a finite number, got True"),
     "layers in lists": (lambda c: c.update(layers_to_transform=[[1]]), r"to contain layer indices, got \[1\]"),
-    "targets no names": (lambda c: c.update(target_modules=[1, None]), "to contain module names, got 1"),
+    "targets that are not names": (lambda c: c.update(target_modules=[1, None]), "to contain module names, got 1"),
     "endless": (lambda c: c.update(target_modules=r"(?:.|\w)+[#!]"), "takes too long to match"),
     "an endless key": (lambda c: c.update(rank_pattern={r"(?:.|\w)+[#!]": 3}), "takes too long to match"),
     "a line break": (
@@ -201,7 +201,7 @@ def test_config(spoil, message, folder, model, snapshot):
         " " * 10**6,
     ],
 )
-def test_a_config_that_is_none(content, folder, model, snapshot):
+def test_a_malformed_config_is_refused(content, folder, model, snapshot):
     (folder / "adapter_config.json").write_text(content)
     refused(model, folder, snapshot, r"adapter_config\.json (is not valid JSON|should contain a JSON object)")
 
@@ -224,7 +224,7 @@ def test_missing_files(folder, model, snapshot, tmp_path):
     refused(model, tmp_path / "nowhere", snapshot, message)
 
 
-posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissions are POSIX's")
+posix = pytest.mark.skipif(os.name != "posix", reason="requires POSIX links, pipes and permissions")
 
 
 @posix
@@ -233,15 +233,15 @@ posix = pytest.mark.skipif(os.name != "posix", reason="links, pipes and permissi
     ("make", "message"),
     [
         (lambda path: path.mkdir(), "is not a regular file"),
-        (os.mkfifo, "is not a regular file"),  # to open it would wait for ever
+        (os.mkfifo, "is not a regular file"),  # opening it would block forever
         (lambda path: path.symlink_to("/dev/zero"), "is a link to a target outside its folder; copy the file into"),
         (lambda path: path.symlink_to("nowhere"), "is a broken link"),
         (lambda path: path.symlink_to("../good"), "is a link to a target outside its folder; copy the file into"),
     ],
     ids=["folder", "pipe", "device", "broken link", "link out"],
 )
-def test_what_is_no_file_of_this_folder(make, message, name, folder, unit_llama, snapshot):
-    """A good file outside is refused as well: whoever made the link may have meant a secret one."""
+def test_only_regular_files_in_the_folder_are_read(make, message, name, folder, unit_llama, snapshot):
+    """A link to a valid file outside the folder is refused as well: such a link could expose a private file."""
     model, inside = unit_llama(), folder / "inside"
     inside.mkdir()
     for file in folder.glob("adapter_*"):
@@ -258,7 +258,7 @@ def test_a_link_within_the_folder(folder, model):
     lora.load_adapter(model, folder, "new")
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can read every file")
 @pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "."])
 def test_a_file_that_may_not_be_read(name, folder, model, snapshot):
     (folder / name).chmod(0)
@@ -280,7 +280,7 @@ def test_what_the_system_says_about_a_file(folder, model, snapshot, monkeypatch)
 
 
 def declare(file, entries, size):
-    """A safetensors file that says to hold these tensors, and does: zeros that take no room on the disk."""
+    """Write a safetensors file with these header entries and `size` zero bytes of data, as a sparse file."""
     text = json.dumps(entries).encode()
     file.write_bytes(struct.pack("<Q", len(text)) + text)
     os.truncate(file, 8 + len(text) + size)
@@ -309,7 +309,7 @@ def test_two_gigabytes_are_read_without_a_model_and_no_more(kind, size, folder, 
     config.write_text(config.read_text().replace('"r": 3', '"r": 4'))
     monkeypatch.setattr("minilora.adapters.files.read_tensors", lambda path: {})
     most = 2**31
-    for rows in (0, 1):  # of B, each of four numbers
+    for rows in (0, 1):  # of B, each with four values
         entries = {
             A: {"dtype": kind, "shape": [4, most // (4 * size)], "data_offsets": [0, most]},
             B: {"dtype": kind, "shape": [rows, 4], "data_offsets": [most, most + 4 * size * rows]},
@@ -325,7 +325,7 @@ def test_two_gigabytes_are_read_without_a_model_and_no_more(kind, size, folder, 
             assert lora.read_adapter(folder)[1] == {}
 
 
-def test_a_name_of_a_hundred_letters_is_read_without_a_model_and_no_longer_one(folder):
+def test_without_a_model_names_have_at_most_a_hundred_characters(folder):
     file = folder / "adapter_model.safetensors"
     tensors = read_tensors(file)
     a, b = tensors.pop(A), tensors.pop(B)
@@ -363,8 +363,8 @@ ALONE = {
     ),
     "long": (lambda t: t.update({A.replace("1", "1" * 99): t[A]}), r"contains base_model\..*1{50}, which its config"),
     "empty": (lambda t: t.clear(), "contains no tensors"),
-    "whole numbers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the dtypes .*, found I64"),
-    "a copy of whole numbers": (
+    "integers": (lambda t: t.update({A: t[A].astype(int)}), "should have one of the dtypes .*, found I64"),
+    "an integer copy of the weight": (
         lambda t: t.update({A.replace("lora_A", "base_layer"): np.ones((24, 12), int)}),
         "should have one of the dtypes .*, found I64",
     ),
@@ -390,7 +390,7 @@ def test_the_folders_name_may_be_anything(tmp_path, model, snapshot):
 
 
 def test_an_adapter_fit_for_a_float64_model_alone(folder, unit_llama):
-    """What is too large for float32 is finite in float64."""
+    """Values too large for float32 are finite in float64."""
     file = folder / "adapter_model.safetensors"
     write_tensors(file, {name: a.astype(np.float64) * 1e40 for name, a in read_tensors(file).items()})
     model = unit_llama()
@@ -410,7 +410,7 @@ def test_a_base_of_another_shape(shape, folder, unit_llama, snapshot):
 
 
 def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach, tmp_path, snapshot, ids, monkeypatch):
-    """PEFT writes one down beside the adapter of an output head."""
+    """PEFT saves a copy of the frozen weight with the adapter of an output head."""
     model, same, other = (unit_llama(seed, tie_word_embeddings=False) for seed in (0, 0, 1))
     attach(model, target_modules=["lm_head"])
     lora.save_adapter(model, tmp_path)
@@ -421,8 +421,8 @@ def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach
     np.testing.assert_array_equal(same(ids).data, model(ids).data)
     message = r"is for a different base model: its copy of lm_head\.weight differs from this model's"
     refused(other, tmp_path, snapshot, message)
-    monkeypatch.setattr("minilora.adapters.files.read_tensors", lambda path: pytest.fail("it was read"))
-    for rows in (28, 30):  # one of another shape is not even read
+    monkeypatch.setattr("minilora.adapters.files.read_tensors", lambda path: pytest.fail("the tensors were read"))
+    for rows in (28, 30):  # a copy with a different shape is refused before it is read
         tensors["base_model.model.lm_head.base_layer.weight"] = np.resize(model.lm_head.weight.data, (rows, 12))
         write_tensors(tmp_path / "adapter_model.safetensors", tensors)
         refused(unit_llama(tie_word_embeddings=False), tmp_path, snapshot, message)

@@ -1,6 +1,6 @@
-"""2,000 spoiled adapters: each is refused in one line, or was left a valid adapter. Nothing else happens.
+"""2,000 corrupted adapters: each is either refused with a one-line error, or still valid and loaded in full.
 
-Every case is made by its own generator, `np.random.default_rng(number)`, so that a failing one can be made again.
+Each case has its own generator, `np.random.default_rng(case)`, so that a failing case can be reproduced.
 """
 
 import json
@@ -20,7 +20,7 @@ from minilora import lora
 from minilora.adapters.attach import hosts
 from minilora.files import read_tensors
 
-resource = pytest.importorskip("resource")  # links, pipes and this module are POSIX's
+resource = pytest.importorskip("resource")  # this module, links and pipes require POSIX
 CASES = 2_000
 SMALL = {"num_hidden_layers": 1}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -48,14 +48,14 @@ def pick(rng, things):
 
 
 def put(path, content):
-    """Write in place: many disks take milliseconds for a file that is made or emptied."""
+    """Write in place: creating or truncating a file takes milliseconds on many disks."""
     with open(path, "r+b" if path.is_file() and not path.is_symlink() else "wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
         file.truncate()
 
 
 def spoil_bytes(rng, content, end):
-    """Flip, insert, remove or cut, somewhere before `end`."""
+    """Flip a bit, insert or remove bytes, or truncate, at a random position before `end`."""
     at = int(rng.integers(end))
     junk = rng.bytes(int(rng.integers(1, 9)))
     flipped = bytes([content[at] ^ (1 << int(rng.integers(8)))])
@@ -93,7 +93,7 @@ def config_expressions(rng, folder):
 
 
 def config_text(rng, folder):
-    """What a JSON writer would not write."""
+    """Replace the config with text that no JSON writer produces."""
     good = (folder / CONFIG).read_text()
     depth = int(rng.integers(60, 3_000))
     texts = [
@@ -109,7 +109,7 @@ def config_text(rng, folder):
 
 
 def tensor_bytes(rng, folder):
-    """Mostly in the header: what is flipped in a number often leaves a number."""
+    """Corrupt mostly the header: a float32 value with a flipped bit is usually still a valid value."""
     file = folder / WEIGHTS
     content = file.read_bytes()
     end = 8 + struct.unpack("<Q", content[:8])[0]
@@ -134,7 +134,7 @@ def tensor_header(rng, folder):
         header["__metadata__"] = pick(rng, [{"format": 1}, [1], "pt", {"a": None}, {"a": {"b": "c"}}])
     elif part == "entry":
         header[key] = pick(rng, [None, [], {}, 3, {"dtype": "F32"}, header[key]["shape"]])
-    elif part == "swap":  # overlapping, or the one's numbers under the other's name
+    elif part == "swap":  # overlapping, or the data of one tensor under the name of another
         header[key]["data_offsets"] = header[pick(rng, sorted(header.keys() - {key, "__metadata__"}))]["data_offsets"]
     text = json.dumps(header).encode()
     length = pick(rng, [0, 1, 10**6, 10**8, 2**63, 2**64 - 1]) if part == "length" else len(text)
@@ -142,7 +142,7 @@ def tensor_header(rng, folder):
 
 
 def tensor_values(rng, folder):
-    """A file that is whole, of tensors that are wrong."""
+    """Write a well-formed file with wrong tensors."""
     tensors = read_tensors(folder / WEIGHTS)
     key = pick(rng, sorted(tensors))
     array, other = tensors[key], pick(rng, sorted(tensors))
@@ -169,7 +169,7 @@ def tensor_values(rng, folder):
 
 
 def sparse(rng, folder):
-    """A file that says to hold terabytes, and does, of zeros that take no room on the disk."""
+    """Write a sparse file with up to hundreds of gigabytes of zeros, which take no space on disk."""
     file = folder / WEIGHTS
     content = file.read_bytes()
     header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
@@ -182,7 +182,7 @@ def sparse(rng, folder):
 
 
 def other_things(rng, folder):
-    """Not files at all."""
+    """Replace a file with a folder, link, pipe or device, or with nothing."""
     path = folder / pick(rng, [CONFIG, WEIGHTS])
     content = path.read_bytes()
     path.unlink()
@@ -216,7 +216,7 @@ HUNGRY = (config_text, tensor_header, sparse, other_things)
 
 
 def restore(folder, good):
-    """Put the good files back."""
+    """Restore the valid files."""
     for name, content in good.items():
         path = folder / name
         if path.is_dir():
@@ -227,25 +227,25 @@ def restore(folder, good):
 
 
 def peak_of_this_process():
-    """Bytes of memory: what NumPy, Python and safetensors together have ever held."""
+    """Return the peak memory of the process in bytes, including NumPy, Python and safetensors."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 @contextmanager
 def traced(wanted):
-    """Gives a list that holds, at the end, the most that was allocated at a time. (To trace all takes too long.)"""
+    """Yield a list that ends with the peak traced memory, 0 unless `wanted`. Tracing every case would take too long."""
     peaks = [0]
     if wanted:
         tracemalloc.start()
     try:
         yield peaks
     finally:
-        peaks.append(tracemalloc.get_traced_memory()[1])  # 0 when it was not started
+        peaks.append(tracemalloc.get_traced_memory()[1])  # 0 if tracing was not started
         tracemalloc.stop()
 
 
 def is_whole(model, adapter):
-    """Whether every adapted module has a finite A (r, in) and B (out, r)."""
+    """Return whether every adapted module has a finite A (r, in) and B (out, r)."""
     modules = [module for module in hosts(model).values() if adapter in module.config]
     for module in modules:
         a, b = module.lora_A[adapter].data, module.lora_B[adapter].data
@@ -257,7 +257,7 @@ def is_whole(model, adapter):
 
 
 def outcome(load, *arguments):
-    """What came of it: the value, or the one line that refused it. Any other exception passes through."""
+    """Return (value, None), or (None, message) for an AdapterError. Other exceptions propagate."""
     try:
         return load(*arguments), None
     except lora.AdapterError as error:

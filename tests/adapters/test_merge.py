@@ -1,4 +1,4 @@
-"""Merging changes what is stored, not what is computed; unmerging restores every bit."""
+"""Merging changes the stored weights but not the output, and unmerging restores the weights bit for bit."""
 
 import numpy as np
 import pytest
@@ -84,7 +84,7 @@ def test_disabled_is_the_base_while_merged_too(two_adapters, unit_llama, ids):
 
 
 def test_after_disabled_the_weight_is_merged_anew(two_adapters, ids):
-    """From the parameters as they are by then: of another type, and without an adapter that was deleted inside."""
+    """The weight is recomputed from the current parameters: a new dtype, and an adapter deleted inside the block."""
     model, other = two_adapters(), two_adapters()
     lora.set_active(model, {"a": 1, "b": 1})
     lora.merge(model)
@@ -162,7 +162,7 @@ def test_merge_check_sees_when_a_weight_does_not_come_back(two_adapters, ids, mo
 
 
 def test_the_state_of_a_merged_model_is_that_of_the_model(two_adapters, unit_llama):
-    """W, A and B, not W + ΔW beside A and B: loaded into another model, the update would count twice."""
+    """The state has W, A and B. With W + ΔW in place of W, another model would apply the update twice."""
     model = two_adapters()
     before = {name: array.tobytes() for name, array in model.state_dict().items()}
     lora.merge(model)

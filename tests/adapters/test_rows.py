@@ -1,4 +1,4 @@
-"""A different adapter for each row of a batch: the same numbers as row by row, and nothing else is touched."""
+"""A different adapter for each row of a batch: the logits match those of single rows, and the model is unchanged."""
 
 import sys
 from collections import Counter
@@ -29,7 +29,7 @@ def model(three_adapters):
 
 
 def alone(model, ids, choice):
-    """The logits of some texts by the usual way, with `choice` active."""
+    """Return the logits of `ids` with `choice` as the active adapters."""
     before = lora.active(model)
     lora.set_active(model, choice)
     logits = model(ids).data
@@ -54,9 +54,9 @@ def test_any_choices_are_their_single_runs(three_adapters, adapters):
 
 
 @pytest.mark.parametrize("choice", ["a", {"b": 0.3, "c": -1}, {}, {"a": 0}], ids=str)
-@no_grad()  # what is active trains, and may take its products in another order where gradients are taken
+@no_grad()  # active adapters are trainable, and with gradients their matrix products may be in a different order
 def test_one_choice_for_all_rows_is_that_choice_made_active(choice, model):
-    """Bit for bit: a name or strengths for the whole batch, and a list that says the same for every row."""
+    """One selection for the batch, or a list that repeats it, is bit-for-bit identical to making it active."""
     expected = alone(model, IDS, choice)
     np.testing.assert_array_equal(model(IDS, adapters=choice).data, expected)
     np.testing.assert_array_equal(model(IDS, adapters=[choice] * 6).data, expected)
@@ -97,7 +97,7 @@ def test_float32_stays_float32(two_adapters):
 
 
 def test_gradients_are_the_sum_over_the_single_runs(model):
-    """Where two rows use one adapter, its gradient is the sum of both; a row that does not use it adds nothing."""
+    """The gradient of an adapter is the sum over the rows that use it; other rows contribute nothing."""
     wanted = {name: p for name, p in model.named_parameters() if "lora_" in name}
     for p in wanted.values():
         p.requires_grad = True
@@ -105,7 +105,7 @@ def test_gradients_are_the_sum_over_the_single_runs(model):
     mixed = gradients(model(IDS, adapters=MIXED), list(wanted.values()), cotangent)
     expected = [np.zeros(p.shape) for p in wanted.values()]
     for i, choice in enumerate(MIXED):
-        if choice is None:  # the base has nothing to give
+        if choice is None:  # a row without adapters has no gradient
             continue
         single = gradients(model(IDS[i : i + 1], adapters=choice), list(wanted.values()), cotangent[i : i + 1])
         expected = [total + g for total, g in zip(expected, single, strict=True)]
@@ -115,14 +115,14 @@ def test_gradients_are_the_sum_over_the_single_runs(model):
 
 
 def test_what_is_frozen_has_no_gradient(model):
-    """The base, and a chosen adapter that is not to be trained: here c is active, a and b are not."""
+    """The base and selected but inactive adapters get no gradient: here only c is active."""
     model(IDS, adapters=MIXED).backward(np.ones((6, 9, 29)))
     trained = {name for name, p in model.named_parameters() if p.grad is not None}
     assert trained == {name for name, p in model.named_parameters() if name.endswith(".c")}
 
 
 def test_products_do_not_grow_in_number_with_the_adapters(model, monkeypatch):
-    """Two thin products for each adapted module and one with each W, however many adapters and rows there are."""
+    """Two thin matrix products per adapted module and one per W, for any number of adapters and rows."""
     counted = Counter()
 
     def count(name, op):
@@ -144,7 +144,7 @@ def test_products_do_not_grow_in_number_with_the_adapters(model, monkeypatch):
 
 
 def test_the_thin_products_are_as_wide_as_the_largest_rank(model, monkeypatch):
-    """On q of layer 1 the choice of two has ranks 2 and 5; v of layer 0 knows a alone, of rank 3."""
+    """On q of layer 1, the largest selection combines ranks 2 and 5; v of layer 0 has only a, of rank 3."""
     widths = []
 
     def recorded(a, b):
@@ -162,7 +162,7 @@ def test_the_thin_products_are_as_wide_as_the_largest_rank(model, monkeypatch):
 
 
 def test_threads_do_not_see_each_others_choices(model, monkeypatch):
-    """Several calls at once on one model; in the middle of every forward pass all of them meet."""
+    """Several threads call one model at the same time and synchronize in the middle of each forward pass."""
     work = [MIXED, "a", ["b"] * 5 + [None], None]
     meeting, layer = Barrier(len(work), timeout=10), model.model.layers[1]
     forward = layer.forward
@@ -243,14 +243,14 @@ def test_dropout_row_by_row_is_refused(model, attach, snapshot):
     with pytest.raises(lora.AdapterError, match=r"not supported with dropout; call model\.eval\(\) first"):
         model(IDS[:3], adapters=adapters)
     assert snapshot(model) == before
-    model(IDS[:3], adapters=["a", "b", None])  # those that have none train
-    assert not np.array_equal(model(IDS, adapters="wet").data, model(IDS, adapters="wet").data)  # one at a time, too
+    model(IDS[:3], adapters=["a", "b", None])  # in training, rows may use adapters without dropout
+    assert not np.array_equal(model(IDS, adapters="wet").data, model(IDS, adapters="wet").data)  # or one with dropout
     model.eval()
     assert off_by(model(IDS[:3], adapters=adapters).data, one_by_one(model, IDS[:3], adapters)) < 1e-12
 
 
 def test_a_choice_of_rows_is_used_again_with_the_factors_as_they_are_by_then(model):
-    """Two backward passes with one choice of rows: the second finds the factors as they are by then."""
+    """A selection that was resolved once is used in two backward passes; the second uses the changed factors."""
     lora.set_active(model, {"a": 1.0, "b": 1.0, "c": 1.0})
     rows, parameters = resolve(model, MIXED, len(IDS)), model.parameters(trainable=True)
     found = []

@@ -1,4 +1,4 @@
-"""What the seam offers to methods to come: tensors shared by all Linears, updates without a matrix, packed bases."""
+"""Extension points for new methods: tensors shared by all Linears, updates without a matrix, packed base weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -22,7 +22,7 @@ IDS = np.random.default_rng(3).integers(29, size=(3, 9))
 
 
 class SharedUpdate(Update):
-    """u(x) = b ⊙ B A x: b is the Linear's own; A and B are one pair for all, frozen, and cut to its size."""
+    """u(x) = b ⊙ B A x. Each Linear has its own b. All share one frozen pair A, B, sliced to the size of the Linear."""
 
     frozen = frozenset({"A", "B"})
 
@@ -35,7 +35,7 @@ class SharedConfig(Method):
     r: int = setting(3, check_rank)
     name: ClassVar = "shared"
     label: ClassVar = "shared"
-    recognised_by: ClassVar = {"peft_type": "SHARED"}
+    recognized_by: ClassVar = {"peft_type": "SHARED"}
 
     def shapes(self, path):
         return {"b": ("out",)} if path else {"A": (self.r, "in"), "B": ("out", self.r)}
@@ -52,7 +52,7 @@ class SharedConfig(Method):
 
 
 class GatedUpdate(Update):
-    """u(x) = tanh(G x): no matrix."""
+    """u(x) = tanh(G x), which is not linear, so there is no ΔW."""
 
     def apply(self, x, h, base):
         return ops.tanh(ops.linear(x, self.G))
@@ -62,7 +62,7 @@ class GatedUpdate(Update):
 class GatedConfig(SharedConfig):
     name: ClassVar = "gated"
     label: ClassVar = "gated"
-    recognised_by: ClassVar = {"peft_type": "GATED"}
+    recognized_by: ClassVar = {"peft_type": "GATED"}
 
     def shapes(self, path):
         return {"G": ("out", "in")} if path else {}
@@ -78,7 +78,7 @@ class GatedConfig(SharedConfig):
 
 
 class PackedLinear(Linear):
-    """W as whole numbers and one scale."""
+    """A Linear that stores W as int8 values and one scale."""
 
     def __init__(self, weight):
         self.scale = Tensor(np.asarray(np.abs(weight.data).max() / 127))
@@ -96,7 +96,7 @@ class PackedLinear(Linear):
 
 @pytest.fixture
 def model(unit_llama, monkeypatch):
-    """A model with the adapters `one`, of shared tensors, and `two`, gated; `one` is active."""
+    """A model with two adapters: `one`, with shared tensors, which is active, and `two`, which is gated."""
     monkeypatch.setattr(registry, "_METHODS", dict(registry.methods()))
     for cls in (SharedConfig, GatedConfig):
         registry.method(cls)
@@ -128,7 +128,7 @@ def test_shared_tensors_are_one_key_in_a_file(model, unit_llama, tmp_path):
     for fact in module_facts(config, tensors, weights):
         delta = hosts(other)[fact.path].delta("default")
         assert fact.norm == pytest.approx(np.linalg.norm(delta), rel=1e-5)
-    assert {fact.norm for fact in module_facts(config, tensors, {})} == {None}  # the sizes are the base's to tell
+    assert {fact.norm for fact in module_facts(config, tensors, {})} == {None}  # ΔW depends on the base's size
 
 
 def test_an_update_without_a_matrix_is_not_merged(model, snapshot):

@@ -1,4 +1,4 @@
-"""Which Linears a config means; and a name that means none is an error that lists those that exist."""
+"""The Linears that a config selects. A name that matches none is an error that lists the available names."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def paths(leaves, layers=range(12)):
 
 @pytest.fixture(scope="module")
 def model(unit_llama):
-    """Twelve layers: layer 1 could be mistaken for 10 and 11."""
+    """A model with twelve layers, so that a wrong match for layer 1 would include layers 10 and 11."""
     return unit_llama(num_hidden_layers=12, tie_word_embeddings=False)
 
 
@@ -36,10 +36,10 @@ def model(unit_llama):
         ({"target_modules": "all-linear", "exclude_modules": MLP}, paths(ATTENTION)),
         ({"target_modules": ["q_proj"], "exclude_modules": r".*\.1\d?\..*"}, paths(["q_proj"], [0, *range(2, 10)])),
         ({"target_modules": ["q_proj", "lm_head"], "exclude_modules": ["lm_head"]}, paths(["q_proj"])),
-        ({"target_modules": ["q_proj"], "exclude_modules": "model"}, paths(["q_proj"])),  # not the whole path
+        ({"target_modules": ["q_proj"], "exclude_modules": "model"}, paths(["q_proj"])),  # not the entire path
     ],
 )
-def test_what_is_meant(options, expected, model):
+def test_selected_modules(options, expected, model):
     chosen = select(model, LoraConfig(**options))
     assert set(chosen) == expected
     modules = dict(model.named_modules())
@@ -60,7 +60,7 @@ ALL = "down_proj, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, v_proj"
         ({"target_modules": ["embed_tokens"]}, f"target 'embed_tokens' matches no .* named {ALL}"),
         ({"target_modules": ["q_proj", "all-linear"]}, f"target 'all-linear' matches no .* named {ALL}"),  # not a name
         ({"target_modules": ["q_proj", "x" * 1_000]}, f"target 'x{{79}}… matches no .* named {ALL}"),
-        ({"target_modules": "q_proj"}, f"target 'q_proj' matches no .* named {ALL}"),  # must match the whole path
+        ({"target_modules": "q_proj"}, f"target 'q_proj' matches no .* named {ALL}"),  # must match the entire path
         ({"target_modules": r"model\.layers\.1"}, f"matches no .* named {ALL}"),
         ({"target_modules": ["q_proj"], "layers_to_transform": [0, 12]}, "selects layer 12, but .* has layers 0 to 11"),
         ({"target_modules": ["q_proj"], "layers_to_transform": -1}, "selects layer -1, but .* has layers 0 to 11"),

@@ -1,4 +1,4 @@
-"""An adapter on the output head, where the head's weight is the embedding's table."""
+"""An adapter on an output head that shares its weight with the embedding."""
 
 import numpy as np
 import pytest

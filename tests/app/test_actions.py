@@ -82,7 +82,7 @@ def test_a_voice_is_learned_into_its_own_session(act, session, model, tmp_path, 
     before = {name: array.tobytes() for name, array in model.state_dict().items()}
     status, progress = list(act.learn(session, "cook", recipes, None))[-1]
     assert status.startswith("Trained for")
-    assert "cook has a slider" in status
+    assert "cook now has a slider" in status
     assert progress.finished
     assert list(session.voices) == ["cook"]
     assert actions.names(session)[-1] == "cook"

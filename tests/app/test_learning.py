@@ -19,8 +19,8 @@ from minilora.training import History, evaluate
 LONG = "All work and no play makes Jack a dull boy.\n" * 30
 
 
-def lesson(name="diary", pasted=LONG, upload=None, taken=("python", "Mine")):
-    return learning.lesson(name, pasted, upload, taken)
+def training_text(name="diary", pasted=LONG, upload=None, taken=("python", "Mine")):
+    return learning.training_text(name, pasted, upload, taken)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def lesson(name="diary", pasted=LONG, upload=None, taken=("python", "Mine")):
 )
 def test_what_cannot_be_learned_is_said(changes, message):
     with pytest.raises(ValueError, match=message):
-        lesson(**changes)
+        training_text(**changes)
 
 
 @pytest.mark.parametrize(
@@ -58,40 +58,40 @@ def test_a_file_that_holds_no_text_to_learn_from(tmp_path, content, message):
     file = tmp_path / "secret-folder-name.txt"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=message) as raised:
-        lesson(pasted=" ", upload=str(file))
+        training_text(pasted=" ", upload=str(file))
     assert "secret" not in str(raised.value)
     with pytest.raises(ValueError, match="Clear one of them"):
-        lesson(upload=str(file))
+        training_text(upload=str(file))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_a_file_is_read_as_its_pasted_text(tmp_path, encoding):
     text = LONG.replace("dull", "düll").replace("\n", "\r\n")
     (tmp_path / "a.txt").write_bytes(text.encode(encoding))
-    found = lesson(pasted="", upload=str(tmp_path / "a.txt"))
+    found = training_text(pasted="", upload=str(tmp_path / "a.txt"))
     expected = ByteTokenizer().encode(LONG)
     assert np.array_equal(np.concatenate([found.train_ids, found.val_ids]), expected)
     assert len(found.train_ids) == int(0.9 * len(expected))
 
 
 def test_the_settings_are_the_demos_and_short_texts_get_a_shorter_context():
-    lessons = [lesson(pasted="x" * n) for n in (1000, 1290, 9000)]
+    lessons = [training_text(pasted="x" * n) for n in (1000, 1290, 9000)]
     assert [learning.settings(each, 200).training.context for each in lessons] == [99, 128, 128]
     found, demo = learning.settings(lessons[-1], 200), load_settings("demo")
     own = {"eval_every": 200, "eval_windows": learning.WINDOWS}
     assert found.training == dataclasses.replace(demo.training, **own)
     assert found.adapter == dataclasses.replace(demo.adapter, target_modules=learning.TARGETS)
-    assert learning.settings(lesson(), 10).training.warmup == 2
+    assert learning.settings(training_text(), 10).training.warmup == 2
 
 
 def test_a_voice_learns_and_is_saved(tmp_path, recipes):
-    *_, end = learning.learn(lesson(pasted=recipes), tmp_path / "cook", seconds=4)
+    *_, end = learning.learn(training_text(pasted=recipes), tmp_path / "cook", seconds=4)
     assert end.finished
     assert end.best[1] < end.evaluations[0][1]
     assert len(end.losses) >= learning.PROBE or end.seconds_left > 0
     model = Llama.from_pretrained(BASE)
     lora.load_adapter(model, tmp_path / "cook")
-    found = evaluate(model, lesson(pasted=recipes).val_ids, 128, learning.WINDOWS)
+    found = evaluate(model, training_text(pasted=recipes).val_ids, 128, learning.WINDOWS)
     assert found == pytest.approx(end.best[1], abs=1e-4)
 
 
@@ -124,7 +124,7 @@ def quick(monkeypatch):
 
 def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
     saved = quick([1.0, 2.0, 1.5, 1.6, 1.4, 1.7])  # before, and after steps 2, 4, 6, 8, 10
-    *_, end = learning.learn(lesson(), tmp_path, 60)
+    *_, end = learning.learn(training_text(), tmp_path, 60)
     assert end.evaluations == [(0, 1.0), (2, 2.0), (4, 1.5), (6, 1.6), (8, 1.4), (10, 1.7)]
     assert saved == ["diary"] * 3  # after steps 2, 4 and 8
     assert end.best == (8, 1.4)
@@ -135,7 +135,7 @@ def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
 
 def test_every_step_is_shown(quick, tmp_path):
     quick([1.0] * 6, seconds_a_step=2.0)
-    shown = list(learning.learn(lesson(), tmp_path, 60))
+    shown = list(learning.learn(training_text(), tmp_path, 60))
     assert [len(progress.losses) for progress in shown] == list(range(1, 11))
     assert [progress.seconds_left for progress in shown] == [2.0 * left for left in range(9, -1, -1)]
     assert [progress.finished for progress in shown] == [False] * 9 + [True]
@@ -143,13 +143,13 @@ def test_every_step_is_shown(quick, tmp_path):
 
 def test_when_stopped_it_keeps_what_it_has(quick, tmp_path):
     saved = quick([1.0, 0.9])
-    *_, end = learning.learn(lesson(), tmp_path, 60, stopped=lambda: True)
+    *_, end = learning.learn(training_text(), tmp_path, 60, stopped=lambda: True)
     assert (end.finished, len(end.losses), saved) == (True, 1, ["diary"])
 
 
 def test_a_busy_machine_gets_half_as_much_time_again(quick, tmp_path):
     quick([1.0] * 6, seconds_a_step=20.0)
-    *_, end = learning.learn(lesson(), tmp_path, 60)
+    *_, end = learning.learn(training_text(), tmp_path, 60)
     assert len(end.losses) == 5  # 100 s: after 80 it was not yet more than 90
 
 
@@ -164,7 +164,7 @@ def test_as_many_steps_as_fit_into_the_time(monkeypatch, seconds, a_step, steps)
 
     monkeypatch.setattr(learning, "run_steps", slow_first)
     monkeypatch.setattr(learning.time, "monotonic", lambda: clock.now)
-    assert learning._steps_in(lesson(), seconds) == steps
+    assert learning._steps_in(training_text(), seconds) == steps
 
 
 def test_the_archive_holds_the_folder(tmp_path):

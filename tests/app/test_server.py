@@ -40,7 +40,7 @@ def test_without_gradio_it_says_how_to_get_it(monkeypatch):
 
 
 def test_nothing_of_the_app_loads_gradio():
-    rooms = ("actions", "charts", "colours", "learning", "looking", "page", "server", "session", "writing")
+    rooms = ("actions", "charts", "colors", "learning", "looking", "page", "server", "session", "writing")
     script = f"import sys; import {', '.join(f'minilora.app.{room}' for room in rooms)}; print('gradio' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -11,22 +11,22 @@ from minilora.generation import Sampler, write
 from minilora.nn import Llama
 from minilora.voices import voice_folder
 
-WISH = writing.Wish("The king ", {"shakespeare": 1.0}, 0.8, 0, 60)
+WISH = writing.PageRequest("The king ", {"shakespeare": 1.0}, 0.8, 0, 60)
 
 
-def last(model, wish, **options):
-    *_, end = writing.write(model, wish, **options)
+def last(model, request, **options):
+    *_, end = writing.write(model, request, **options)
     return end
 
 
-def wish(**changes):
+def request(**changes):
     fields = {"prompt": "The king ", "strengths": {"python": 1.0}, "temperature": 0.8, "seed": 0, "tokens": 60}
-    return writing.wish(**{**fields, **changes})
+    return writing.page_request(**{**fields, **changes})
 
 
 def test_without_any_strength_both_texts_are_the_bases(model):
-    assert wish(strengths={"python": 0, "recipe": -0.5, "scripture": 0.0}).strengths == {"recipe": -0.5}
-    base, voices = last(model, wish(strengths={"shakespeare": 0, "python": 0.0}))
+    assert request(strengths={"python": 0, "recipe": -0.5, "scripture": 0.0}).strengths == {"recipe": -0.5}
+    base, voices = last(model, request(strengths={"shakespeare": 0, "python": 0.0}))
     assert base.text == voices.text == write(Llama.from_pretrained(BASE), "The king ", 60, Sampler(0.8), 0)
     assert {token.log_ratio for token in voices.tokens} == {0.0}
 
@@ -40,7 +40,7 @@ def test_at_strength_one_the_text_is_the_merged_models(model):
 
 
 def test_temperature_seed_and_length_are_heeded(model):
-    base, voices = last(model, wish(temperature=0.3, seed=7.0, tokens=40, strengths={"python": -0.5}))
+    base, voices = last(model, request(temperature=0.3, seed=7.0, tokens=40, strengths={"python": -0.5}))
     assert base.text == write(model, "The king ", 40, Sampler(0.3), 7)
     assert voices.text == write(model, "The king ", 40, Sampler(0.3), 7, adapters={"python": -0.5})
 
@@ -75,9 +75,11 @@ def test_stop_ends_it(model):
 )
 def test_what_cannot_be_written_is_said(changes, message):
     with pytest.raises(ValueError, match=message):
-        wish(**changes)
+        request(**changes)
 
 
 def test_the_limits_themselves_are_allowed(model):
-    longest = wish(prompt="é" * 100, tokens=400, seed=2**32 - 1, temperature=0, strengths={"python": 2, "recipe": -1})
+    longest = request(
+        prompt="é" * 100, tokens=400, seed=2**32 - 1, temperature=0, strengths={"python": 2, "recipe": -1}
+    )
     assert len(last(model, longest, stopped=lambda: True)[0].tokens) == 1

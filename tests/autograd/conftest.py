@@ -1,8 +1,8 @@
-"""One Hypothesis strategy for each op, and what else the autograd tests share.
+"""One Hypothesis strategy per op, and the fixtures that the autograd tests share.
 
-Each strategy draws a `Case`: a function of tensors that calls the op once, float64 arrays of unit scale to give it,
-and the value it should have, worked out with NumPy alone. `test_ops.py` makes the same demands of every case. What
-an op takes besides tensors (ids, masks, angles) is read-only, so that an op which writes to it fails.
+Each strategy draws a `Case`: a function of tensors that calls the op once, float64 input arrays of unit scale, and a
+NumPy function that computes the expected value. `test_ops.py` checks the same properties of every case. Arguments other
+than tensors (ids, masks, angles) are read-only, so that an op that writes to them fails.
 """
 
 from collections import namedtuple
@@ -95,7 +95,7 @@ STRATEGIES = {
 
 
 def strategy(function):
-    """Make a strategy of a function that draws, and enter it in the table under the function's name."""
+    """Make a strategy from a function that draws, and register it in STRATEGIES under the function's name."""
     STRATEGIES[function.__name__] = st.composite(function)()
 
 
@@ -132,7 +132,7 @@ def transpose(draw):
 @strategy
 def index(draw):
     shape, rng, length = draw(hnp.array_shapes(max_dims=3, max_side=4)), draw(rngs), draw(sides)
-    mixed = [  # an integer, a slice or places with repeats, for each axis
+    mixed = [  # for each axis, an integer, a slice, or an index array with repeats
         st.integers(-n, n - 1) | st.slices(n) | hnp.arrays(int, length, elements=st.integers(-n, n - 1)) for n in shape
     ]
     basic = hnp.basic_indices(shape, allow_newaxis=True)  # integers, slices of any step, Ellipsis, None
@@ -187,7 +187,7 @@ def cross_entropy(draw):
 @strategy
 def rms_norm(draw):
     width, rng = draw(sides), draw(rngs)
-    eps = 0.1 if width == 1 else draw(st.sampled_from([1e-6, 0.1]))  # one feature's gradient is of the size of ε
+    eps = 0.1 if width == 1 else draw(st.sampled_from([1e-6, 0.1]))  # for one feature, the gradient is of order ε
     return Case(
         lambda x, w: ops.rms_norm(x, w, eps=eps),
         [away_from_zero(rng, *draw(leading), width), normal(rng, width)],
@@ -201,7 +201,7 @@ def rotary(draw):
     angles = rng.uniform(-np.pi, np.pi, (T, 1, h))
     cos, sin = constant(np.cos(angles)), constant(np.sin(angles))
 
-    def expected(x):  # a pair is a complex number, and turning it a product with e**(i angle)
+    def expected(x):  # each pair is a complex number; a rotation multiplies it by e**(i angle)
         turned = (x[..., :h] + 1j * x[..., h:]) * np.exp(1j * angles)
         return np.concatenate([turned.real, turned.imag], axis=-1)
 
@@ -250,6 +250,6 @@ def draw_case():
 
 @pytest.fixture
 def plant(monkeypatch):
-    """The decorator `op`, whose registrations end with the test."""
+    """The decorator `op`; ops registered with it are removed after the test."""
     monkeypatch.setattr("minilora.autograd.tensor.OPS", dict(OPS))
     return op

@@ -1,4 +1,4 @@
-"""Causal attention over several blocks of rows: blind to the future in every bit, finite, and laid out well."""
+"""Causal attention over several blocks of rows: exactly causal, finite, and with a memory layout that avoids copies."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from minilora.autograd import Tensor, gradients, ops
 
 
 def draw(B, H, G, T, S, D, dtype=np.float64):
-    """Queries, and keys and values, of unit scale."""
+    """Queries, keys and values of unit scale."""
     rng = np.random.default_rng(0)
     shapes = [(B, H, T, D), (B, G, S, D), (B, G, S, D)]
     return [Tensor(rng.standard_normal(shape).astype(dtype), requires_grad=True) for shape in shapes]
@@ -17,17 +17,17 @@ def draw(B, H, G, T, S, D, dtype=np.float64):
 def test_a_change_at_a_place_leaves_earlier_outputs_bit_identical(past):
     q, k, v = draw(1, 4, 2, 130, 130 + past, 4)
     before, rng = ops.causal_attention(q, k, v).data, np.random.default_rng(2)
-    for place in (1, 63, 64, 129):  # at the borders of blocks
+    for place in (1, 63, 64, 129):  # at the block boundaries
         changed = k.data.copy(), v.data.copy()
         for x in changed:
             x[:, :, past + place :] = 5 * rng.standard_normal(x[:, :, past + place :].shape)
         after = ops.causal_attention(q, *changed).data
         assert np.array_equal(before[:, :, :place], after[:, :, :place])
-        assert (before[:, :, place] != after[:, :, place]).all()  # the place itself does see the change
+        assert (before[:, :, place] != after[:, :, place]).all()  # the position itself does see the change
 
 
 def test_the_future_weighs_exactly_nothing():
-    """A mask of -1e9 instead of -inf would leak here: keys that score 1e12 in the future, values of 1e30."""
+    """A mask of -1e9 instead of -inf would leak here: future keys are scaled by 1e12, and values by 1e30."""
     q, k, v = draw(1, 2, 1, 70, 70, 4, np.float32)
     expected = ops.causal_attention(q, k, v).data[:, :, :5]
     k.data[:, :, 5:] *= 1e12
@@ -46,7 +46,7 @@ def test_huge_scores_give_no_nan():
 
 
 def test_joining_the_heads_afterwards_copies_nothing():
-    """Of the output and of dq alike, whether q lies as (B, H, T, D) or, as in a model, (B, T, H, D)."""
+    """For the output and for dq, with q stored as (B, H, T, D) or, as in a model, as (B, T, H, D)."""
     q, k, v = draw(2, 4, 2, 9, 9, 3)
     as_in_a_model = Tensor(q.data.transpose(0, 2, 1, 3).copy().transpose(0, 2, 1, 3), requires_grad=True)
     for queries in (q, as_in_a_model):

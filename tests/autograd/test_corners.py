@@ -1,4 +1,4 @@
-"""Single ops at the points that random cases miss: ties, kinks, extremes, empty arrays, arguments that do not fit."""
+"""Single ops at points that random cases miss: ties, kinks, extreme values, empty arrays, invalid arguments."""
 
 import functools
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from minilora.autograd.ops.low_rank import low_rank_linear
 
 
 def pulled(function, x, cotangent=None):
-    """The gradient of Σ cotangent · function(x), ones unless given."""
+    """The gradient of Σ cotangent · function(x); the cotangent is all ones unless given."""
     x = Tensor(np.asarray(x, dtype=np.float64), requires_grad=True)
     y = function(x)
     return gradients(y, [x], np.ones(y.shape) if cotangent is None else np.asarray(cotangent))[0].tolist()
@@ -76,10 +76,10 @@ def test_nothing_in_nothing_out(function, shape, result):
     assert (g == 0).all()
 
 
-def test_what_is_left_out_of_a_call():
-    """Reductions take every axis, concatenate the first, rms_norm an ε of 1e-6 and lora_linear a scale of 1.
+def test_default_arguments():
+    """By default, reductions use all axes, concatenate the first, rms_norm ε = 1e-6 and lora_linear a scale of 1.
 
-    An axis may be NumPy's integer.
+    An axis may be a NumPy integer.
     """
     x = np.arange(6.0).reshape(2, 3)
     for found, expected in (
@@ -100,7 +100,7 @@ def test_what_is_left_out_of_a_call():
 
 @pytest.mark.parametrize(("tokens", "trains", "products"), [(3, True, 3), (4, True, 0), (4, False, 3)])
 def test_the_low_rank_product_goes_the_cheaper_way(tokens, trains, products):
-    """With more than 4 · 12 / (4 + 12) = 3 tokens, in training alone, W + s · B A is formed first."""
+    """With more than 4 · 12 / (4 + 12) = 3 tokens, and only in training, W + s · B A is computed first."""
     rng = np.random.default_rng(0)
     x, W, A, B = (Tensor(rng.standard_normal(shape)) for shape in ((tokens, 12), (4, 12), (2, 12), (4, 2)))
     A.requires_grad = B.requires_grad = trains
@@ -138,7 +138,7 @@ def test_softmax_gives_minus_infinity_no_weight_at_all():
 
 @pytest.mark.parametrize(("p", "expected"), [(0.0, [1, 1, 1, 1]), (0.5, [0, 0, 2, 2])])
 def test_dropout_keeps_what_draws_the_probability_itself(p, expected):
-    """A draw can be exactly 0; with probability 0 nothing is dropped all the same."""
+    """A draw can be exactly 0; with probability 0, the entry is kept nevertheless."""
     rng = SimpleNamespace(random=lambda shape, dtype: np.array([0, 0.25, 0.5, 0.75], dtype))
     assert ops.dropout(np.ones(4), p, rng).data.tolist() == expected
 
@@ -156,11 +156,11 @@ def test_dropout_keeps_what_draws_the_probability_itself(p, expected):
         (ops.rotary, [(1, 2, 1, 8), (2, 1, 3), (2, 1, 3)], "rotary expects 6 features"),
         (ops.lora_linear, [(2, 4), (3, 5), (2, 5), (3, 2)], "lora_linear expects"),  # x has too few features
         (ops.lora_linear, [(2, 6), (3, 5), (2, 5), (3, 2)], "lora_linear expects"),  # x has too many
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 4), (3, 2)], "lora_linear expects"),  # A reads too few
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 6), (3, 2)], "lora_linear expects"),  # A reads too many
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (2, 2)], "lora_linear expects"),  # B writes too few
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (4, 2)], "lora_linear expects"),  # B writes too many
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (3, 1)], "lora_linear expects"),  # A and B have other ranks
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 4), (3, 2)], "lora_linear expects"),  # A has too few input features
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 6), (3, 2)], "lora_linear expects"),  # A has too many input features
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (2, 2)], "lora_linear expects"),  # B has too few output features
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (4, 2)], "lora_linear expects"),  # B has too many output features
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (3, 1)], "lora_linear expects"),  # A and B have different ranks
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(function, shapes, message):

@@ -1,4 +1,4 @@
-"""The engine: which gradients arrive where, and what is refused. `test_lifetime.py` has memory and threads."""
+"""The engine: gradients and rejected calls. Memory and threads are tested in `test_lifetime.py`."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ def leaf(*values):
 
 
 def test_gradients_arrive_over_every_path_and_whole_however_long_the_detour():
-    """A tensor must not be pulled back before the gradient that comes the long way round has arrived."""
+    """The engine must not visit a tensor before the gradient over the longest path has arrived."""
     x = y = leaf(2.0)
     assert gradients(x * x * x + x + x, [x])[0].tolist() == [12 + 2]
     for _ in range(10):  # each level doubles the number of paths: 1,024 in all
@@ -39,13 +39,13 @@ def test_gradients_of_single_numbers_are_arrays():
 def test_gradient_arrays_can_be_written_to_and_never_alias_each_other():
     x, y, z = leaf(1.0, 2.0), leaf(3.0, 4.0), leaf(5.0, 6.0)
     cotangent = np.array([1.0, 1.0])
-    (x + y + z.reshape(2)).backward(cotangent)  # an addition hands one array to both sides
+    (x + y + z.reshape(2)).backward(cotangent)  # addition passes the same array to both inputs
     found = [x.grad, y.grad, z.grad, *gradients(x + y, [x, y, x], cotangent)]
     for i, g in enumerate(found):
         g += 10 * (i + 1)
     assert [g.tolist() for g in found[:5]] == [[11 + 10 * i] * 2 for i in range(5)]
     assert cotangent.tolist() == [1, 1]
-    (x + y).sum().backward()  # the rule of a sum gives a read-only broadcast
+    (x + y).sum().backward()  # the rule of a sum returns a read-only broadcast
     x.grad *= 2
     assert [x.grad.tolist(), y.grad.tolist(), z.grad.tolist()] == [[24, 24], [22, 22], [31, 31]]
 
@@ -71,7 +71,7 @@ def test_intermediate_tensors_and_the_output_itself_can_be_asked_for():
     found = gradients(loss, [middle, loss, x, middle])
     assert [g.tolist() for g in found] == [[8, 18], 1, [32, 108], [8, 18]]
     loss.backward()
-    assert middle.grad is None  # only leaves keep what backward brings
+    assert middle.grad is None  # backward stores gradients only in leaves
 
 
 def test_cotangents_weigh_the_outputs_and_take_their_dtype():
@@ -103,7 +103,7 @@ def test_anything_but_one_number_needs_a_cotangent():
     for y, shape in ((x * x, r"\(2,\)"), (x[:0], r"\(0,\)")):
         with pytest.raises(ValueError, match=rf"expected a scalar .* got shape {shape}; pass a cotangent"):
             y.backward()
-    assert gradients((x * x)[:1].reshape(1, 1), [x])[0].tolist() == [4, 0]  # one number of any shape will do
+    assert gradients((x * x)[:1].reshape(1, 1), [x])[0].tolist() == [4, 0]  # a single element of any shape is enough
 
 
 def test_an_output_that_depends_on_nothing_is_refused():

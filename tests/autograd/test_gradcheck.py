@@ -1,6 +1,6 @@
-"""The checker checked: it must fail on rules with the mistakes that people make, and pass on right ones.
+"""gradcheck itself: it must fail on rules with common mistakes and pass on correct ones.
 
-Each mistake is planted as an op of its own. Several are from published NumPy GPTs, whose tests did not notice.
+Each mistake is registered as a separate op. Several are from published NumPy GPTs with tests that did not detect them.
 """
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 
 from minilora.autograd import gradcheck, ops
 
-CAUGHT = 1e-6  # the relative error of a mistake is above this; that of right rules stays below 1e-7
+CAUGHT = 1e-6  # a mistake has a relative error above this; correct rules stay below 1e-7
 IDS = np.array([2, 0, 2, 2, 1])  # with a repeat
 SQUARE, TALL, HEADS, TABLE, ROW = (4, 4), (3, 5), (2, 4, 4), (4, 3), (6,)
 
@@ -18,7 +18,7 @@ def swapped(x):
 
 
 def square(factor, scale=1, shift=0):
-    """scale · x² + shift, with a derivative that is wrong by a factor."""
+    """scale · x² + shift, with its derivative multiplied by `factor`."""
     return lambda x: (scale * x * x + shift, (lambda g: scale * factor * g * 2 * x,))
 
 
@@ -41,7 +41,7 @@ def accumulate(g, gw):
 
 
 def scores(pull_key):
-    """q kᵀ for q and k of (heads, places, features)."""
+    """q kᵀ for q and k of shape (heads, positions, features)."""
     return lambda q, k: (q @ swapped(k), (lambda g: g @ k, lambda g: pull_key(g, q)))
 
 
@@ -55,7 +55,7 @@ def softmax(pull):
 
 
 def gelu(inner):
-    """x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))), with a constant of its derivative as given."""
+    """x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))); `inner` is correct as 3 · 0.044715."""
 
     def function(x):
         t, outer = np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)), np.sqrt(2 / np.pi)
@@ -68,7 +68,7 @@ def one_entry_larger(g):
     return g * np.where(np.arange(g.size) == 7, 1.001, 1.0).reshape(g.shape)
 
 
-PAIRS = {  # right rules, wrong ones, and the shapes of the inputs
+PAIRS = {  # correct rules, wrong rules, and the shapes of the inputs
     "0.1 % too large": (square(1), square(1.001), [TALL]),
     "0.1 % too large in one of two inputs": (product(1), product(1.001), [TALL, TALL]),
     "0.1 % too large in one entry": (square(1), lambda x: (x * x, (lambda g: one_entry_larger(2 * g * x),)), [TALL]),
@@ -77,7 +77,7 @@ PAIRS = {  # right rules, wrong ones, and the shapes of the inputs
     "a rule that is not a number": (square(1), square(np.nan), [TALL]),
     "a transposed square": (lambda x: (2 * x, (lambda g: 2 * g,)), lambda x: (2 * x, (lambda g: 2 * g.T,)), [SQUARE]),
     "repeated ids dropped": (table(accumulate), table(assign), [TABLE]),
-    "key transposed, then reshaped": (  # (H, D, T) -> (H, T, D): the right numbers in the wrong places
+    "key transposed, then reshaped": (  # (H, D, T) -> (H, T, D): the right values in the wrong positions
         scores(lambda g, q: swapped(g) @ q),
         scores(lambda g, q: (swapped(q) @ g).reshape(q.shape)),
         [HEADS, HEADS],
@@ -96,14 +96,14 @@ def worst_error(plant, function, shapes):
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape) for shape in shapes]
     for x in arrays:
-        x.flags.writeable = False  # gradcheck leaves its inputs as they are
+        x.flags.writeable = False  # gradcheck must not modify its inputs
     return gradcheck(plant(function), arrays, rng)
 
 
 @pytest.mark.parametrize(("right", "wrong", "shapes"), PAIRS.values(), ids=PAIRS)
 def test_right_rules_pass_and_wrong_ones_fail(plant, right, wrong, shapes):
     assert worst_error(plant, right, shapes) < 1e-9
-    assert not worst_error(plant, wrong, shapes) <= CAUGHT  # this way round, nan fails too
+    assert not worst_error(plant, wrong, shapes) <= CAUGHT  # written this way, nan counts as caught
 
 
 def test_a_large_value_hides_nothing(plant):
@@ -124,7 +124,7 @@ def test_nothing_to_check_passes():
 
 
 def test_a_gradient_that_is_zero_passes():
-    """The sum of a softmax is 1 whatever the entries: claimed and measured slope are rounding alone."""
+    """The sum of a softmax is always 1, so the claimed and the measured slopes are only rounding errors."""
     rng = np.random.default_rng(0)
     for _ in range(10):
         assert gradcheck(lambda x: ops.softmax(x).sum(axis=-1), [rng.standard_normal((5, 4))], rng) < 1e-7

@@ -1,4 +1,4 @@
-"""How long things live and who may work at the same time: no_grad, deep graphs, memory, threads."""
+"""no_grad, deep graphs, memory and threads."""
 
 import threading
 import tracemalloc
@@ -25,7 +25,7 @@ def untracked_square(x):
 
 
 def test_no_grad_records_nothing_inside_and_everything_after():
-    """Nested, over a function at every call, and ended by an exception."""
+    """Nested, as a decorator that is applied at every call, and after an exception."""
     x = leaf(2.0)
     for _ in range(2):
         y = untracked_square(x)
@@ -72,14 +72,14 @@ def test_a_very_deep_graph_works_forward_backward_and_when_dropped(without_colle
     assert bottom() is None
     z = x
     for _ in range(DEPTH):
-        z = 1 - z  # never pulled back: the whole chain goes at once
+        z = 1 - z  # without a backward pass, the entire chain is freed at once
     middle = weakref.ref(z.edges[0][1])
     del z
     assert middle() is None
 
 
 def test_an_array_that_no_rule_needs_is_freed_on_the_way_forward(without_collector):
-    """What tanh was taken of is not needed to pull back through it; what tanh gave is."""
+    """The rule of tanh needs its output, but not its input."""
     x = leaf(*range(6))
     before = x * 3
     after = ops.tanh(before)
@@ -105,7 +105,7 @@ def test_backward_frees_the_graph_although_the_loss_is_kept(without_collector):
 
 
 def test_gradients_on_the_way_are_let_go():
-    """A hundred gradients of 800 kB arrive here; two or three are needed at a time."""
+    """The pass computes a hundred gradients of 800 kB, but needs only two or three at a time."""
     x = Tensor(np.ones(100_000), requires_grad=True)
     y = x
     for _ in range(100):

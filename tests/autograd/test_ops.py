@@ -1,7 +1,7 @@
-"""What every op must do. The tests walk `OPS`; `conftest.py` has a strategy for each.
+"""Requirements for every op. The tests iterate over `OPS`; `conftest.py` has a strategy for each op.
 
-Rules are held against finite differences in float64 (gradcheck: random cotangents, relative error below 1e-7); the
-shapes drawn run over 0-d, length 1, broadcasting, repeats and crossed block borders.
+Rules are compared with finite differences in float64 (gradcheck: random cotangents, relative error below 1e-7). The
+drawn cases include 0-d arrays, axes of length 1, broadcasting, repeated indices and several attention blocks.
 """
 
 import weakref
@@ -34,7 +34,7 @@ def value_and_gradients(function, arrays):
 
 
 def apart(found, expected):
-    """The largest difference; values below 1 count as 1, for a gradient that is nothing is rounding alone."""
+    """The largest difference, relative to the largest expected value or 1, since a zero gradient is only rounding."""
     return np.max(np.abs(found - expected), initial=0) / np.max(np.abs(expected), initial=1)
 
 
@@ -60,9 +60,9 @@ def test_value_and_rules_are_right_and_nothing_is_recorded_without_gradients(dra
 @several
 @given(data=cases)
 def test_float32_stays_float32(draw_case, name, data):
-    """In the output and the gradients; in what the rules return, before the engine could cast it, and what they keep.
+    """In the output, the gradients, the results of rules before the engine casts them, and the arrays that rules keep.
 
-    Kept as float64 it would take twice the memory and the time on the way, and show in no result.
+    Arrays kept in float64 would cost twice the memory and time without any effect on the results.
     """
     case = draw_case(data, name)
     exact = value_and_gradients(case.function, case.arrays)
@@ -80,7 +80,7 @@ def test_float32_stays_float32(draw_case, name, data):
 
 
 def kept(thing):
-    """Every array and NumPy scalar that a rule, or a tuple of rules, holds on to."""
+    """Every array and NumPy scalar that a rule, or a tuple of rules, refers to."""
     if isinstance(thing, np.ndarray | np.generic):
         return [thing]
     cells = getattr(thing, "__closure__", None) or ()
@@ -114,7 +114,7 @@ def fortran(x):
 
 
 def every_second(x):
-    """The same numbers as a view of an array twice as long along each axis."""
+    """The same values as a view of an array twice as long along each axis."""
     roomy = np.full([2 * n for n in x.shape], np.nan, dtype=x.dtype)
     view = roomy[(slice(None, None, 2),) * x.ndim] if x.ndim else roomy
     view[...] = x
@@ -122,7 +122,7 @@ def every_second(x):
 
 
 def backwards(x):
-    """The same numbers as a view with negative strides."""
+    """The same values as a view with negative strides."""
     reverse = (slice(None, None, -1),) * x.ndim
     return x[reverse].copy()[reverse] if x.ndim else x
 
@@ -146,7 +146,7 @@ def test_a_frozen_input_is_no_edge_and_changes_no_other_gradient(draw_case, name
 @few
 @given(data=cases)
 def test_a_dropped_graph_is_freed_at_once(draw_case, name, data):
-    """A reference cycle through the rules would keep arrays until the garbage collector comes by."""
+    """A reference cycle through the rules would keep arrays until the garbage collector runs."""
     case = draw_case(data, name)
     inputs = leaves([x.copy() for x in case.arrays])
     output = case.function(*inputs)

@@ -1,4 +1,4 @@
-"""The Tensor itself: what it is made of, how it meets Python's and NumPy's numbers, and which dtype comes out."""
+"""The Tensor class: construction, operations with Python and NumPy values, and the dtypes of the results."""
 
 import operator
 
@@ -79,7 +79,7 @@ def test_what_is_no_array_of_real_numbers_is_refused():
 
 @pytest.mark.parametrize("function", [np.exp, np.array, np.max, lambda x: np.add(np.ones(2), x)])
 def test_numpy_functions_refuse_a_tensor(function):
-    """They would drop its gradient without a word."""
+    """They would silently drop its gradient."""
     with pytest.raises(TypeError):
         function(Tensor([1.0, 2.0], requires_grad=True))
     with pytest.raises(TypeError, match=r"use a minilora op, or \.data"):
@@ -143,7 +143,7 @@ def test_repr_shows_the_values_and_whether_gradients_are_wanted():
 
 @pytest.mark.parametrize("module", ["__main__", "notebook"])  # sorted before and after minilora
 def test_an_op_of_the_package_is_not_replaced_by_one_of_the_same_name(module):
-    """The operators find their op by name: another `mul` would change what * means."""
+    """The operators look up their op by name, so another `mul` would change the meaning of `*`."""
 
     def mul(x, y):
         return x * y, (lambda g: g, lambda g: g)

@@ -1,8 +1,8 @@
-"""Writing text: one stream against transformers' `generate`, many adapters in one batch against one adapter, and texts
-of different lengths that join and leave against equal ones.
+"""Generation speed: one stream against transformers' `generate`, many adapters in one batch against one adapter, and
+a continuous batch of texts of different lengths against batches of equal texts.
 
-All take the likeliest token each time, so that it can be checked that they write the same. llama2.c, a program in C,
-has a comparison of its own: `llama2c.py`.
+Decoding is greedy, so that the generated tokens can be compared. The comparison with llama2.c, a program in C, is in
+`llama2c.py`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(options: Options) -> list[Row]:
 
 
 def one_stream(size: Size, tokens: int, options: Options) -> list[Row]:
-    """One text, from a prompt of 16 tokens."""
+    """A single text, with a prompt of 16 tokens."""
     model = decisive_model(size, tokens)
     theirs = in_transformers(model).eval()
     ids = torch.tensor(np.stack(prompt()))  # (time,) -> (1, time)
@@ -53,7 +53,7 @@ def one_stream(size: Size, tokens: int, options: Options) -> list[Row]:
 
 
 def many_adapters(size: Size, tokens: int, options: Options) -> list[Row]:
-    """32 rows at once: 30 with an adapter each and 2 with none, against the same rows with one adapter for all."""
+    """32 rows in a batch, 30 with different adapters and 2 with none, against the same rows with a single adapter."""
     model = decisive_model(size, tokens)
     for i in range(ADAPTERS):
         ours.with_lora(model, f"adapter{i}", seed=i, init_lora_weights=False)
@@ -66,11 +66,11 @@ def many_adapters(size: Size, tokens: int, options: Options) -> list[Row]:
     }
 
     def check() -> str:
-        """Three rows, with the adapter that the peer uses, with another, and with none, are what they are alone."""
+        """Compare three rows (the baseline's adapter, another adapter, no adapter) with runs that mix no adapters."""
         mixed = programs["minilora"]()
         rows = [mixed[0], mixed[1], mixed[-1]]
         if any(np.array_equal(rows[i], rows[i - 1]) for i in range(3)):
-            raise Unequal("the adapters make no difference")
+            raise Unequal("the adapters have no effect on the generated tokens")
         alone = [generate(model, prompt(), tokens, GREEDY, adapters=name)[0] for name in (names[1], {})]
         return same_tokens(rows, [programs[ONE_ADAPTER]()[0], *alone])
 
@@ -79,9 +79,9 @@ def many_adapters(size: Size, tokens: int, options: Options) -> list[Row]:
 
 
 def joining(size: Size, tokens: int, options: Options) -> list[Row]:
-    """Texts of different lengths, 32 at a time: whenever one ends another begins. As many tokens in all as the peer's.
+    """128 texts of different lengths, 32 at a time: when one ends, the next begins.
 
-    The peer writes 32 texts of equal length four times, one batch after the other.
+    The baseline generates four batches of 32 texts of equal length, one after the other: about as many tokens in total.
     """
     model, rng = decisive_model(size, tokens), np.random.default_rng(6)
     half = tokens // 2
@@ -96,7 +96,7 @@ def joining(size: Size, tokens: int, options: Options) -> list[Row]:
     }
 
     def check() -> str:
-        """Every token was written, and the first and the last text are what they are alone."""
+        """Compare the first and the last text with runs of their own."""
         written: dict[Request, list[int]] = {request: [] for request in mixed}
         for step in decode(model, iter(mixed), rows=ROWS):
             for token in step:
@@ -109,9 +109,9 @@ def joining(size: Size, tokens: int, options: Options) -> list[Row]:
 
 
 def decisive_model(size: Size, tokens: int) -> Llama:
-    """A model with weights of unit scale: its likeliest token is likelier by far, so that rounding picks no other.
+    """A model with unit-scale weights: its most likely token leads by so much that rounding cannot change the choice.
 
-    Its head has a table of its own. Tied to so large an embedding it would only say again what it read last.
+    The head is not tied to the embedding. With an embedding this large, a tied head would only repeat the last token.
     """
     return unit_scale_llama(
         seed=4,
@@ -126,5 +126,5 @@ def decisive_model(size: Size, tokens: int) -> Llama:
 
 
 def prompt() -> list[np.ndarray]:
-    """A text to go on from, alone in a list."""
+    """A list with one random prompt of 16 tokens."""
     return [np.random.default_rng(5).integers(256, size=PROMPT)]

@@ -1,4 +1,4 @@
-"""`import minilora` against `import numpy`, which it contains: whole processes, from start to end."""
+"""Import time: `import minilora` against `import numpy`, which it includes. Each is timed as a complete process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOAL = 1 / 1.3
 
 
 def run(options: Options) -> list[Row]:
-    """Both find their modules compiled, in a folder of their own, as they are after the first import."""
+    """Both load bytecode from a temporary cache folder, as they would after a first import."""
     with tempfile.TemporaryDirectory() as compiled:
         environment = {**os.environ, "PYTHONPYCACHEPREFIX": compiled}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)

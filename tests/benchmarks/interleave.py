@@ -1,8 +1,8 @@
-"""Time several programs in turns, A B C A B C …, in one process: what slows the machine down slows all of them.
+"""Time several programs in turns, A B C A B C …, in one process, so that slow moments affect all of them.
 
-Two programs timed one after the other can differ because a fan came on in between. Taken in turns they share the
-machine's moods, and the ratio within a round is steadier than either time. Medians and quartiles are reported, because
-disturbances only ever make a run slower.
+Programs that are timed one after the other can differ because the speed of the machine changed in between. In turns,
+they share the same conditions, and the ratio within a round varies less than either time. Medians and quartiles are
+reported because disturbances can only make a run slower.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 from tests.benchmarks.equal import Unequal
 
 PAUSE = 0.05
-"""Seconds between turns. The thread pools of OpenBLAS and OpenMP go on spinning for up to 30 ms after their work, and
-would take the cores from whoever comes next."""
+"""Seconds between turns. The thread pools of OpenBLAS and OpenMP keep spinning for up to 30 ms after their work, which
+would take cores away from the next program."""
 
 TURN = 0.3
-"""Seconds that a turn lasts at least: short calls are repeated."""
+"""Minimum length of a turn, in seconds; short calls are repeated."""
 
 
 class Spread(NamedTuple):
-    """The middle half of some numbers."""
+    """The lower quartile, median and upper quartile of some values."""
 
     low: float
     median: float
@@ -32,25 +32,25 @@ class Spread(NamedTuple):
 
 
 class Took(float):
-    """What a program returns that has measured its own work, in seconds: these are counted, and not those of the call.
+    """Seconds that a program measured itself. If a call returns them, they are used instead of the time of the call.
 
-    A process of its own is then not timed for its start.
+    The startup of a separate process is then not included.
     """
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: minilora against one peer, or why there is no number.
+    """One table row: minilora against one other program, or the reason why there is no measurement.
 
     Attributes
     ----------
-    what, against : what was timed, and who the peer is
-    ours, theirs : seconds a call, one number a round, in the order of the rounds; with `unit` what it says
-    goal : the least ratio that is hoped for; None where none is named
-    tokens : how many tokens a call writes; times are then shown as tokens per second
-    checked : what was seen to be equal before anything was timed
-    refusal : why the two are not compared, where they are not
-    unit : of what was measured a single time, and may be no time; less of it is better. Shown as it is
+    what, against : what was timed, and the other program
+    ours, theirs : seconds per call, one value per round in order; with `unit`, a single value in that unit
+    goal : the target for the ratio, or None
+    tokens : tokens generated per call; if given, times are shown as tokens per second
+    checked : what was found to be equal before timing
+    refusal : why the two were not compared, if they were not
+    unit : the unit of a quantity measured once, not necessarily a time; lower is better. Values are shown unconverted
     """
 
     what: str
@@ -65,12 +65,12 @@ class Row:
 
     @property
     def ratio(self) -> Spread:
-        """How many times faster minilora is: the ratio of the medians, and the quartiles of the rounds' own ratios."""
+        """How many times as fast minilora is: the ratio of the medians, and the quartiles of the ratios per round."""
         per_round = spread([theirs / ours for ours, theirs in zip(self.ours, self.theirs, strict=True)])
         return Spread(per_round.low, statistics.median(self.theirs) / statistics.median(self.ours), per_round.high)
 
     def record(self) -> dict[str, Any]:
-        """The row for a JSON file, times in milliseconds."""
+        """Return the row for a JSON file, with times in milliseconds."""
         named: dict[str, Any] = {"what": self.what, "against": self.against, "checked": self.checked}
         if self.refusal:
             return {**named, "refusal": self.refusal}
@@ -96,13 +96,13 @@ def interleave(
     pause: float = PAUSE,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds a call of each program, one number for each of `rounds` rounds.
+    """Return the seconds per call of each program, one value for each of `rounds` rounds.
 
     Parameters
     ----------
-    programs : by name; in each round they take their turns in this order. One that returns `Took` is believed
-    warm_up : calls of each that are not timed
-    turn, pause : seconds that a turn lasts at least, and that are waited before it
+    programs : by name; each round runs them in this order. A call that returns `Took` counts as that many seconds
+    warm_up : number of untimed calls of each program before the first round
+    turn, pause : minimum seconds per turn, and seconds to wait before each turn
     """
     for program in programs.values():
         for _ in range(warm_up):
@@ -130,9 +130,10 @@ def compare(
     tokens: int | None = None,
     turn: float = TURN,
 ) -> list[Row]:
-    """Time all programs in turns; a row for each peer. The first program is minilora's, the others are the peers.
+    """Time all programs in turns; return a row for each program but the first, which is minilora's.
 
-    `check` sees first that they compute the same, and says what it saw; where it raises Unequal, nothing is timed.
+    `check` is called first. It verifies that all programs compute the same and returns a description of what it
+    compared. If it raises Unequal, nothing is timed.
     """
     ours, *peers = programs
     goals = goals or {}
@@ -145,7 +146,7 @@ def compare(
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """The median and the quartiles around it; of a single number, that number three times."""
+    """Return the median and the quartiles; for a single value, all three are that value."""
     if len(values) == 1:
         return Spread(values[0], values[0], values[0])
     low, median, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -153,7 +154,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def table(rows: Sequence[Row], columns: int = 7) -> str:
-    """The rows in Markdown: medians, and the middle half of the rounds in brackets. Five columns: no goals."""
+    """Format the rows as a Markdown table: medians, with the quartiles in parentheses. Five columns omit the goals."""
     head = ["what", "minilora", "against", "its time", "times as fast", "goal", "equal before timing"]
     lines = [head, ["---"] * len(head), *map(_cells, rows)]
     return "\n".join(_line(line[:columns]) for line in lines)
@@ -172,7 +173,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def _time(seconds: Sequence[float], tokens: int | None) -> str:
-    """'26.8 ms (26.1 to 27.4)', or tokens per second."""
+    """Format the median and the quartiles: '26.8 ms (26.1 to 27.4)', or in tokens per second."""
     s = spread(seconds)
     if tokens is None:
         return f"{1e3 * s.median:,.1f} ms ({1e3 * s.low:,.1f} to {1e3 * s.high:,.1f})"

@@ -1,12 +1,12 @@
-"""Writing text against llama2.c, a Llama in one file of C: the same weights, one thread each.
+"""Generation speed against llama2.c, a Llama in a single C file: the same weights, one thread each.
 
-llama2.c is compiled as by its `make runfast` (`cc -Ofast`, no OpenMP) and runs as a process of its own, which reports
-its speed itself. That is tokens per second from the end of its first token to its end, by a clock of milliseconds: each
-token's pass through the model, the choice of the likeliest and its printing, but neither the start of the process, nor
-the reading of the weights, nor the first token. The seconds in the table are those of all tokens at this speed.
-minilora's are those of a whole call of `generate` in a process that is already running, with one thread for NumPy, too.
+llama2.c is compiled as by its `make runfast` (`cc -Ofast`, no OpenMP) and runs as a separate process, which reports its
+own speed: tokens per second from the end of the first token to the end, by a clock with millisecond resolution. This
+includes the forward pass of each token, the argmax and the printing, but not the start of the process, the loading of
+the weights, or the first token. Its time in the table is that of all tokens at this speed. minilora's time is that of a
+complete call of `generate` in a running process, also with one thread for NumPy.
 
-Both go on from token 1, with which `run.c` begins when it has no prompt.
+Both start from token 1, as `run.c` does without a prompt.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.benchmarks.processes import Failed, finished
 
 LLAMA2C, GOAL = "llama2.c", 0.7
 BEGIN = 1
-"""The token that stands between two texts: `run.c` begins with it, and stops where the model writes it."""
+"""The token that separates texts: `run.c` starts with it, and stops when the model generates it."""
 
 
 def run(options: Options) -> list[Row]:
@@ -56,16 +56,16 @@ def run(options: Options) -> list[Row]:
 
 
 def endless_model(size: Size) -> Llama:
-    """A decisive model that never writes token 1: its score is zero, and the highest of 256 is far above."""
+    """A `decisive_model` that never generates token 1: its logit is zero, and the largest of the 256 is far above."""
     model = decisive_model(size, TOKENS)
     model.lm_head.weight.data[BEGIN] = 0
     return model
 
 
 def in_llama2c(model: Llama, clone: Path, folder: Path) -> Callable[[], tuple[np.ndarray, Took]]:
-    """llama2.c with the weights of `model`: each call runs it, for its tokens and the seconds that they took.
+    """Build llama2.c in `folder` with the weights of `model`. Raises Failed if it cannot be compiled.
 
-    Its program and its files are made in `folder`. Raises Failed when it cannot be compiled.
+    Returns a function that runs it and returns the tokens and the seconds that they took.
     """
     program, weights, vocabulary = folder / "run", folder / "model.bin", folder / "tokenizer.bin"
     finished(["cc", "-Ofast", "-o", program, clone / "run.c", "-lm"])

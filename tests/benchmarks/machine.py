@@ -1,4 +1,4 @@
-"""The machine that a measurement was made on: what it is, whether it is busy, and how many threads are used."""
+"""The machine of a measurement: its description, its load, and the number of threads in use."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from minilora.threads import cores
 
 PACKAGES = "minilora", "numpy", "torch", "transformers", "peft", "autograd"
 QUIET = 0.25
-"""Programs waiting for each core, on average over the last minute, below which a machine is quiet."""
+"""The largest load average per core, over the last minute, at which a machine counts as quiet."""
 
 
 def load() -> float | None:
-    """How many programs wanted a core, on average over the last minute; None where the system does not say."""
+    """Return the load average over the last minute, or None if the system does not report it."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def is_loaded(load: float | None, cores: int) -> bool:
-    """Whether others use the machine so much that a time measured now says little."""
+    """Whether the machine is too busy for a meaningful measurement."""
     return load is not None and load > QUIET * cores
 
 
 def use_threads(threads: int) -> dict[str, int]:
-    """Give NumPy's BLAS and PyTorch that many threads each; return what each of them then says that it has.
+    """Set the number of threads of NumPy's BLAS and of PyTorch; return the numbers that they then report.
 
-    To be called after the libraries are imported: only what is loaded can be set.
+    Call this after the libraries are imported, because only loaded libraries can be configured.
     """
     threadpool_limits(threads)
     found = {pool["internal_api"]: pool["num_threads"] for pool in _pools()}
@@ -43,7 +43,7 @@ def use_threads(threads: int) -> dict[str, int]:
 
 
 def describe(threads: dict[str, int]) -> dict[str, Any]:
-    """What a reader needs to know to judge, or repeat, the figures."""
+    """Return what a reader needs to know to assess or reproduce the measurements."""
     return {
         "processor": processor(),
         "cores": cores(),
@@ -56,7 +56,7 @@ def describe(threads: dict[str, int]) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's model, where the system tells it."""
+    """Return the CPU model, if the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -66,7 +66,7 @@ def processor() -> str:
 
 
 def text(machine: dict[str, Any]) -> str:
-    """The description as lines of Markdown."""
+    """Format the description as lines of Markdown."""
     busy = "unknown" if machine["load"] is None else f"{machine['load']:.2f}"
     threads = ", ".join(f"{name} {n}" for name, n in machine["threads"].items())
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
@@ -80,7 +80,7 @@ def text(machine: dict[str, Any]) -> str:
 
 
 def _pools() -> list[dict[str, Any]]:
-    """NumPy's BLAS and its like; the OpenMP pool of PyTorch is shown as PyTorch's own number."""
+    """Return the BLAS thread pools. PyTorch's OpenMP pool is not among them; PyTorch reports its own number."""
     return [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
 
 

@@ -1,11 +1,11 @@
-"""`minilora pretrain --preset nanogpt-cpu` against nanoGPT, with the recipe of its README for a laptop's processor.
+"""`minilora pretrain --preset nanogpt-cpu` against nanoGPT, with the recipe in its README for a laptop CPU.
 
-Both are timed once, one after the other, as whole processes: start, reading, 2,000 steps, the evaluations on the way,
-the files that are written. Both learn from the same nine tenths of Tiny Shakespeare. Then the models that they leave
-are given the same windows of the last tenth. minilora reads it as bytes, of 256 kinds, and nanoGPT as characters, of 65
-kinds. In this text a character is a byte, so both losses are in nats a character.
+Both are timed once, one after the other, as complete processes: startup, reading the data, 2,000 steps, the evaluations
+in between, and writing the files. Both train on the same nine tenths of Tiny Shakespeare. Then the saved models are
+evaluated on the same windows of the last tenth. minilora reads the text as bytes (a vocabulary of 256), and nanoGPT as
+characters (a vocabulary of 65). In this text each character is one byte, so both losses are in nats per character.
 
-nanoGPT leaves the model whose loss was the lowest of its evaluations, as its recipe has it; minilora leaves its last.
+nanoGPT saves the model with the lowest loss of its evaluations, as in its recipe; minilora saves the last one.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ RECIPE = (
     "--device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 --batch_size=12 --n_layer=4 "
     "--n_head=4 --n_embd=128 --dropout=0.0"
 )
-"""The flags in nanoGPT's README, but for the number of steps."""
+"""The flags in nanoGPT's README, except for the number of steps."""
 EVAL_EVERY = 250
-"""Steps after which its configuration has it evaluate its model, and keep it where it is the best so far."""
+"""Steps between evaluations in nanoGPT's configuration. It saves the model after each one that is the best so far."""
 
 
 def run(options: Options) -> list[Row]:
-    """A row for the times, and one for the losses."""
+    """Return one row for the times and one for the losses."""
     assert options.nanogpt is not None
     chosen = load_settings(PRESET)
     steps = TINY_STEPS if options.tiny else chosen.training.iters
@@ -64,16 +64,16 @@ def run(options: Options) -> list[Row]:
             losses = [our_loss(mine, val_ids, chosen, windows), their_loss(theirs, their_val_ids, chosen, windows)]
     except (Failed, CorpusError) as error:
         return [Row(what, NANOGPT, goal=TIME_GOAL, refusal=str(error))]
-    read = f"{len(train_ids):,} characters, {chosen.training.batch} × {chosen.training.context} a step"
+    read = f"{len(train_ids):,} characters, {chosen.training.batch} × {chosen.training.context} per step"
     then = f"its loss on {windows:,} windows of the last tenth (times as low)"
     return [
         Row(what, NANOGPT, seconds[:1], seconds[1:], TIME_GOAL, checked=read, unit="s"),
-        Row(then, NANOGPT, losses[:1], losses[1:], LOSS_GOAL, unit="nats a character"),
+        Row(then, NANOGPT, losses[:1], losses[1:], LOSS_GOAL, unit="nats per character"),
     ]
 
 
 def copy_with_data(clone: Path, to: Path, train_ids: np.ndarray, val_ids: np.ndarray) -> np.ndarray:
-    """Copy nanoGPT and give the copy its data, as its prepare.py writes it; return the validation text in its ids."""
+    """Copy nanoGPT and write its data as its prepare.py does; return the validation text as nanoGPT's ids."""
     shutil.copytree(clone, to, ignore=shutil.ignore_patterns("data", "out*", ".*"))
     data = to / DATA
     data.mkdir(parents=True)
@@ -105,18 +105,18 @@ def their_run(folder: Path, steps: int, environment: dict[str, str]) -> float:
 
 
 def our_loss(folder: Path, val_ids: np.ndarray, chosen: Settings, windows: int) -> float:
-    """Nats a character of the model that minilora left."""
+    """Return the loss of minilora's saved model, in nats per character."""
     return evaluate(Llama.from_pretrained(folder), val_ids, chosen.training.context, windows)
 
 
 @torch.no_grad()
 def their_loss(folder: Path, val_ids: np.ndarray, chosen: Settings, windows: int) -> float:
-    """Nats a character of the model that nanoGPT left, over the windows that minilora's `evaluate` takes."""
+    """Return the loss of nanoGPT's saved model, in nats per character, on the windows of minilora's `evaluate`."""
     if not (folder / CHECKPOINT).is_file():
-        raise Failed(f"expected nanoGPT to write {CHECKPOINT}, and it did not: its loss was never below the first")
+        raise Failed(f"expected nanoGPT to write {CHECKPOINT}, but its loss never fell below the first evaluation's")
     saved = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
     definition = _module(folder / "model.py")
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints how many parameters it has
+    with contextlib.redirect_stdout(io.StringIO()):  # the constructor prints the number of parameters
         model = definition.GPT(definition.GPTConfig(**saved["model_args"])).eval()
     model.load_state_dict(saved["model"])
     total = 0.0
@@ -127,7 +127,7 @@ def their_loss(folder: Path, val_ids: np.ndarray, chosen: Settings, windows: int
 
 
 def _module(path: Path) -> Any:
-    """A Python file as a module."""
+    """Import a Python file as a module."""
     spec = importlib.util.spec_from_file_location(f"nanogpt_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None

@@ -1,7 +1,7 @@
-"""A training step of minilora against HIPS autograd, the best known autograd for NumPy, on an equal model.
+"""A training step: minilora against HIPS autograd, the best-known autograd for NumPy, on the same model.
 
-The model is written as autograd's users write one: plain NumPy, from which autograd finds the derivatives of the single
-operations. The optimizer is minilora's in both programs, so that autograd alone makes the difference.
+The model is written in plain NumPy, as is usual with autograd, which differentiates each operation. Both programs use
+minilora's optimizer, so that they differ only in the autograd library.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run(options: Options) -> list[Row]:
 
 
 def steps(size: Size) -> dict[str, Callable[[], Any]]:
-    """A training step of both on the next of the same batches, from the same weights."""
+    """A training step of both programs, from the same weights and on the same batches."""
     circle = ours.batches(size)
     return {
         "minilora": ours.in_turn(ours.training_step(ours.fresh_model(size)), circle),
@@ -43,7 +43,7 @@ def steps(size: Size) -> dict[str, Callable[[], Any]]:
 
 
 def training_step(model: Llama) -> Step:
-    """A step by autograd on the model's own weights."""
+    """A training step with autograd on the weights of `model`."""
     named = list(model.named_parameters())
     optimizer = make_optimizer(model, SETTINGS)
     constants = turns(model.config), mask(model.config)
@@ -52,8 +52,8 @@ def training_step(model: Llama) -> Step:
     def step(ids: np.ndarray, targets: np.ndarray) -> float:
         value, gradients = loss_and_gradients({name: p.data for name, p in named}, ids, targets)
         for name, p in named:
-            if gradients[name].dtype != np.float32:  # it would be slower for a reason that is not autograd's
-                raise Unequal(f"the gradient of {name} is {gradients[name].dtype}")
+            if gradients[name].dtype != np.float32:  # slower, for a reason unrelated to autograd
+                raise Unequal(f"expected a float32 gradient of {name}, got {gradients[name].dtype}")
             p.grad = gradients[name]
         optimizer.clip(SETTINGS.grad_clip)
         optimizer.step(SETTINGS.lr)
@@ -63,7 +63,7 @@ def training_step(model: Llama) -> Step:
 
 
 def loss(w: Weights, config: LlamaConfig, constants: Any, ids: np.ndarray, targets: np.ndarray) -> Any:
-    """Mean cross-entropy of the Llama with weights `w`, for ids and targets (B, T)."""
+    """The mean cross-entropy, in nats, of the Llama with weights `w`, for ids and targets (B, T)."""
     (cos, sin), future = constants
     x = w["model.embed_tokens.weight"][ids]  # (B, T) -> (B, T, C)
     for i in range(config.num_hidden_layers):
@@ -86,7 +86,7 @@ def attention(w: Weights, path: str, config: LlamaConfig, cos: Any, sin: Any, fu
 
     q, k, v = turned(heads("q_proj"), cos, sin), turned(heads("k_proj"), cos, sin), heads("v_proj")
     scores = q @ anp.swapaxes(k, -1, -2) * config.head_size**-0.5 + future
-    weights = anp.exp(scores - np.max(getval(scores), axis=-1, keepdims=True))  # the maximum is a constant to autograd
+    weights = anp.exp(scores - np.max(getval(scores), axis=-1, keepdims=True))  # autograd treats the max as a constant
     weights = weights / anp.sum(weights, axis=-1, keepdims=True)
     y = anp.reshape(anp.transpose(weights @ v, (0, 2, 1, 3)), (B, T, C))  # (B, H, T, D) -> (B, T, C)
     return y @ w[path + "self_attn.o_proj.weight"].T
@@ -102,19 +102,19 @@ def rms_norm(x: Any, weight: Any, config: LlamaConfig) -> Any:
 
 
 def turned(x: Any, cos: np.ndarray, sin: np.ndarray) -> Any:
-    """Rotary positions on (B, H, T, D), the pairs being the two halves of D."""
+    """Apply rotary embeddings to (B, H, T, D); feature i is paired with i + D/2."""
     half = x.shape[-1] // 2
     return x * cos + anp.concatenate([-x[..., half:], x[..., :half]], axis=-1) * sin
 
 
 def turns(config: LlamaConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines for all positions, (T, D)."""
+    """The cosines and sines of all positions, each (T, D)."""
     frequencies = config.rope_theta ** (-np.arange(0, config.head_size, 2) / config.head_size)
     angles = np.tile(np.arange(config.max_position_embeddings)[:, None] * frequencies, 2)
     return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
 
 def mask(config: LlamaConfig) -> np.ndarray:
-    """-inf where a key comes after the query, (T, T)."""
+    """The causal mask, (T, T): -inf where the key comes after the query, otherwise 0."""
     n = config.max_position_embeddings
     return np.triu(np.full((n, n), -np.inf, dtype=np.float32), k=1)

@@ -1,4 +1,4 @@
-"""minilora's side of the comparisons: models of the sizes that are compared, their batches, and a training step."""
+"""minilora's side of the comparisons: model sizes, batches, and a training step."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from minilora.nn import Llama, LlamaConfig
 from minilora.training import Run, TrainingConfig
 from tests.benchmarks.equal import STEPS
 
-SETTINGS = TrainingConfig(lr=3e-3, context=1, schedule="constant", warmup=0)  # batches bring their own context
-"""Decay, β₁, β₂ and clipping as minilora trains by default, for all programs; the learning rate stays where it is."""
+SETTINGS = TrainingConfig(lr=3e-3, context=1, schedule="constant", warmup=0)  # the batches set the context length
+"""minilora's default weight decay, β₁, β₂ and clipping, for all programs. The learning rate is constant."""
 
 BATCHES = 64
 Batch = tuple[np.ndarray, np.ndarray]
@@ -27,7 +27,7 @@ Step = Callable[[Any, Any], Any]
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is, and how much it reads in a step."""
+    """The dimensions of a model and of its batches."""
 
     layers: int
     width: int
@@ -51,13 +51,13 @@ TINY = Size(2, 32, 48, 16, 4, heads=2)
 
 @dataclass(frozen=True)
 class Options:
-    """How to measure.
+    """Measurement options.
 
     Attributes
     ----------
-    rounds : turns of each program
-    tiny : only show that everything works: small models, one call a turn
-    threads : for programs that run as processes of their own
+    rounds : number of turns of each program
+    tiny : small models and one call per turn, only to show that everything works
+    threads : number of threads for programs that run as separate processes
     llama2c, nanogpt : folders with clones of these repositories
     """
 
@@ -68,17 +68,17 @@ class Options:
     nanogpt: Path | None = None
 
     def sizes(self, *rows: int) -> list[Size]:
-        """The sizes of these rows of the table, counted from 1; the tiny one in their place with `tiny`."""
+        """Return the sizes in these rows of SIZES, counted from 1; with `tiny`, only the tiny size."""
         return [TINY] if self.tiny else [SIZES[row - 1] for row in rows]
 
     @property
     def timing(self) -> dict[str, Any]:
-        """What `compare` is to know."""
+        """Keyword arguments for `compare`."""
         return {"rounds": self.rounds, **({"turn": 0.0} if self.tiny else {})}
 
 
 def fresh_model(size: Size, context: int | None = None, heads: int | None = None) -> Llama:
-    """A model that has learned nothing; the same one at each call. `heads`: of the keys, if fewer than of queries."""
+    """An untrained model, the same at each call. `heads`: number of key/value heads, by default that of query heads."""
     config = LlamaConfig(
         vocab_size=256,
         hidden_size=size.width,
@@ -92,17 +92,17 @@ def fresh_model(size: Size, context: int | None = None, heads: int | None = None
 
 
 def with_lora(model: Llama, adapter: str = "default", seed: int = 1, **options: Any) -> Llama:
-    """The model, frozen, with an adapter of rank 8 and α 16 on every Linear but the head."""
+    """Freeze the model and add an adapter with r = 8 and α = 16 to every Linear except the head."""
     config = lora.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", **options)
     lora.inject(model, config, adapter, rng=np.random.default_rng(seed))
     return model
 
 
 def batches(size: Size) -> list[Batch]:
-    """A circle of batches of text that minilora writes itself, made beforehand: no program's time includes them.
+    """A cycle of batches from the built-in corpus, drawn in advance so that no program's time includes them.
 
-    After as many steps as the check of the losses takes, the first batch comes again; then enough others that a model
-    does not learn them by heart, when its gradients would become so small that the processor is slow with them.
+    The first batch comes again after as many steps as the check of the losses takes. The other batches are too many for
+    a model to memorize: its gradients would become so small (denormal) that the CPU slows down.
     """
     ids, _ = load_ids("pastiche")
     rng = np.random.default_rng(2)
@@ -112,16 +112,16 @@ def batches(size: Size) -> list[Batch]:
 
 
 def in_turn(step: Step, circle: list[Any]) -> Callable[[], Any]:
-    """A program without arguments: at each call, `step` on the next batch."""
+    """A function without arguments that calls `step` on the next batch."""
     endless = itertools.cycle(circle)
     return lambda: step(*next(endless))
 
 
 def training_step(model: Llama) -> Step:
-    """What `minilora.training.train` does for each batch, on whatever wants a gradient; returns the loss.
+    """The step that `minilora.training.train` runs for each batch, on all trainable parameters; it returns the loss.
 
-    `train` also asks the C library, once, to keep freed memory. That holds for the whole process, so that a peer
-    that is timed in it is not slower for it, and may be faster than it is on its own.
+    Like `train`, it makes the C library keep freed memory. This affects the entire process, so other programs that are
+    timed in it are not slower, and may be faster than on their own.
     """
     run = Run(model, None, None, SETTINGS)
     return lambda ids, targets: run.step([(ids, targets)])

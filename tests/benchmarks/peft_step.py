@@ -1,4 +1,4 @@
-"""A LoRA step of minilora against PEFT's on transformers' LlamaForCausalLM, of the same size and weights."""
+"""A LoRA step: minilora against PEFT on transformers' LlamaForCausalLM, with the same size and weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(options: Options) -> list[Row]:
 
 
 def steps(size: Size) -> dict[str, Callable[[], Any]]:
-    """A step of both. PEFT opens the adapter that minilora saves, so both begin with the same A and B."""
+    """A LoRA step of each library. PEFT loads the adapter that minilora saves, so both start with the same A and B."""
     base = in_transformers(ours.fresh_model(size))
     model = ours.with_lora(ours.fresh_model(size))
     with tempfile.TemporaryDirectory() as folder:
@@ -36,8 +36,8 @@ def steps(size: Size) -> dict[str, Callable[[], Any]]:
         theirs = peft.PeftModel.from_pretrained(base, folder, is_trainable=True).train()
 
     def loss_of(ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        # `labels=` would shift the ids inside the model and so leave out each row's last place. A cache of keys is of
-        # no use in training.
+        # `labels=` would shift the ids inside the model, which omits the last position of each row. Training needs no
+        # KV cache.
         logits = theirs(input_ids=ids, use_cache=False).logits
         return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
 

@@ -1,4 +1,4 @@
-"""Programs of others that are run as processes of their own."""
+"""External programs, run as separate processes."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from typing import Any
 
 
 class Failed(RuntimeError):
-    """A program is not there, ended with an error, or wrote what is not understood, so that there is no time of it."""
+    """Raised if a program is missing, exits with an error, or prints unexpected output, so that it cannot be timed."""
 
 
 def finished(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and return what it wrote; `options` are those of `subprocess.run`.
+    """Run a command and return the completed process with its output; `options` are passed to `subprocess.run`.
 
-    Raises Failed, with the last line of its complaint that speaks of an error, when it ends with one.
+    Raises Failed if the program is missing or exits with an error. The message quotes the last line of its error output
+    that contains "error", if there is one.
     """
     name = Path(command[0]).name
     try:
         done = subprocess.run(command, capture_output=True, text=True, **options)
     except FileNotFoundError:
-        raise Failed(f"expected the program {name}, which is not here; install it") from None
+        raise Failed(f"program {name} not found; install it") from None
     if done.returncode:
-        complaint = done.stderr.strip().splitlines() or ["it gave no reason"]
-        errors = [line for line in complaint if "error" in line.lower()]  # a compiler adds notes to them
-        raise Failed(f"{name} ended with exit status {done.returncode}: {(errors or complaint)[-1]}")
+        complaint = done.stderr.strip().splitlines() or ["no error message"]
+        errors = [line for line in complaint if "error" in line.lower()]  # compilers print notes after an error
+        raise Failed(f"{name} exited with status {done.returncode}: {(errors or complaint)[-1]}")
     return done

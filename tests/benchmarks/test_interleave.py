@@ -1,4 +1,4 @@
-"""The parts of the benchmarks that do not depend on how fast anything is."""
+"""The parts of the benchmarks that do not depend on speed."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ ROW = Row("step", "peer", ours=[1.0, 2.0, 4.0], theirs=[3.0, 2.0, 8.0], goal=1.3
 
 
 def losing(*losses):
-    """A training step that finds these losses, one a call."""
+    """A training step that returns these losses, one per call."""
     return iter(losses).__next__
 
 
@@ -28,7 +28,7 @@ def test_programs_take_turns():
 
 
 def test_a_short_call_is_repeated_until_its_turn_is_over():
-    clock = itertools.count().__next__  # each look at it takes a second, so each call does
+    clock = itertools.count().__next__  # advances one second per reading, so each call takes a second
     calls = []
     times = interleave({"A": lambda: calls.append(1)}, rounds=1, warm_up=0, turn=3, pause=0, clock=clock)
     assert len(calls) == 3
@@ -38,7 +38,7 @@ def test_a_short_call_is_repeated_until_its_turn_is_over():
 def test_the_spread_is_the_middle_half_and_the_ratio_that_of_the_medians():
     assert spread([5.0]) == (5, 5, 5)
     assert spread([4.0, 1.0, 2.0, 3.0, 100.0]) == (2, 3, 4)
-    assert ROW.ratio == Spread(1.5, 1.5, 2.5)  # medians 2 and 3; the rounds' own ratios are 3, 1 and 2
+    assert ROW.ratio == Spread(1.5, 1.5, 2.5)  # medians 2 and 3; the ratios per round are 3, 1 and 2
 
 
 def test_table():
@@ -89,17 +89,21 @@ def test_losses_are_the_same_or_unequal(theirs, message):
 
 @pytest.mark.parametrize("last", [4.0, 3.99, 5.0, np.nan])
 def test_losses_that_hardly_move_show_nothing(last):
-    with pytest.raises(Unequal, match="shows nothing"):
+    with pytest.raises(Unequal, match=r"expected three steps of minilora to lower the loss by more than 0\.5%"):
         same_losses({"minilora": losing(4.0, 4.0, 4.0, last), "peer": losing(4.0, 4.0, 4.0, last)})
 
 
 def test_same_tokens():
     assert same_tokens([np.array([1, 2, 3])], [np.array([1, 2, 3])]) == "3 tokens"
     assert same_tokens([np.array([1, 2])] * 2, [np.array([1, 2])] * 2) == "2 texts of 2 tokens"
-    for theirs, message in [([[1, 2, 4]], "from its token 2 on"), ([[1, 2]], "has 3 tokens, and 2"), ([], "1 texts")]:
+    for theirs, message in [
+        ([[1, 2, 4]], "from token 2 onward"),
+        ([[1, 2]], "has 3 tokens in one program and 2 in the other"),
+        ([], "got 1 and 0"),
+    ]:
         with pytest.raises(Unequal, match=message):
             same_tokens([np.array([1, 2, 3])], theirs)
-    with pytest.raises(Unequal, match="over and over"):
+    with pytest.raises(Unequal, match="repeats a single token"):
         same_tokens([np.array([7, 7])], [np.array([7, 7])])
 
 

@@ -1,4 +1,4 @@
-"""llama2.c's files, without a compiler and without its code."""
+"""The file formats of llama2.c, tested without its code and without a compiler."""
 
 import itertools
 import struct
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from minilora.autograd import ops
-from minilora.nn.attention import rotary_turns
+from minilora.nn.attention import rotary_tables
 from tests.benchmarks.interleave import Took, interleave
 from tests.benchmarks.llama2c_files import answer, checkpoint, interleaved, tokenizer
 from tests.benchmarks.processes import Failed, finished
@@ -18,13 +18,13 @@ REPORT = "achieved tok/s: 1500.000000\n"
 
 
 def small_model():
-    """Grouped heads, so that queries and keys differ in shape, and no two sizes equal."""
+    """A model with grouped heads, so that queries and keys differ in shape, and with no two dimensions equal."""
     sizes = dict(vocab_size=10, hidden_size=16, intermediate_size=24, num_hidden_layers=3, max_position_embeddings=12)
     return unit_scale_llama(seed=1, num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=False, **sizes)
 
 
 def turned_as_in_c(x, theta=10000.0):
-    """Features 2i and 2i + 1 of (T, H, D) as one complex number, times that of the position's angle."""
+    """Rotate features 2i and 2i + 1 of (T, H, D), as one complex number, by the angle of the position."""
     time, _, size = x.shape
     angles = np.arange(time)[:, None] * theta ** (-np.arange(0, size, 2) / size)
     pairs = (x[..., 0::2] + 1j * x[..., 1::2]) * np.exp(1j * angles)[:, None]
@@ -35,7 +35,7 @@ def test_interleaved_rows_give_the_same_attention_scores():
     model = small_model()
     c, attention = model.config, model.model.layers[1].self_attn
     x = np.random.default_rng(0).standard_normal((7, c.hidden_size))
-    cos, sin = rotary_turns(c, 0, 7, x)
+    cos, sin = rotary_tables(c, 0, 7, x)
     ours, theirs = [], []
     for weight, heads in [(attention.q_proj.weight.data, 4), (attention.k_proj.weight.data, 2)]:
         ours.append(ops.rotary((x @ weight.T).reshape(1, 7, heads, c.head_size), cos, sin).data[0])
@@ -66,7 +66,7 @@ def test_the_checkpoint_begins_with_the_sizes_and_has_each_kind_of_weight_for_al
             expected = interleaved(expected, heads[kind]) if kind in heads else expected
             np.testing.assert_array_equal(weight, expected, err_msg=f"{kind} of layer {i}")
     np.testing.assert_array_equal(read(16), w["model.norm.weight"])
-    read(12, 4)  # the angles, which nobody reads
+    read(12, 4)  # the angles, which run.c skips
     np.testing.assert_array_equal(read(10, 16), w["lm_head.weight"])
     assert next(rest, None) is None
 
@@ -99,7 +99,7 @@ def test_unknown_output_is_refused(text, report):
 
 
 def test_a_program_that_measures_its_own_work_is_believed():
-    clock = itertools.count().__next__  # each look at it takes a second, so each call does
+    clock = itertools.count().__next__  # advances one second per reading, so each call takes a second
     own = itertools.cycle([0.25, 0.5, 0.75])
     programs = {"ours": lambda: 0.5, "theirs": lambda: Took(next(own))}
     times = interleave(programs, rounds=2, warm_up=0, turn=3, pause=0, clock=clock)
@@ -111,15 +111,15 @@ def test_a_program_that_measures_its_own_work_is_believed():
     [
         ("raise ValueError('too large')", "ValueError: too large"),
         ("raise SystemExit('a.c: error: no x\\na.c: note: once')", "a.c: error: no x"),
-        ("raise SystemExit(1)", "it gave no reason"),
+        ("raise SystemExit(1)", "no error message"),
     ],
 )
 def test_a_process_that_fails_is_reported_in_a_line(program, reason):
-    with pytest.raises(Failed, match=f"ended with exit status 1: {reason}$"):
+    with pytest.raises(Failed, match=f"exited with status 1: {reason}$"):
         finished([sys.executable, "-c", program])
 
 
 def test_processes_that_end_and_that_are_not_there():
     assert finished([sys.executable, "-c", "print('done')"]).stdout.strip() == "done"
-    with pytest.raises(Failed, match="expected the program no-such-compiler, which is not here; install it"):
+    with pytest.raises(Failed, match="program no-such-compiler not found; install it"):
         finished(["no-such-compiler"])

@@ -1,4 +1,4 @@
-"""What the comparison with nanoGPT does around the two programs, and how clones are asked for."""
+"""The comparison with nanoGPT apart from the two programs themselves, and the options for clones."""
 
 import argparse
 import pickle
@@ -15,7 +15,7 @@ from tests.benchmarks.interleave import Row, table
 LOSS = Row("loss", "nanoGPT", [1.685], [1.88], goal=1.0, unit="nats")
 
 MODEL = '''
-"""In nanoGPT's place: a model whose loss is the mean of what it should say, times its only weight."""
+"""In place of nanoGPT: a model whose loss is the mean of the targets, times its only weight."""
 from dataclasses import dataclass
 import torch
 
@@ -55,7 +55,7 @@ def test_one_measurement_is_shown_as_it_is():
 def test_a_comparison_without_its_clone_is_left_out():
     modules, absent = command.found(["importing", "nanogpt"], without_clone=["nanogpt", "llama2c"])
     assert list(modules) == ["importing"]
-    assert absent == {"nanogpt": "clone https://github.com/karpathy/nanoGPT, and name the folder with --nanogpt FOLDER"}
+    assert absent == {"nanogpt": "clone https://github.com/karpathy/nanoGPT and pass its folder as --nanogpt FOLDER"}
 
 
 @pytest.mark.parametrize(("name", "file"), [("llama2c", "run.c"), ("nanogpt", "train.py")])
@@ -63,7 +63,7 @@ def test_a_clone_is_known_by_a_file(tmp_path, name, file):
     flags = [f"--{name}", str(tmp_path)]
     with pytest.raises(SystemExit):
         command.parser().parse_args(flags)
-    with pytest.raises(argparse.ArgumentTypeError, match=f"expected a folder with {file}, and there is none in"):
+    with pytest.raises(argparse.ArgumentTypeError, match=f"expected a folder that contains {file}, got "):
         command._clone(str(tmp_path), file)
     (tmp_path / file).touch()
     assert getattr(command.parser().parse_args(flags), name) == tmp_path.resolve()
@@ -103,6 +103,6 @@ def test_its_loss_is_that_of_its_checkpoint_over_the_fixed_windows(nanogpt, tmp_
     (tmp_path / nanogpt.CHECKPOINT).parent.mkdir()
     saved = {"model": {"weight": torch.tensor(0.5)}, "model_args": {"bias": False}}
     torch.save(saved, tmp_path / nanogpt.CHECKPOINT)
-    targets = np.concatenate([y for _, y in fixed_windows(ids, 33, 64, batch=32)])  # 33: the second batch is small
+    targets = np.concatenate([y for _, y in fixed_windows(ids, 33, 64, batch=32)])  # the second batch has one window
     assert nanogpt.their_loss(tmp_path, ids, chosen, windows=33) == pytest.approx(0.5 * targets.mean(), rel=1e-6)
     assert capsys.readouterr().out == ""

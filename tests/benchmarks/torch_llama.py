@@ -1,7 +1,7 @@
-"""The equal model in PyTorch, as its users write it: `nn.Linear`, `F.rms_norm`, `scaled_dot_product_attention`.
+"""The same model in idiomatic PyTorch: `nn.Linear`, `F.rms_norm`, `scaled_dot_product_attention`.
 
-Parameters have minilora's names without the leading `model.`, so that its weights can be loaded. The LoRA is that of
-the paper's own code and of PEFT: W x + B (A x) · s, with W, the norms and the embedding frozen.
+Parameters have minilora's names without the leading `model.`, so that its weights can be loaded. LoRA is implemented as
+in the paper's code and in PEFT: W x + B (A x) · s, with W, the norms and the embedding frozen.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DecoderLayer(nn.Module):
 
 
 class TorchLlama(nn.Module):
-    """A Llama with a tied head; called with ids and targets (B, T), it returns the mean cross-entropy."""
+    """A Llama with a tied head. Maps ids and targets, each (B, T), to the mean cross-entropy in nats."""
 
     def __init__(self, config: LlamaConfig, linear: MakeLinear) -> None:
         super().__init__()
@@ -106,13 +106,13 @@ class TorchLlama(nn.Module):
 
 
 def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions on (B, H, T, D), the pairs being the two halves of D."""
+    """Apply rotary embeddings to (B, H, T, D); feature i is paired with i + D/2."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 def from_minilora(model: Llama) -> TorchLlama:
-    """The same model with copies of the same weights, and of the adapter `default` where it has one."""
+    """Return the same model with copies of the weights, and of the adapter `default` if there is one."""
     adapted = [module for module in hosts(model).values()]
     linear: MakeLinear = partial(nn.Linear, bias=False)
     if adapted:
@@ -127,7 +127,7 @@ def from_minilora(model: Llama) -> TorchLlama:
 
 
 def training_step(parameters: Iterable[nn.Parameter], loss_of: Callable[[Tensor, Tensor], Tensor]) -> Step:
-    """A step on the parameters that want a gradient: fused AdamW, matrices decay, the gradient clipped to length 1."""
+    """A step on the trainable parameters: fused AdamW, weight decay on matrices only, gradient norm clipped to 1."""
     trained = [p for p in parameters if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": SETTINGS.weight_decay},
@@ -153,15 +153,15 @@ def training_step(parameters: Iterable[nn.Parameter], loss_of: Callable[[Tensor,
 
 
 def as_tensors(circle: list[Batch]) -> list[tuple[Tensor, Tensor]]:
-    """The batches as PyTorch's."""
+    """Convert batches to PyTorch tensors."""
     return [(torch.tensor(ids), torch.tensor(targets)) for ids, targets in circle]
 
 
 def why_not_compiled() -> str:
-    """Why `torch.compile` does not work here, in a few words; empty when it does. It needs a C++ compiler."""
+    """Return why `torch.compile` does not work here, or an empty string if it does. It needs a C++ compiler."""
     try:
         torch.compile(lambda x: x + 1)(torch.zeros(8))
-    except Exception as error:  # each version has its own type for it
+    except Exception as error:  # the type of the exception depends on the version
         reason = "no C++ compiler" if "InvalidCxxCompiler" in str(error) else type(error).__name__
         return f"torch.compile does not work here ({reason})"
     return ""

@@ -1,4 +1,4 @@
-"""A training step of minilora against PyTorch's, eager and compiled: of the full model, and of LoRA."""
+"""Training steps: minilora against PyTorch, eager and compiled, for the full model and for LoRA."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LORA_AGAINST_FULL = 1 / 0.72
 
 
 def run(options: Options) -> list[Row]:
-    """Full and LoRA steps for each size, then minilora's LoRA step against its own full step for the third."""
+    """Full and LoRA steps for each size, then minilora's LoRA step against its own full step for the third size."""
     missing = torch_llama.why_not_compiled()
     rows = []
     for size, goals in zip(options.sizes(1, 2, 3, 4), FULL_GOALS, strict=False):
@@ -32,16 +32,16 @@ def run(options: Options) -> list[Row]:
 def against_torch(
     what: str, size: Size, adapted: bool, goals: dict[str, float], missing: str, options: Options
 ) -> list[Row]:
-    """One size's rows. `missing` says why there is no compiled program, where there is none."""
+    """Return the rows for one size. `missing` is the reason why there is no compiled program, or empty."""
     what = f"{what}, {size}"
     programs = steps(size, adapted, compiled=not missing)
     rows = compare(what, programs, goals=goals, check=partial(same_losses, programs), **options.timing)
-    torch._dynamo.reset()  # the next size is compiled for its own shapes, and does not count as one more of these
+    torch._dynamo.reset()  # compile the next size from scratch; it must not count as a recompilation
     return rows + ([Row(what, COMPILED, goal=goals.get(COMPILED), refusal=missing)] if missing else [])
 
 
 def steps(size: Size, adapted: bool, compiled: bool) -> dict[str, Callable[[], Any]]:
-    """A training step of each program on the next of the same batches, from the same weights."""
+    """A training step of each program. All start from the same weights and use the same batches."""
     model = ours.fresh_model(size)
     if adapted:
         ours.with_lora(model)
@@ -56,12 +56,12 @@ def steps(size: Size, adapted: bool, compiled: bool) -> dict[str, Callable[[], A
         name: ours.in_turn(torch_llama.training_step(theirs[name].parameters(), calls[name]), tensors)
         for name in theirs
     }
-    # Last, because the optimizer's flat buffer takes the weights over.
+    # minilora comes last, because its optimizer moves the weights into a flat buffer.
     return {"minilora": ours.in_turn(ours.training_step(model), circle), **peers}
 
 
 def lora_against_full(options: Options) -> list[Row]:
-    """What LoRA saves of minilora's own step. The two learn different things, so no losses are held to be equal."""
+    """minilora's LoRA step against its own full step. They train different parameters, so losses are not compared."""
     (size,) = options.sizes(3)
     circle = ours.batches(size)
     models = {"minilora": ours.with_lora(ours.fresh_model(size)), "minilora's full step": ours.fresh_model(size)}

@@ -25,7 +25,7 @@ def teach(visitor, name="cook", text=RECIPES):
 def learned(visitor, name="cook"):
     """Wait until a voice has its slider."""
     visitor.page.wait_for_function(
-        "name => document.querySelector('#learning').innerText.includes(name + ' has a slider')", arg=name
+        "name => document.querySelector('#learning').innerText.includes(name + ' now has a slider')", arg=name
     )
     visitor.open("Generate")
     visitor.strength(name).wait_for()

@@ -22,7 +22,7 @@ def test_strength_zero_is_the_base(visit):
     visitor.strength("shakespeare").fill("0")
     base, voices = visitor.write()
     assert base == voices == write(Llama.from_pretrained(BASE), "The king ", 200, Sampler(0.8), 0)
-    assert visitor.page.locator(".written span").count() == 0  # no colour anywhere
+    assert visitor.page.locator(".written span").count() == 0  # no color anywhere
 
 
 def test_a_slider_changes_the_text_and_the_same_seed_repeats_it(visit, expected):

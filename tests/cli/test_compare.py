@@ -65,7 +65,7 @@ def test_adapters_of_ones_own_can_be_compared(minilora, here, terminal, monkeypa
     assert "-0.00" not in both
 
 
-def test_colour_marks_what_the_voice_expected_more_or_less(minilora, terminal):
+def test_color_marks_what_the_voice_expected_more_or_less(minilora, terminal):
     terminal(120)
     flags = ["compare", "--voices", "base,python", "--tokens", 120]
     plain, painted = minilora(*flags), minilora(*flags, "--colour", "always")
@@ -82,21 +82,21 @@ def test_colour_marks_what_the_voice_expected_more_or_less(minilora, terminal):
     [(0.4, None), (0.6, 223), (2, 216), (99, 208), (-0.4, None), (-0.6, 195), (-2, 153), (-4, 75)],
 )
 def test_stronger_marks_have_stronger_shades(mark, shade):
-    painted = side_by_side([Column("t", [("x", mark)])], colour=True).splitlines()[-1]
+    painted = side_by_side([Column("t", [("x", mark)])], color=True).splitlines()[-1]
     assert painted == ("x" if shade is None else f"\x1b[30;48;5;{shade}mx\x1b[0m")
 
 
 @pytest.mark.parametrize(
-    ("tty", "term", "no_color", "coloured"),
+    ("tty", "term", "no_color", "colored"),
     [(True, "xterm", "", True), (True, "xterm", "1", False), (True, "dumb", "", False), (False, "xterm", "", False)],
 )
-def test_only_a_terminal_is_coloured_unless_asked_for(tty, term, no_color, coloured, monkeypatch):
+def test_only_a_terminal_is_colored_unless_asked_for(tty, term, no_color, colored, monkeypatch):
     monkeypatch.setattr(columns.sys.stdout, "isatty", lambda: tty, raising=False)
     monkeypatch.setenv("TERM", term)
     monkeypatch.setenv("NO_COLOR", no_color)
-    assert columns.wants_colour("auto") is coloured
-    assert columns.wants_colour("always")
-    assert not columns.wants_colour("never")
+    assert columns.wants_color("auto") is colored
+    assert columns.wants_color("always")
+    assert not columns.wants_color("never")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The fixtures of `surroundings.py`, for every test in this folder."""
+"""Import the fixtures of `surroundings.py` for all tests in this folder."""
 
 from tests.data.surroundings import cache, data, impatient, server, source
 

@@ -1,4 +1,4 @@
-"""What the tests of corpora share: a small local web server, empty folders, a known corpus named `play`."""
+"""Fixtures of the corpus tests: a small local web server, empty folders, and a known corpus named `play`."""
 
 import hashlib
 import http.server
@@ -15,7 +15,7 @@ WRONG = GOOD[:-1] + b"!"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Answers as its path says; `server.end` lets the ones that hang go home."""
+    """Respond with the method named by the path. Setting `server.end` releases the responses that hang."""
 
     def do_GET(self):
         self.server.agents.append(self.headers["User-Agent"])
@@ -65,7 +65,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *_):  # a client that goes away is what some tests are about
+    def handle_error(self, *_):  # some tests disconnect on purpose
         pass
 
 
@@ -82,7 +82,7 @@ def server():
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache folder, and no MINILORA_DATA."""
+    """The path of a temporary cache folder; MINILORA_DATA is unset."""
     monkeypatch.setattr(sources, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("MINILORA_DATA", raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
@@ -97,7 +97,7 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def data(tmp_path, monkeypatch, cache):
-    """An empty folder that MINILORA_DATA names."""
+    """An empty folder, set as MINILORA_DATA."""
     folder = tmp_path / "data"
     folder.mkdir()
     monkeypatch.setenv("MINILORA_DATA", str(folder))
@@ -106,7 +106,7 @@ def data(tmp_path, monkeypatch, cache):
 
 @pytest.fixture
 def source(server, cache, monkeypatch):
-    """A known corpus `play`, and a function that chooses how the server answers for it."""
+    """source(path): register a corpus `play` with this URL path on the server, and return its Source."""
 
     def at(path):
         url = f"http://127.0.0.1:{server.server_port}/{path}"

@@ -1,4 +1,4 @@
-"""Windows of a text: random ones to learn from, fixed ones to measure with."""
+"""Windows of a text: random ones for training and fixed ones for evaluation."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ contexts = st.integers(1, 12)
 
 
 def numbered(length):
-    """A text in which each token tells its place."""
+    """Return a text in which each token is 1000 plus its position."""
     return np.arange(1000, 1000 + length)
 
 
@@ -35,10 +35,10 @@ def test_windows_are_stretches_of_the_text_and_targets_one_further_on(length, co
 
 
 def test_every_place_is_sampled_and_none_is_preferred():
-    """10,000 windows over 20 places: 500 each, with a deviation of 22."""
+    """10,000 windows over 20 positions: 500 each, with a standard deviation of 22."""
     inputs, _ = sample_batch(numbered(25), 10_000, 5, np.random.default_rng(0))
     counts = np.bincount(inputs[:, 0] - 1000, minlength=20)
-    assert len(counts) == 20  # from the first place to the last that has a target
+    assert len(counts) == 20  # from the first position to the last that has a target
     assert np.abs(counts - 500).max() < 6 * 22
 
 

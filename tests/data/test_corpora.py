@@ -1,4 +1,4 @@
-"""Corpora: by name, from archives, from a user's own files; no test needs a network."""
+"""Corpora by name, from archives and from local files. No test requires a network."""
 
 import contextlib
 import dataclasses
@@ -33,7 +33,7 @@ from tests.data.surroundings import TEXT, message, put
 )
 def test_real_corpora(name, documents, opening):
     if sources.find(SOURCES[name]) is None:
-        pytest.skip(f"{name} is not on this machine: `minilora data fetch` or MINILORA_DATA provide it")
+        pytest.skip(f"requires the corpus {name}: run `minilora data fetch` or set MINILORA_DATA")
     corpus = load_corpus(name, download=False)
     assert len(corpus.documents) == documents
     assert corpus.text.startswith(opening)
@@ -77,12 +77,12 @@ MEMBERS = {
 
 
 def zipped(source, cache, content, members="*.txt"):
-    """Make `content` the archive of a known corpus `speeches`."""
+    """Make `content` the archive of the known corpus `play`, and return its path."""
     sha256 = hashlib.sha256(content).hexdigest()
     speeches = dataclasses.replace(
         source("good"), name="play", file="play.zip", bytes=len(content), sha256=sha256, members=members
     )
-    SOURCES["play"] = speeches  # the fixture takes it away again
+    SOURCES["play"] = speeches  # the fixture removes it afterwards
     return put(cache, content, "play.zip")
 
 
@@ -90,7 +90,7 @@ def test_an_archive_holds_a_document_a_file_in_order_of_name(source, cache):
     path = zipped(source, cache, archive(MEMBERS))
     documents = load_corpus("play", ascii=False).documents
     assert documents == ("first\n", "the ½¢ decrease", "man’s fate—and “more”", "naïve\n")
-    zipped(source, cache, archive(MEMBERS), "1999-B.txt")  # one member can be the corpus
+    zipped(source, cache, archive(MEMBERS), "1999-B.txt")  # a corpus can be a single member
     assert load_corpus("play").documents == ("naive\n",)
     zipped(source, cache, archive(MEMBERS), "genesis.txt")
     assert message(load_corpus, "play") == f"{path} contains no genesis.txt; delete or replace it"

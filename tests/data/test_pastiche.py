@@ -1,4 +1,4 @@
-"""The embedded corpus: reproducible, clean, rich, and in voices that nobody can mistake for one another."""
+"""The generated corpus: reproducible, clean, varied, and in clearly distinguishable voices."""
 
 import hashlib
 import itertools
@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from minilora.data.pastiche import VOICES, Pen, grammar, paragraphs, polish, write
 
-# A smaller seed is no simpler text, so a failure is reported as it was found.
+# No shrinking, because a smaller seed does not give a simpler text.
 anywhere = settings(max_examples=60, deadline=None, phases=[Phase.generate])
 every_voice = pytest.mark.parametrize("voice", VOICES)
-SLOT = re.compile(r"\{(?:(\w+)=)?(\w+)\}")  # the notation, stated a second time
+SLOT = re.compile(r"\{(?:(\w+)=)?(\w+)\}")  # an independent definition of the notation
 
 
 @cache
@@ -28,7 +28,7 @@ def sample(voice, seed=1, characters=200_000):
 
 
 def speeches():
-    """The verse as a list of speeches, each a list of lines whose first names the speaker."""
+    """Return the verse as a list of speeches, each a list of lines, the first of which names the speaker."""
     return [speech.split("\n") for speech in sample("verse").strip().split("\n\n")]
 
 
@@ -78,12 +78,12 @@ def test_neatly_spaced_sentences_in_printable_ascii(voice):
     text = sample(voice)
     assert re.fullmatch(r"[ -~\n]*", text)
     assert not re.search(r"[{}\[\]<>_=|\\]", text), "a slot was left unfilled"
-    assert not re.search(r"  | \n|\n |\n{3}", text), "spaces or newlines too many"
+    assert not re.search(r"  | \n|\n |\n{3}", text), "extra spaces or newlines"
     assert not re.search(r" [,.;:?!]|[,;:.?!][,;:.?!]", text), "stray punctuation"
     assert text[0] not in " \n"
     assert text[-2:].strip("\n") + "\n" == text[-2:]
-    assert not re.search(r"[.?!] +[a-z]|(?m:^[a-z])", text), "a sentence without its capital"
-    assert not re.search(r"\b([a-z]+) \1\b", text, re.I), "the same word twice"
+    assert not re.search(r"[.?!] +[a-z]|(?m:^[a-z])", text), "a sentence without a capital letter"
+    assert not re.search(r"\b([a-z]+) \1\b", text, re.I), "a repeated word"
     assert all(re.search(r"\w$|[.?!:]$", paragraph) for paragraph in text.strip().split("\n\n"))
 
 
@@ -115,7 +115,7 @@ def test_polish(rough, mended):
 def test_speakers_take_turns_with_short_and_long_speeches():
     assert all(re.fullmatch(r"[A-Z]+( [A-Z]+)?:", speech[0]) and len(speech) > 1 for speech in speeches())
     assert all(re.fullmatch(r"'?[A-Z].*[^:]", line) for speech in speeches() for line in speech[1:])
-    assert all(one[0] != following[0] for one, following in itertools.pairwise(speeches())), "he answers himself"
+    assert all(one[0] != following[0] for one, following in itertools.pairwise(speeches())), "the same speaker twice"
     lengths = Counter(len(speech) - 1 for speech in speeches())
     assert lengths[1] > 0.15 * lengths.total()
     assert sum(count for lines, count in lengths.items() if lines >= 6) > 0.05 * lengths.total()
@@ -130,7 +130,7 @@ def test_thou_speaks_its_own_grammar():
     assert not re.search(r"\byour\b", text)
 
 
-# Different, and rich ---------------------------------------------------------------------------------------
+# Distinct and varied -------------------------------------------------------------------------------------
 
 
 @cache
@@ -140,7 +140,7 @@ def bigrams(voice):
 
 
 def guess(text):
-    """The voice whose character bigrams, learned from seed 0, make `text` most likely."""
+    """Return the voice with the highest likelihood of `text` under character bigrams, estimated from seed 0."""
 
     def likelihood(voice):
         counts = bigrams(voice)
@@ -161,7 +161,7 @@ def test_a_few_lines_betray_the_voice(voice):
 def test_lines_hardly_ever_repeat(voice):
     text = sample(voice)
     assert len(zlib.compress(text.encode(), 9)) >= 0.22 * len(text)
-    if voice == "prose":  # whose lines are whole paragraphs: its sentences are held to the same standard
+    if voice == "prose":  # its lines are entire paragraphs, so its sentences are checked instead
         text = text.replace(". ", ".\n")
     lines = [line for line in text.split("\n") if len(line) > 20]
     assert len(lines) - len(set(lines)) < 0.02 * len(lines)
@@ -183,7 +183,7 @@ def test_every_slot_names_a_rule_and_every_rule_is_used(voice):
     used = {rule.lower() for _, rule in slots}
     assert used - remembered - set(rules) == set()
     assert set(rules) - used == {"passage"}
-    assert remembered <= used, "remembered and never used"
+    assert remembered <= used, "a named slot that is never used"
     assert all(entry and all(template.strip(" ") == template != "" for template in entry) for entry in rules.values())
 
 

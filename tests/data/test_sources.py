@@ -1,4 +1,4 @@
-"""Sources: looked for in order, never used when damaged, downloaded with patience but not too much of it."""
+"""Sources: search order, damaged files, and downloads with timeouts."""
 
 import dataclasses
 import hashlib
@@ -31,7 +31,7 @@ def test_the_chosen_folder_goes_before_the_cache_and_that_before_the_network(sou
 
 
 @pytest.mark.parametrize("value", ["", "/there/is/no/such/folder"])
-def test_a_chosen_folder_that_is_none_is_passed_over(source, cache, monkeypatch, value):
+def test_a_chosen_folder_that_does_not_exist_is_ignored(source, cache, monkeypatch, value):
     monkeypatch.setenv("MINILORA_DATA", value)
     monkeypatch.chdir(put(cache.parent / "here", WRONG).parent)
     put(cache)
@@ -51,7 +51,7 @@ def test_the_chosen_folder_may_be_in_the_home_folder(source, data, monkeypatch):
 def test_a_damaged_file_is_neither_used_nor_deleted(source, server, data, cache, content, place):
     play, path = source("good"), put({"data": data, "cache": cache}[place], content)
     if place == "data":
-        put(cache)  # a good copy further down does not hide the damaged one
+        put(cache)  # a valid copy in the cache does not hide the damaged file
     for call in (sources.find, sources.fetch, lambda play: load_corpus("play")):
         text = message(call, play)
         found = f"found {len(content):,} bytes with SHA-256 {hashlib.sha256(content).hexdigest()}"
@@ -137,7 +137,7 @@ def test_a_failed_download_says_why_and_leaves_nothing(source, cache, path, reas
     play = source(path)
     began = time.monotonic()
     text = message(sources.fetch, play)
-    assert time.monotonic() - began < 15  # the server would keep it for 20
+    assert time.monotonic() - began < 15  # the silent server would wait for 20 s
     assert reason in text
     assert_says_how_to_go_on(text, play, cache)
     assert not list(cache.parent.glob("**/*.*"))
@@ -146,7 +146,7 @@ def test_a_failed_download_says_why_and_leaves_nothing(source, cache, path, reas
 def test_too_long_an_answer_is_not_read_to_its_end(source, data):
     text = message(sources.fetch, source("too_long"))
     assert f"found {len(GOOD) * 1000:,} bytes" not in text
-    assert f"(now {data})" in text  # the folder that was chosen
+    assert f"(now {data})" in text  # the folder in MINILORA_DATA
 
 
 @pytest.mark.usefixtures("impatient")
@@ -157,7 +157,7 @@ def test_a_name_look_up_that_hangs_is_not_waited_for(source, cache, monkeypatch)
     began = time.monotonic()
     text = message(sources.fetch, play)
     gate.set()
-    assert time.monotonic() - began < 15  # the server would keep it for 20
+    assert time.monotonic() - began < 15  # the lookup would wait for 20 s
     assert "no response within 2 s" in text
     assert_says_how_to_go_on(text, play, cache)
 

@@ -1,4 +1,4 @@
-"""The split never overlaps and loses nothing; folding to ASCII is ASCII."""
+"""A split neither overlaps nor loses text, and `to_ascii` returns only ASCII."""
 
 import pytest
 from hypothesis import given

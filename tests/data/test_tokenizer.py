@@ -1,4 +1,4 @@
-"""The byte-level tokenizer: lossless on any text, and the same in Hugging Face's hands."""
+"""The byte-level tokenizer: lossless for any text, and compatible with Hugging Face's tokenizers."""
 
 import json
 
@@ -11,7 +11,7 @@ from minilora.data.tokenizer import ByteTokenizer, byte_characters
 
 TOKENIZER = ByteTokenizer()
 AWKWARD = "naïve 🦙👩‍👩‍👧 \x00\x01\x1b\x7f \r\n\t ́ ﬁ Ġ ﷽ \u202e\ufffd\ufeff<|endoftext|> </s>  'll"
-# Every code point but the surrogates, which are halves of characters and not text.
+# All code points except surrogates, which are halves of characters and cannot be encoded.
 texts = st.text(st.characters(exclude_categories=["Cs"])) | st.text(st.sampled_from(AWKWARD))
 
 
@@ -50,7 +50,7 @@ def test_any_bytes_decode_and_strict_refuses_what_is_not_text(data):
         ([[65, 66]], r"shape \(1, 2\)"),
     ],
 )
-def test_ids_that_are_none_are_refused(ids, message):
+def test_invalid_ids_are_refused(ids, message):
     with pytest.raises(ValueError, match=message):
         TOKENIZER.decode(ids)
 
@@ -73,7 +73,7 @@ def test_save_and_load(tmp_path):
     folder = TOKENIZER.save(tmp_path / "new" / "model")
     assert sorted(path.name for path in folder.iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
     settings = json.loads((folder / "tokenizer_config.json").read_text())
-    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # which only transformers 4 insists on
+    assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"  # required only by transformers 4
     assert ByteTokenizer.load(folder).decode(TOKENIZER.encode(AWKWARD)) == AWKWARD
 
 
@@ -113,7 +113,7 @@ def test_another_tokenizer_is_refused(tmp_path, change, message):
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A saved folder, with a Llama's config next to it as in a model folder."""
+    """A folder with the saved tokenizer and the config of a Llama, like a model folder."""
     folder = TOKENIZER.save(tmp_path_factory.mktemp("tokenizer"))
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 256}
     (folder / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""The shared fixtures of adapted models."""
+"""Import the shared fixtures for adapted models."""
 
 from tests.adapted import attach, ids, one_linear, snapshot, three_adapters, two_adapters, unit_llama
 

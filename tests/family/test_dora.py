@@ -1,4 +1,4 @@
-"""DoRA by itself: identity at the start, the gradient with ‖V‖ held, rows of zeros. Its laws are in `laws/dora.py`."""
+"""DoRA: identity at initialization, the gradient with ‖V‖ held constant, zero rows. Its laws are in `laws/dora.py`."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_a_fresh_one_is_the_identity_bit_for_bit(unit_llama, ids):
 
 @pytest.mark.parametrize(("held", "agrees"), [(True, True), (False, False)])
 def test_the_gradient_is_the_slope_with_the_norms_held(held, agrees, monkeypatch):
-    """It is not the slope of the whole function: without the word of `stop_gradient`, gradcheck says so."""
+    """It is not the derivative of the full formula: gradcheck fails if `stop_gradient` is replaced by the identity."""
     if not held:
         monkeypatch.setattr(dora, "stop_gradient", lambda value: value)
     rng = np.random.default_rng(0)

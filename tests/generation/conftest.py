@@ -1,4 +1,4 @@
-"""Small models of unit scale in float64, where two ways of computing a token do not differ by rounding."""
+"""Fixtures: small models of unit scale in float64, where rounding does not change the choice of a token."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ SHAPE = {
 
 @pytest.fixture(scope="session")
 def make_model():
-    """make_model(seed, **shape)"""
+    """make_model(seed, **shape): a float64 model without adapters."""
 
     def make(seed=0, **shape):
         model = Llama(LlamaConfig(**{**SHAPE, **shape}), np.random.default_rng(seed))
@@ -34,7 +34,7 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def make_adapted(make_model):
-    """make_adapted(**shape): a model with adapters of other ranks in other linears; "b" is the active one."""
+    """make_adapted(**shape): a model with adapters "a", "b", "c" of different ranks and targets; "b" is active."""
 
     def make(**shape):
         model = make_model(**shape)
@@ -51,13 +51,13 @@ def make_adapted(make_model):
 
 @pytest.fixture(scope="session")
 def make_family(make_adapted):
-    """make_family(**shape): as make_adapted, and with "d", a DoRA: its updates have no factors. It has dropout."""
+    """make_family(**shape): like make_adapted, plus "d", a DoRA with dropout. Its updates have no factors."""
 
     def make(**shape):
         model = make_adapted(**shape)
         options = {"lora_dropout": 0.5, "init_lora_weights": False, "target_modules": ["q_proj", "up_proj", "o_proj"]}
         lora.inject(model, DoraConfig(r=2, lora_alpha=4, **options), adapter="d", rng=np.random.default_rng(5))
-        for host in hosts(model, "d").values():  # as trained: the norms of the rows differ from those it began with
+        for host in hosts(model, "d").values():  # as after training: the magnitudes differ from the initial row norms
             host.updates["d"].lora_magnitude_vector.data *= np.linspace(0.5, 1.5, host.out_features)
         lora.set_active(model, "b")
         model.astype(np.float64)
@@ -78,15 +78,15 @@ def family(make_family):
 
 @pytest.fixture(scope="session")
 def prompts():
-    """prompts(seed, *lengths): random ids below 17."""
+    """prompts(seed, *lengths): one prompt of random ids below 17 per length."""
     return lambda seed, *lengths: [np.random.default_rng([seed, n]).integers(0, 17, n) for n in lengths]
 
 
 @pytest.fixture(scope="session")
 def whole_passes():
-    """whole_passes(model, prompt, tokens, sampler, rng, adapters): tokens and logits from whole new forward passes.
+    """whole_passes(model, prompt, tokens, sampler, rng, adapters): tokens and logits from full forward passes.
 
-    The model sees the text so far; when it grows beyond the context, the older half of the context is forgotten.
+    Each pass processes the text so far. When the text exceeds the context, its older half is dropped.
     """
 
     def write(model, prompt, tokens, sampler, rng=None, adapters=None):
@@ -104,5 +104,5 @@ def whole_passes():
 
 @pytest.fixture(scope="session")
 def without_cache(whole_passes):
-    """without_cache(model, prompt, tokens, sampler, rng): the same, the tokens alone."""
+    """without_cache(model, prompt, tokens, sampler, rng): like whole_passes, but only the tokens."""
     return lambda *rest: [token for token, _ in whole_passes(*rest)]

@@ -1,4 +1,4 @@
-"""Writing with a different adapter for each prompt: each row is the same text as alone."""
+"""Generation with a different adapter for each prompt: each row equals the text generated on its own."""
 
 import numpy as np
 import pytest
@@ -32,17 +32,17 @@ choices = st.one_of(st.none(), st.sampled_from("abc"), strengths)
     tokens=st.integers(1, 30),
 )
 def test_each_row_is_the_same_text_as_alone(seed, rows, tokens, make_adapted, prompts, without_cache):
-    """Prompts of different lengths, far past the context, against whole forward passes with the choice made active."""
+    """Reference: full forward passes with the selection made active, for texts that exceed the context."""
     model, texts, adapters = make_adapted(), prompts(seed, *[n for n, _ in rows]), [choice for _, choice in rows]
     together = generate(model, texts, tokens, SAMPLER, seed, adapters)
     for i, (text, choice) in enumerate(zip(texts, adapters, strict=True)):
         lora.set_active(model, choice)
-        rng = np.random.default_rng([seed, i])  # row i's own dice
+        rng = np.random.default_rng([seed, i])  # the seed of row i
         assert together[i].tolist() == without_cache(model, text, tokens, SAMPLER, rng)
 
 
 def test_the_rows_do_differ(adapted, prompts):
-    """The same prompt and the likeliest token each time: only the adapters make the difference."""
+    """With the same prompt and greedy sampling, the texts differ only because of the adapters."""
     texts = prompts(1, 5) * 4
     written = tokens_of(generate(adapted, texts, 25, Sampler(temperature=0), adapters=MIXED[:4]))
     assert len({tuple(row) for row in written}) == 4
@@ -78,7 +78,7 @@ def test_between_two_steps_the_model_is_as_before(adapted, prompts):
 
 
 def test_a_stream_is_not_moved_by_what_its_reader_does(adapted, prompts):
-    """Other active adapters, other choices, and another stream in between."""
+    """Between steps, the reader changes the active adapters, calls the model, and advances another stream."""
     texts = prompts(4, 2, 5, 3)
     expected = [tokens_of(generate(adapted, texts, 20, SAMPLER, 4, a)) for a in (MIXED[:3], MIXED[3:])]
     one, two = (stream(adapted, texts, 20, SAMPLER, 4, a) for a in (MIXED[:3], MIXED[3:]))
@@ -100,7 +100,7 @@ def test_a_stream_is_not_moved_by_what_its_reader_does(adapted, prompts):
     ids=str,
 )
 def test_a_mistake_shows_at_the_call(adapters, message, adapted, prompts):
-    """Not at the first step, when the prompt may be on the screen already."""
+    """It is raised before the first step, when a caller may already have displayed the prompt."""
     with pytest.raises(lora.AdapterError, match=message):
         stream(adapted, prompts(0, 3, 4), 5, adapters=adapters)
 

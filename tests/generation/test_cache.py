@@ -1,4 +1,4 @@
-"""The cache is a matter of speed: the texts are those of whole forward passes, beyond the context too."""
+"""The cache only affects speed: the texts equal those of full forward passes, even beyond the context."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_greedy_is_greedy_without_a_cache(seed, length, tokens, context, make_mo
 
 
 def test_a_stream_is_the_same_tokens_as_they_come(make_model, prompts):
-    """A row of another length begins at once; a row that has ended has None in its place."""
+    """Rows with prompts of any length start in the first step; a finished row yields None."""
     model, texts = make_model(eos_token_id=9), prompts(0, 2, 5, 3)
     columns = list(stream(model, texts, 9, Sampler(1.0), seed=3))
     rows = [row.tolist() for row in generate(model, texts, 9, Sampler(1.0), seed=3)]
@@ -32,7 +32,7 @@ def test_a_stream_is_the_same_tokens_as_they_come(make_model, prompts):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """How much is read, call by call: (rows, tokens of each) by whole forward passes, or rows by the TokenStep."""
+    """The size of each call: (rows, tokens per row) of a full forward pass, or the rows of a TokenStep."""
     seen = []
     forward, step = Decoder.forward, TokenStep.__call__
     monkeypatch.setattr(Decoder, "forward", lambda self, ids, *a: seen.append(ids.shape) or forward(self, ids, *a))
@@ -41,15 +41,15 @@ def reads(monkeypatch):
 
 
 def test_it_is_the_cache_that_is_read(make_model, prompts, reads):
-    """One forward pass over the prompt, then one token at a time, until the context is full."""
+    """One forward pass over the prompt, then single tokens; a full context restarts with its newer half."""
     generate(make_model(), prompts(0, 9), 12, GREEDY)
     assert reads == [(1, 9), 1, 1, 1, (1, 6), 1, 1, 1, 1, 1, 1, (1, 6)]
 
 
 def test_a_text_that_joins_or_forgets_is_the_only_one_that_is_read(make_model, reads):
-    """The other texts take one token each, in the same step."""
+    """In the same step, the other texts process only one token each."""
     decoding = Decoding(make_model())
-    for length, steps in [(10, 1), (7, 5)]:  # the first text forgets in the fourth step
+    for length, steps in [(10, 1), (7, 5)]:  # the first text drops its older half in the fourth step
         decoding.add(request(0, length, 20))
         for _ in range(steps):
             decoding.step()
@@ -79,4 +79,4 @@ def test_it_goes_on_far_beyond_the_context(make_model, prompts):
     (row,) = generate(make_model(), prompts(0, 12), 100, Sampler(1.0))
     assert len(row) == 100
     assert row.dtype == np.int64
-    assert len(set(row[50:].tolist())) > 3  # and still writes, rather than repeating one token
+    assert len(set(row[50:].tolist())) > 3  # still varied, rather than one repeated token

@@ -1,4 +1,4 @@
-"""From a seed to a text: repetition, differences, and requests that are refused."""
+"""Seeds, bytes and characters, active adapters, and refused requests."""
 
 import re
 
@@ -17,7 +17,7 @@ def rows(model, texts, seed=0):
 
 
 def records():
-    """Whether operations on tensors that want a gradient are recorded at the moment."""
+    """Return whether operations on tensors with requires_grad are currently recorded."""
     return (Tensor(np.ones(2), requires_grad=True) * 2).requires_grad
 
 
@@ -40,7 +40,7 @@ def test_a_model_of_bytes_writes_text(make_model):
 
 @pytest.fixture
 def script(monkeypatch):
-    """A text whose bytes are chosen in turn, whatever the scores."""
+    """A text whose bytes the patched sampler returns in order, whatever the logits."""
     text = "é → 日本 🦙!"
     left = iter(text.encode())
     monkeypatch.setattr(Sampler, "choose", lambda self, logits, draws: np.array([next(left)]))
@@ -51,7 +51,7 @@ def test_a_character_of_several_bytes_comes_when_its_last_byte_has(make_model, s
     data = script.encode()
     pieces = list(write_stream(make_model(vocab_size=256), "x", len(data)))
     assert "".join(pieces) == script
-    for n in range(1, len(data) + 1):  # after n bytes there are the characters that are whole
+    for n in range(1, len(data) + 1):  # after n bytes, all complete characters have been returned
         assert "".join(pieces[:n]) == data[:n].decode(errors="ignore")
 
 
@@ -81,8 +81,8 @@ def test_the_active_adapters_write(adapted, make_model, prompts):
 def test_nothing_is_recorded_and_recording_and_the_model_are_left_as_they_were(adapted, prompts):
     before = {name: array.tobytes() for name, array in adapted.state_dict().items()}
     for _ in stream(adapted, prompts(0, 2), 3):
-        assert records()  # also between two tokens
-    next(stream(adapted, prompts(0, 2), 3))  # and when nobody reads to the end
+        assert records()  # even between two tokens
+    next(stream(adapted, prompts(0, 2), 3))  # and if the stream is not exhausted
     assert records()
     with no_grad():
         generate(adapted, prompts(0, 2), 20)
@@ -102,7 +102,7 @@ def test_nothing_is_recorded_and_recording_and_the_model_are_left_as_they_were(a
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused_at_the_call(lengths, tokens, words, make_model, prompts):
-    """Not at the first step, when the prompt may be on the screen already."""
+    """It is refused before the first step, when a caller may already have displayed the prompt."""
     with pytest.raises(ValueError, match=words) as caught:
         stream(make_model(), prompts(0, *lengths), tokens)
     assert "\n" not in str(caught.value)
@@ -124,7 +124,7 @@ def test_a_request_that_cannot_be_met_is_refused_at_the_call(lengths, tokens, wo
     ids=repr,
 )
 def test_a_prompt_that_is_no_array_of_known_ids_is_refused(ids, message, make_model):
-    """Also as the second of two, before the first is written."""
+    """An invalid second prompt is refused before the first text is generated."""
     model = make_model()
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         stream(model, [np.array([1, 2]), ids], 5)

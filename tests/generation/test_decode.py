@@ -1,4 +1,4 @@
-"""The decode loop: in any company, each text is the same as alone, and the same as by whole forward passes."""
+"""The decode loop: in any batch, each text is the same as on its own and as with full forward passes."""
 
 from dataclasses import dataclass, field
 
@@ -34,13 +34,13 @@ requests = st.builds(
     stop=st.sampled_from([None, (), [3], {0, 16}]),
 )
 buckets = st.sampled_from([2, 4, 64])
-visits = st.tuples(requests, st.integers(0, 9), st.none() | st.integers(0, 9))  # a text, steps, a text to remove
+visits = st.tuples(requests, st.integers(0, 9), st.none() | st.integers(0, 9))  # add a text, take steps, remove a text
 rows_at_a_time = st.none() | st.integers(1, 4)
 
 
 @pytest.fixture(scope="module")
 def families(make_family):
-    """Models of other shapes; the context of the last is longer than most texts, the others' is 12."""
+    """Models of different shapes; the last has a context longer than most texts, the others one of 12 tokens."""
     return [
         make_family(),
         make_family(num_key_value_heads=1, head_dim=6, tie_word_embeddings=False, eos_token_id=7),
@@ -66,7 +66,7 @@ def test_a_text_alone_is_the_same_as_by_whole_forward_passes(asked, smallest, sh
 @settings(max_examples=16)
 @given(asked=st.lists(requests, min_size=3, max_size=6), rows=rows_at_a_time, smallest=buckets, shape=shapes)
 def test_a_text_in_company_is_the_same_as_alone(asked, rows, smallest, shape, families):
-    """With other lengths, adapters, samplers and seeds beside it, of texts that begin and end at any step."""
+    """The other texts have any lengths, adapters, samplers and seeds, and start and end at any step."""
     model = families[shape]
     with smallest_bucket(smallest):
         texts = written(decode(model, iter(asked), rows))
@@ -77,7 +77,7 @@ def test_a_text_in_company_is_the_same_as_alone(asked, rows, smallest, shape, fa
 @settings(max_examples=14)
 @given(visits=st.lists(visits, min_size=3, max_size=6), smallest=buckets, shape=shapes)
 def test_texts_may_be_added_and_removed_at_any_step(visits, smallest, shape, families):
-    """Each text is the same as alone, up to its removal."""
+    """Each text is the same as on its own, up to its removal."""
     model, found = families[shape], {}
     with smallest_bucket(smallest):
         play(Decoding(model), visits, found)
@@ -86,7 +86,7 @@ def test_texts_may_be_added_and_removed_at_any_step(visits, smallest, shape, fam
 
 
 def play(decoding, visits, found):
-    """Add each text, take the steps after it, remove a text; then write to the end. The tokens go into `found`."""
+    """For each visit, add a request, take steps, remove a request; then decode to the end. Tokens go into `found`."""
     alive = []
     for one, steps, leaves in [*visits, (None, 30, None)]:
         if one is not None:
@@ -101,7 +101,7 @@ def play(decoding, visits, found):
 
 
 def take_step(decoding, alive, found):
-    """The texts that go on after one step, which has to give a token for each of `alive`, in this order."""
+    """Take a step, check that it yields a token for each of `alive`, in order, and return the unfinished requests."""
     tokens = decoding.step() if alive else []
     assert [token.request for token in tokens] == alive
     for token in tokens:
@@ -112,7 +112,7 @@ def take_step(decoding, alive, found):
 @settings(max_examples=10)
 @given(asked=st.lists(requests, min_size=2, max_size=5), rows=rows_at_a_time, smallest=buckets)
 def test_in_float32_company_changes_a_text_by_rounding_alone(asked, rows, smallest, single):
-    asked = [one for one in asked if one.sampler.temperature > 0]  # the likeliest of near equals may be another
+    asked = [one for one in asked if one.sampler.temperature > 0]  # near ties may be broken differently
     with smallest_bucket(smallest):
         texts = written(decode(single, iter(asked), rows))
     for one in asked:
@@ -151,7 +151,7 @@ def test_a_merged_model_writes_the_same_as_with_the_adapters_apart(choice, make_
 @given(asked=st.lists(requests, min_size=2, max_size=4), rows=rows_at_a_time)
 def test_products_with_the_larger_matrix_in_front_write_the_same(asked, rows, families):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(products, "SMALL", 0)  # as for the matrices of larger models
+        patch.setattr(products, "SMALL", 0)  # as if the matrices were those of a larger model
         texts = written(decode(families[1], iter(asked), rows))
     for one in asked:
         assert_same(texts[one], alone(families[1], one))
@@ -184,7 +184,7 @@ def test_one_request_may_be_written_twice(families):
 
 @dataclass(frozen=True)
 class Watched:
-    """A chooser that takes the likeliest token, and keeps its arguments. Those of the same name are equal."""
+    """A chooser that selects the most likely token and records its arguments. Choosers of the same name are equal."""
 
     name: str
     given: list = field(default_factory=list, compare=False)
@@ -195,7 +195,7 @@ class Watched:
 
 
 def test_a_chooser_is_given_the_rows_of_all_requests_with_an_equal_one_in_their_order(families):
-    """Also after the first of them has ended. The draws are those of the requests' seeds."""
+    """This also holds after the first of them has ended. The draws come from the seeds of the requests."""
     first, second = Watched("one"), Watched("two")
     choosers = first, second, Watched("one", first.given), first
     asked = [request(seed, 4, 2 + 3 * seed, sampler=chooser) for seed, chooser in enumerate(choosers)]
@@ -211,12 +211,12 @@ def test_a_chooser_is_given_the_rows_of_all_requests_with_an_equal_one_in_their_
 
 
 def draw(seed, i):
-    """The random number for a text's token number i."""
+    """Return the random number for token i of a text."""
     return np.random.default_rng(seed).random(i + 1)[i]
 
 
 def test_the_seed_fixes_the_text(families):
-    """The same seed and prompt write the same, side by side or one after the other; another seed does not."""
+    """The same seed and prompt give the same text, in one batch or on its own; another seed gives another text."""
     model, ids = families[0], np.array([1, 2, 3])
 
     def asked(seed):

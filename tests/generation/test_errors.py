@@ -1,4 +1,4 @@
-"""Requests that cannot be met are refused, at the call where that is possible, and an error leaves nothing behind."""
+"""Invalid requests are refused, at the call if possible, and an error leaves all other state unchanged."""
 
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -31,7 +31,7 @@ MERGED = r"cannot choose adapters for a text while .* call lora\.unmerge\(model\
 
 @pytest.mark.parametrize("choice", ["bard", {"a": 1.0, "bard": 0.5}], ids=str)
 def test_an_unknown_adapter_is_refused_before_the_first_step(choice, family):
-    """In a list of requests; those of an iterator are looked at when their turn comes."""
+    """This holds for a list of requests; those of an iterator are checked when they are added."""
     asked = [request(0, 3, 2), request(1, 3, 5, adapters=choice)]
     with pytest.raises(lora.AdapterError, match=UNKNOWN):
         decode(family, asked, rows=1)
@@ -49,7 +49,7 @@ def test_a_strength_that_is_no_finite_number_is_refused(strength, family):
 
 @pytest.mark.parametrize("choice", ["a", {"a": 1.0}, {}], ids=str)
 def test_adapters_named_for_a_merged_model_are_refused(choice, family):
-    """Even none: what acts is fixed in the weights. The active ones, which are not named, are in them."""
+    """Even {} is refused, because the merged weights include the active adapters. `adapters=None` is allowed."""
     lora.merge(family)
     with pytest.raises(lora.AdapterError, match=MERGED):
         decode(family, [request(0, 3, 5), request(1, 3, 5, adapters=choice)])
@@ -72,21 +72,21 @@ def test_a_refused_request_leaves_the_others_to_be_written(family):
 
 @pytest.fixture
 def spoiled(make_model):
-    """A model in which token 3 has no finite embedding; its output head is another matrix."""
+    """A model with a NaN embedding for token 3, and an untied output head that is finite."""
     model = make_model(tie_word_embeddings=False)
     model.model.embed_tokens.weight.data[3] = np.nan
     return model
 
 
 def text_of(*ids, prompt=1):
-    """A request for a text that is prescribed, of which the first `prompt` ids are the prompt."""
+    """Return a request for a fixed text, the first `prompt` ids of which are the prompt."""
     return Request(np.array(ids[:prompt]), len(ids) - prompt, Script(ids[prompt:]))
 
 
 def test_logits_that_are_not_finite_are_an_error(spoiled):
-    """When a prompt is read, and when a single token is."""
+    """This is checked for prompts and for single-token steps."""
     message = "the model's logits are not finite; reduce the strengths of the adapters"
-    assert len(list(decode(spoiled, [text_of(1, 2, 3)]))) == 2  # the last token is not read
+    assert len(list(decode(spoiled, [text_of(1, 2, 3)]))) == 2  # the last token is not processed
     with pytest.raises(ValueError, match=message):
         next(decode(spoiled, [text_of(3, 1, 2)]))
     steps = decode(spoiled, [text_of(1, 2, 3, 4)])
@@ -101,13 +101,13 @@ def test_an_adapter_that_is_far_too_strong_is_an_error(family):
 
 
 def blas():
-    """How many threads NumPy's matrix products have now."""
+    """Return the current number of threads of each BLAS library."""
     return [library.get_num_threads() for library in threads._blas()]
 
 
 @pytest.fixture
 def two_threads(monkeypatch):
-    """Matrix products have two threads outside, and NumPy warns; the list holds the threads while the model reads."""
+    """Set two BLAS threads and all NumPy warnings. The list records the BLAS threads in each call of the model."""
     inside = []
     for part, name in (Decoder, "forward"), (TokenStep, "__call__"):
         right = getattr(part, name)
@@ -143,7 +143,7 @@ def test_logits_that_are_not_finite_leave_products_and_warnings_as_they_were(two
 
 
 class Failing(Linear):
-    """A Linear that raises an error after some calls."""
+    """A Linear that raises an error after `calls` calls."""
 
     def forward(self, x):
         self.calls -= 1
@@ -154,7 +154,7 @@ class Failing(Linear):
 
 @pytest.mark.parametrize("calls", [0, 1])
 def test_an_error_inside_the_model_leaves_products_and_warnings_as_they_were(calls, two_threads, make_model):
-    """While a prompt is read, and while a single token is."""
+    """The error occurs in a prompt, or in a single-token step."""
     model, before = make_model(), np.geterr()
     mlp = model.model.layers[0].mlp
     mlp.up_proj = Failing(mlp.up_proj.weight)
@@ -188,7 +188,7 @@ def test_tokens_that_are_no_whole_number_are_refused_at_the_call(tokens, family)
 
 
 @pytest.mark.parametrize("rows", [0, -1])
-def test_no_rows_are_refused_at_the_call(rows, family):
+def test_fewer_rows_than_one_are_refused_at_the_call(rows, family):
     with pytest.raises(ValueError, match="row"):
         decode(family, [request(0, 3, 5)], rows)
 
@@ -200,7 +200,7 @@ def test_a_seed_that_cannot_be_is_refused_at_the_call(seed, family):
 
 
 class Hesitant:
-    """A chooser that takes the likeliest token, but first raises an error at its n-th call."""
+    """A chooser that selects the most likely token, but raises an error at its n-th call."""
 
     def __init__(self, n):
         self.left, self.error = n, KeyError("not now")
@@ -213,7 +213,7 @@ class Hesitant:
 
 
 def steps_in_spite_of_errors(decoding, removed=lambda error: []):
-    """All steps; after an error without the requests that `removed` gives. They end within 100 tries."""
+    """Yield all steps. After an error, remove the requests in `removed(error)`. Fails after 100 attempts."""
     for _ in range(100):
         if not len(decoding):
             return
@@ -222,11 +222,11 @@ def steps_in_spite_of_errors(decoding, removed=lambda error: []):
         except (KeyError, ValueError) as error:
             for one in removed(error):
                 decoding.remove(one)
-    raise AssertionError("the texts do not end")
+    raise AssertionError("the texts have not ended after 100 attempts")
 
 
 def added(model, requests):
-    """The requests, as they are added to a Decoding."""
+    """Return a Decoding with these requests."""
     decoding = Decoding(model)
     for one in requests:
         decoding.add(one)
@@ -244,7 +244,7 @@ errors = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 15)), min_size=1,
 )
 @pytest.mark.parametrize("path", [nullcontext, forward_passes_alone], ids=["single tokens", "forward passes"])
 def test_after_an_error_the_texts_go_on_as_they_were(path, good, errors, remove, smallest, one_family):
-    """The text at fault may stay, if its chooser raises the error only once, or be removed."""
+    """The request that caused the error is removed, or kept, because its chooser raises the error only once."""
     bad = [request(9, length, 20, sampler=Hesitant(n)) for length, n in errors]
     with path(), smallest_bucket(smallest):
         at_fault = (lambda error: [one for one in bad if one.sampler.error is error]) if remove else lambda error: []
@@ -264,7 +264,7 @@ LONG, SHORT = (2, 4, 2, 4, 2, 4, 5, 5, 6, 6, 6), (1, 5, 7, 7, 7, 2, 2, 4, 2, 1)
 @pytest.mark.parametrize("prompt", [6, 8], ids=["in a single token", "in the prompt"])
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_after_a_text_without_finite_logits_is_removed_the_others_go_on_as_they_were(prompt, place, spoiled):
-    """Its keys and values, which are not finite, lie beyond the end of a shorter text that takes its place."""
+    """Its keys and values, which are not finite, would lie beyond the end of a shorter text that takes its place."""
     bad = text_of(1, 2, 4, 5, 6, 7, 3, 7, 7, 7, prompt=prompt)
     good, again = ([text_of(*LONG, prompt=8), text_of(*SHORT)] for _ in range(2))
     decoding = added(spoiled, [*good[:place], bad, *good[place:]])
@@ -279,7 +279,7 @@ class Packed(NamedTuple):
 
 
 class Scaled(Linear):
-    """A Linear of a student's own that keeps its weight in a named tuple."""
+    """A user-defined Linear that keeps its weight in a named tuple."""
 
     def forward(self, x):
         return ops.linear(x, Tensor(self.packed.weight * self.packed.scale))

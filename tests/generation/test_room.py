@@ -1,4 +1,4 @@
-"""Memory: the keys and values of a text take room for its length, not for the model's context."""
+"""Memory: the keys and values of a text take space for its length, not for the model's context."""
 
 import tracemalloc
 import weakref
@@ -11,7 +11,7 @@ from minilora.generation import Decoding, decode
 from tests.generation.texts import request, smallest_bucket, texts_of
 
 CONTEXT = 131072
-ROW = 2 * 2 * 2 * 2 * 8  # bytes of a token: keys and values, two layers, two heads of width 2, float64
+ROW = 2 * 2 * 2 * 2 * 8  # bytes per token: keys and values, two layers, two heads of size 2, float64
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def long_model(make_model):
 
 
 def held(texts):
-    """The bytes of all buckets that hold the texts."""
+    """Return the bytes of all buckets that hold the texts."""
     return sum(array.nbytes for bucket in {text.bucket for text in texts} for array in bucket.arrays)
 
 
@@ -36,7 +36,7 @@ def test_a_bucket_has_at_most_twice_the_room_that_its_longest_text_needs(long_mo
 
 
 def test_texts_of_other_lengths_have_room_of_their_own(long_model):
-    """A long text costs the short ones nothing."""
+    """A long text does not increase the memory of short ones."""
     decoding = Decoding(long_model)
     for length in (100, 3, 3, 3, 3):
         decoding.add(request(0, length, 9))
@@ -55,9 +55,9 @@ def test_many_texts_have_at_most_half_as_many_empty_places_beside_them(long_mode
 
 
 def test_writing_in_a_long_context_takes_little_memory(long_model):
-    """Less than 1 MB altogether; keys and values for the whole context would be 17 MB."""
+    """Less than 1 MB in total; keys and values for the entire context would take 17 MB."""
     asked = [request(seed, 10, 40) for seed in range(3)]
-    list(decode(long_model, asked[:1]))  # without the memory that is taken once
+    list(decode(long_model, asked[:1]))  # warm up, to exclude one-time allocations
     tracemalloc.start()
     steps = sum(1 for _ in decode(long_model, asked))
     _, most = tracemalloc.get_traced_memory()
@@ -80,7 +80,7 @@ def test_a_cache_has_at_most_twice_the_room_that_its_tokens_need(long_model):
 @pytest.mark.usefixtures("without_collector")
 @pytest.mark.parametrize("end", ["it moves", "it is removed", "it forgets"])
 def test_a_bucket_that_has_become_empty_is_let_go(end, make_model):
-    """In the next step at the latest; another text stays where it is."""
+    """It is freed by the next step at the latest, although another text remains."""
     decoding, rest = Decoding(make_model(max_position_embeddings=20)), request(1, 1, 15)
     length = 18 if end == "it forgets" else 6
     mine = request(0, length, 30)
@@ -95,4 +95,4 @@ def test_a_bucket_that_has_become_empty_is_let_go(end, make_model):
         for _ in range(5):
             decoding.step()
         assert left() is None
-        assert rest in [writing.request for writing in decoding.writing]
+        assert rest in [one.request for one in decoding.in_progress]

@@ -1,4 +1,4 @@
-"""`write(model, prompt, temperature=0.7)`: the sampler's settings without a sampler."""
+"""`write(model, prompt, temperature=0.7)`: sampler settings as keyword arguments."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Where a text ends: at an end token, before a text to stop at, or when it has all its tokens."""
+"""The end of a text: after an end token, before a stop string, or at the maximum number of tokens."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ IDS = [1, 2, 5, 3, 5, 4]
 
 
 def ends(model, stop, tokens=6):
-    """The ids of a text that is to be IDS, and the reasons to finish."""
+    """Return the ids and finish reasons of a text for which the chooser prescribes IDS."""
     text = alone(model, Request(np.array([5, 1]), tokens, Script(IDS), stop=stop))
     return [token.id for token in text], [token.finish_reason for token in text]
 
 
 @pytest.mark.parametrize("stop", [[5], {5, 9}, (5,), frozenset([9, 3, 5]), np.array([5])], ids=repr)
 def test_a_token_in_stop_ends_the_text_and_is_its_last(stop, make_model):
-    """The prompt, which has it too, does not count."""
+    """A stop token in the prompt does not end the text."""
     assert ends(make_model(), stop) == ([1, 2, 5], [None, None, "stop"])
 
 
@@ -66,7 +66,7 @@ def test_ids_end_with_the_end_token_and_a_written_text_before_it(make_model):
 
 
 def continued(model, text, stop, tokens=None):
-    """The pieces that are written of a text which the chooser prescribes."""
+    """Return the pieces from `write_stream` for a text that the chooser prescribes."""
     data = text.encode()
     return list(write_stream(model, "ab", tokens or len(data), Script(data), stop=stop))
 
@@ -78,21 +78,21 @@ def continued(model, text, stop, tokens=None):
         ("one\n\ntwo", "\n\n", "one"),
         ("one\ntwo\n\n", "\n\n", "one\ntwo"),
         ("one\ntwo", "\n\n", "one\ntwo"),
-        ("one\n", "\n\n", "one\n"),  # the end, which was held back, is given
+        ("one\n", "\n\n", "one\n"),  # the held-back end is returned
         ("xaaab!", "aab", "xa"),
         ("ababac!", "abac", "ab"),
         ("one two", ["two", "one"], ""),
         ("one two", ["no", "two", "wo"], "one "),
         ("the end", ["end of", "he e"], "t"),
-        ("abcd", ["abcd", "c"], "ab"),  # of two that overlap, the first to be complete
-        ("xabc", ["bc", "abc"], "x"),  # of two that are complete at once, the first to begin
+        ("abcd", ["abcd", "c"], "ab"),  # of two that overlap, the first to be completed
+        ("xabc", ["bc", "abc"], "x"),  # of two completed at once, the first to start
         ("Grüße, Jürgen", "ü", "Gr"),
         ("Grüße, Jürgen", "ür", "Grüße, J"),
         ("日本🦙語", ["🦙語"], "日本"),
         ("stop", "stop", ""),
         ("stop", (), "stop"),
         ("stop", [], "stop"),
-        ("ab", "ba", "ab"),  # the prompt, "ab", does not count
+        ("ab", "ba", "ab"),  # the prompt "ab" is not searched
     ],
 )
 def test_a_text_ends_before_the_text_that_stops_it(text, stop, expected, make_model):
@@ -108,7 +108,7 @@ def bytes_model(make_model):
 
 @given(text=st.text("abé", min_size=1, max_size=11), stops=st.lists(st.text("abé", min_size=1, max_size=4), max_size=3))
 def test_each_piece_comes_as_soon_as_it_cannot_begin_a_text_to_stop_at(text, stops, bytes_model):
-    """After n bytes, all characters are out but those at the end with which a text to stop at may begin."""
+    """After n bytes, all characters have been returned except those at the end that may begin a stop string."""
     pieces, data, ended = continued(bytes_model, text, stops), text.encode(), False
     for n in range(1, len(data) + 1):
         shown, ended = visible(data[:n].decode(errors="ignore"), stops)
@@ -120,7 +120,7 @@ def test_each_piece_comes_as_soon_as_it_cannot_begin_a_text_to_stop_at(text, sto
 
 
 def visible(text, stops):
-    """What may be shown of the text so far, and whether it has ended."""
+    """Return the part of the text so far that can be shown, and whether the text has ended."""
     complete = [text.index(stop) for stop in stops if stop in text]
     if complete:
         return text[: min(complete)], True

@@ -1,4 +1,4 @@
-"""The step on plain arrays computes what the model's forward pass computes, in rounding's reach of 1e-12."""
+"""The single-token step on plain arrays equals the model's forward pass, up to rounding of 1e-12."""
 
 import numpy as np
 import pytest
@@ -27,9 +27,9 @@ CHOICES = [
 
 @no_grad()
 def both(model, choice, seed=0, tokens=7):
-    """The logits of `tokens` single tokens of three rows, from the step and from the model; then both caches.
+    """Return the logits of `tokens` single tokens in three rows, from the step and from the model, and both caches.
 
-    Of both, the cache is a list of arrays (3, G, S, D): keys and values of each layer in turn.
+    Each cache is a list of arrays (3, G, S, D): the keys and values of each layer in turn.
     """
     ids = np.random.default_rng(seed).integers(0, 17, (3, 2 + tokens))
     decoding, cache = Decoding(model), model.new_cache(3)
@@ -45,7 +45,7 @@ def both(model, choice, seed=0, tokens=7):
 
 
 def held(decoding):
-    """The keys and values of texts of the same length, read from their bucket."""
+    """Return the keys and values of texts of the same length, read from their bucket."""
     texts = texts_of(decoding)
     (bucket,), (length,) = {text.bucket for text in texts}, {text.length for text in texts}
     places = [bucket.texts.index(text) for text in texts]
@@ -93,7 +93,7 @@ def test_scores_far_apart_do_not_overflow(make_model):
 
 
 class Twice(Linear):
-    """A linear of a student's own."""
+    """A user-defined Linear."""
 
     def forward(self, x):
         return super().forward(x) * 2
@@ -110,7 +110,7 @@ def test_a_linear_of_another_kind_is_called(make_model, prompts, without_cache):
 
 
 def test_a_forward_that_was_put_into_a_module_is_called(make_model, prompts, without_cache):
-    """As a student does who looks what a layer does without its attention."""
+    """For example, to study a layer without its attention."""
     model, (prompt,) = make_model(1), prompts(2, 4)
     (before,) = generate(model, [prompt], 20, Sampler(0))
     attention = model.model.layers[1].self_attn
@@ -122,7 +122,7 @@ def test_a_forward_that_was_put_into_a_module_is_called(make_model, prompts, wit
 
 
 def test_other_active_adapters_meanwhile_change_no_text(adapted, prompts):
-    """Not even where the context is full and is read anew."""
+    """This holds even when the context is full and its newer half is processed again."""
     (expected,) = generate(adapted, prompts(3, 5), 40, Sampler(0))
     columns = stream(adapted, prompts(3, 5), 40, Sampler(0))
     found = [next(columns)[0] for _ in range(3)]

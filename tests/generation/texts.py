@@ -1,4 +1,4 @@
-"""Helpers: choosers that follow a script, texts written alone or in company, and comparing them."""
+"""Test helpers: scripted choosers, texts generated on their own or in a batch, and comparisons."""
 
 from contextlib import contextmanager
 
@@ -9,7 +9,7 @@ from minilora.generation import Request, decode, reader
 
 
 class Script:
-    """A chooser that ignores the logits and takes the given tokens in turn."""
+    """A chooser that ignores the logits and returns the given tokens in order."""
 
     def __init__(self, tokens):
         self.left = iter([int(token) for token in tokens])
@@ -20,7 +20,7 @@ class Script:
 
 @contextmanager
 def smallest_bucket(room):
-    """Inside this block the smallest bucket has room for so many tokens, so that short texts move between buckets."""
+    """Context manager: the smallest bucket has room for `room` tokens, so that short texts move between buckets."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "SMALLEST", room)
         yield
@@ -28,14 +28,14 @@ def smallest_bucket(room):
 
 @contextmanager
 def forward_passes_alone():
-    """Inside this block no model is known to the single-token path: every token is read by a forward pass."""
+    """Context manager: the single-token path supports no model, so every token is processed by a forward pass."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reader, "can_step", lambda model: False)
         yield
 
 
 def written(steps):
-    """The tokens of each request: {request: [token, ...]}."""
+    """Return the tokens of each request: {request: [token, ...]}."""
     texts = {}
     for step in steps:
         for token in step:
@@ -44,13 +44,13 @@ def written(steps):
 
 
 def alone(model, request):
-    """The tokens of a request, written with no other text beside it."""
+    """Return the tokens of a request that is decoded on its own."""
     return [token for (token,) in decode(model, [request])]
 
 
 def texts_of(decoding):
-    """The text of each request that is being met, as far as it has been read."""
-    return [writing.text for writing in decoding.writing]
+    """Return the text of each request in progress."""
+    return [one.text for one in decoding.in_progress]
 
 
 def ids_of(tokens):
@@ -58,21 +58,21 @@ def ids_of(tokens):
 
 
 def far(found, expected):
-    """The largest difference, relative to the largest expected number."""
+    """Return the largest absolute difference, relative to the largest absolute expected value."""
     return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 def assert_same(found, expected):
-    """The same tokens in float64: the ids are equal, and the logits up to rounding."""
+    """Check that float64 tokens are the same: equal ids and finish reasons, and logits equal up to rounding."""
     assert [(token.id, token.finish_reason) for token in found] == [(t.id, t.finish_reason) for t in expected]
     for token, other in zip(found, expected, strict=True):
         assert far(token.logits, other.logits) < 1e-12
 
 
 def assert_same_in_float32(found, expected):
-    """The same tokens, where a draw within 1e-4 of the boundary between two tokens may take either of them.
+    """Check that float32 tokens are the same, except where a draw is within 1e-4 of the boundary between two tokens.
 
-    After such a draw the texts are different ones, and are compared no further.
+    After such a difference, the texts diverge and are not compared further.
     """
     for i, (token, other) in enumerate(zip(found, expected, strict=True)):
         assert token.logits.dtype == np.float32
@@ -85,13 +85,13 @@ def assert_same_in_float32(found, expected):
 
 
 def assert_identical(found, expected):
-    """The same tokens from the same bits of logits."""
+    """Check that the tokens are the same and the logits are bit-for-bit identical."""
     assert ids_of(found) == ids_of(expected)
     for token, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(token.logits, other.logits)
 
 
 def request(seed, length, tokens, **options):
-    """A request whose prompt has `length` random ids below 17."""
+    """Return a request with a prompt of `length` random ids below 17."""
     prompt = np.random.default_rng([seed, length]).integers(0, 17, length)
     return Request(prompt, tokens, seed=seed, **options)

@@ -1,5 +1,7 @@
-"""What minilora does on a device, from one step to whole folders: each takes a device and an empty folder, and returns
-what came of it. `test_standin_runs.py` compares them bit by bit, on the stand-in; `test_card.py` closely, on a GPU.
+"""Computations on a device, from a single step to saved folders.
+
+Each accepts a device and an empty folder, and returns its results. `test_standin_runs.py` compares them with the CPU
+bit for bit, on the stand-in; `test_card.py` compares them within a tolerance, on a GPU.
 """
 
 import math
@@ -34,7 +36,7 @@ def computation(function):
 
 
 def llama(device, *adapters, dropout=0.0, **shape):
-    """A model of unit scale on the device, with adapters of ranks 2, 3, … that are felt; all of them act."""
+    """A unit-scale model on the device, with active adapters of ranks 2, 3, … and nonzero B."""
     model = unit_scale_llama(0, **SHAPE, **shape).to(device)
     for i, name in enumerate(adapters):
         targets = ["q_proj", "v_proj", "down_proj", "lm_head"][i:]
@@ -46,7 +48,7 @@ def llama(device, *adapters, dropout=0.0, **shape):
 
 
 def step(model):
-    """One whole step: the loss, its gradients, clipping, the optimizer."""
+    """A complete training step: the loss, its gradients, clipping, and the optimizer's update."""
     model.train(np.random.default_rng(3))
     optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad], weight_decay=0.1)
     loss = model.loss(BATCH, TARGETS)
@@ -91,7 +93,7 @@ class Crash(Exception):
 
 
 def crashed(model, path, losses):
-    """A run that is killed while it works out its training loss of that number."""
+    """Start a run that crashes while it computes its training loss number `losses`, counted from 1."""
     compute, begun = model.loss, []
 
     def loss(ids, targets):
@@ -105,17 +107,17 @@ def crashed(model, path, losses):
         trained(model, path)
     except Crash:
         return
-    raise AssertionError("the run went through")
+    raise AssertionError("the run did not crash")
 
 
 @computation
-def a_run_that_goes_on(device, folder):
+def a_resumed_run(device, folder):
     crashed(llama(device, "a", dropout=0.3), folder / "checkpoint", losses=10)
     return trained(llama(device, "a", dropout=0.3), folder / "checkpoint", resume=True)
 
 
 @computation
-def a_run_that_goes_on_at_home(device, folder):
+def a_run_resumed_on_the_cpu(device, folder):
     crashed(llama(device), folder / "checkpoint", losses=7)
     return trained(llama("cpu"), folder / "checkpoint", resume=True)
 
@@ -132,7 +134,7 @@ def rows_with_adapters_of_their_own(device, folder):
 
 @computation
 def texts(device, folder):
-    """Past the end of the context, the likeliest and by the dice, with and without adapters by row."""
+    """Generation past the end of the context: greedy, and sampled with different adapters per row."""
     model, prompts = llama(device, "a", "b"), [IDS[:5], IDS[:3]]
     rows = [{"a": 1.0}, {"a": 0.5, "b": 0.5}]
     found = [generate(model, prompts, 20, Sampler(temperature=0))]
@@ -167,7 +169,7 @@ def mixtures(device, folder):
 
 @computation
 def folders(device, folder):
-    """A model and an adapter, written, opened on the device, and written again."""
+    """A model and an adapter: saved, loaded on the device, and saved again."""
     llama(device).save_pretrained(folder / "model", dtype="float16")
     model = Llama.from_pretrained(folder / "model", device)
     model.save_pretrained(folder / "again")
@@ -182,7 +184,7 @@ def folders(device, folder):
 
 
 def _with_a_copy_of_the_head(adapter, weight):
-    """PEFT writes the frozen weight of an adapted head down as well; it is compared with the model's."""
+    """Add the frozen weight of an adapted head, as PEFT does; loading compares it with the model's."""
     file = adapter / "adapter_model.safetensors"
     write_tensors(file, {**read_tensors(file), "base_model.model.lm_head.base_layer.weight": to_host(weight)})
 
@@ -201,7 +203,7 @@ def facts(device, folder):
 
 @computation
 def states(device, folder):
-    """Parameters from another device and type; and home again."""
+    """Parameters loaded from another device, converted to another dtype, and moved back to the CPU."""
     model, other = llama(device), unit_scale_llama(5, **SHAPE)
     model.load_state_dict(other.state_dict())
     loaded = model(BATCH).data

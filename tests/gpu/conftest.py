@@ -1,4 +1,4 @@
-"""The stand-in as CuPy, and what is computed both ways: on the host, and on the stand-in."""
+"""Fixtures: the stand-in as CuPy, and comparisons of its results with the CPU's."""
 
 import sys
 
@@ -20,7 +20,7 @@ def cupy(monkeypatch):
 
 @pytest.fixture
 def same_on_both(cupy):
-    """same_on_both(compute): compute("cuda") gives what compute("cpu") gives, bit for bit."""
+    """same_on_both(compute): check that compute("cuda") and compute("cpu") are bit-for-bit identical."""
 
     def compare(compute):
         host, card = compute("cpu"), compute("cuda")
@@ -30,7 +30,7 @@ def same_on_both(cupy):
 
 
 def bits(found):
-    """Whatever a test has computed, in a form that == compares bit by bit."""
+    """Convert the results of a test to a form that == compares bit for bit."""
     if isinstance(found, Module):
         return bits(found.state_dict())
     if isinstance(found, dict):

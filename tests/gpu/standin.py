@@ -1,10 +1,10 @@
-"""A stand-in for CuPy that needs no GPU: arrays that compute with NumPy and refuse what CuPy's refuse, or do not have.
+"""A stand-in for CuPy that needs no GPU: arrays that compute with NumPy and reject what CuPy rejects or lacks.
 
-An operation that falls back to the host, mixes in a host array, or uses a function, method or option that CuPy lacks,
-raises TypeError here as it would on a card. What CuPy has is written down in `FUNCTIONS`, `UFUNCS` and the methods of
-`DeviceArray`, read in its source: cupy 14.2.0 and, for what is compiled, `cupy/_core/*.pyx` at commit 6b6d956. What
-is not listed is refused; look it up there before adding it. In one thing the stand-in is stricter than CuPy, which
-copies lists and NumPy arrays that are used as an index to the card unasked.
+An operation that falls back to the host, mixes in a host array, or uses a function, method or option that CuPy lacks
+raises TypeError, as it would on a GPU. `FUNCTIONS`, `UFUNCS` and the methods of `DeviceArray` list what CuPy has,
+according to its source: cupy 14.2.0 and, for compiled code, `cupy/_core/*.pyx` at commit 6b6d956. Anything else is
+rejected; check the source before adding to the lists. In one respect the stand-in is stricter than CuPy, which copies
+lists and NumPy arrays to the GPU implicitly when they are used as an index.
 """
 
 import sys
@@ -19,7 +19,7 @@ import minilora
 
 ROOT = str(Path(minilora.__file__).parent)
 
-FUNCTIONS = {  # what `cupy.ndarray.__array_function__` finds in the module `cupy`, with its parameters
+FUNCTIONS = {  # those that `cupy.ndarray.__array_function__` finds in the module `cupy`, with their parameters
     "argsort": "a axis kind",
     "array2string": "a max_line_width precision suppress_small separator prefix",
     "array_equal": "a1 a2 equal_nan",
@@ -28,7 +28,7 @@ FUNCTIONS = {  # what `cupy.ndarray.__array_function__` finds in the module `cup
     "copyto": "dst src casting where",
     "diff": "a n axis prepend append",
     "dot": "a b out",
-    "einsum": "dtype optimize",  # its operands come by position; there is no `out`
+    "einsum": "dtype optimize",  # its operands are positional; there is no `out`
     "empty_like": "prototype dtype order shape",
     "expand_dims": "a axis",
     "flatnonzero": "a",
@@ -51,12 +51,12 @@ UFUNCS = (
 )
 
 made: list[tuple[np.dtype, str]] | None = None
-"""The type of every array that is made, and the function of minilora that has it made, while `watching`."""
+"""The dtype of every array created while `watching`, and the function of minilora that created it."""
 
 
 @contextmanager
 def watching():
-    """Inside this block, take down what arrays are made: `with watching() as made: ...`"""
+    """Record the arrays that are created inside a block: `with watching() as made: ...`"""
     global made
     made = []
     try:
@@ -66,7 +66,7 @@ def watching():
 
 
 def culprit():
-    """The innermost function of minilora that is running."""
+    """Return the name of the innermost running function of minilora."""
     frame = sys._getframe(1)
     while frame is not None and not frame.f_code.co_filename.startswith(ROOT):
         frame = frame.f_back
@@ -74,12 +74,12 @@ def culprit():
 
 
 class DeviceArray(NDArrayOperatorsMixin):
-    """What `cupy.ndarray` is taken for. The operators go by way of `__array_ufunc__`."""
+    """Stands in for `cupy.ndarray`. The operators call `__array_ufunc__`."""
 
     __array_priority__ = 100
 
     def __init__(self, host):
-        self._host = np.asarray(host)  # reductions to one number are arrays without axes here, as they are in CuPy
+        self._host = np.asarray(host)  # full reductions are 0-d arrays, as in CuPy
         if made is not None:
             made.append((self._host.dtype, culprit()))
 
@@ -92,13 +92,13 @@ class DeviceArray(NDArrayOperatorsMixin):
         name = ufunc.__name__
         known = name in UFUNCS.split() if method == "__call__" else (name, method) == ("add", "at")
         if not known or options:
-            raise TypeError(f"CuPy, as far as it was looked up, has no {name}.{method} with {sorted(options)}")
+            raise TypeError(f"{name}.{method} with options {sorted(options)} is not in the stand-in's list for CuPy")
         if method == "at":
             if not isinstance(inputs[1], DeviceArray):
-                raise TypeError("CuPy answers NumPy's `at` for arrays alone; a tuple goes to its own `add.at`")
+                raise TypeError("CuPy supports NumPy's `at` only with an array as index; use its own `add.at`")
             return add_at(*inputs)
         if not all(isinstance(x, DeviceArray) for x in out):
-            raise TypeError("output arguments must be CuPy's")
+            raise TypeError("output arguments must be CuPy arrays")
         if out:
             options["out"] = tuple(x._host for x in out)
         result = ufunc(*map(unwrap, inputs), **options)
@@ -107,15 +107,15 @@ class DeviceArray(NDArrayOperatorsMixin):
     def __array_function__(self, function, types, args, kwargs):
         name = function.__name__
         if name not in FUNCTIONS:
-            raise TypeError(f"CuPy, as far as it was looked up, has no {function.__module__}.{name}")
+            raise TypeError(f"{function.__module__}.{name} is not in the stand-in's list for CuPy")
         if unknown := kwargs.keys() - set(FUNCTIONS[name].split()):
-            raise TypeError(f"CuPy's {name} does not take {sorted(unknown)}")
+            raise TypeError(f"CuPy's {name} does not accept {sorted(unknown)}")
         if kwargs.get("shape", 1) in (0, ()):
-            raise TypeError(f"CuPy's {name} takes an empty shape to mean none")
+            raise TypeError(f"CuPy's {name} treats an empty shape like None")
         result = function(*map(unwrap, args), **{key: unwrap(value) for key, value in kwargs.items()})
         return result if isinstance(result, str) else DeviceArray(result)
 
-    # Methods, with those of their parameters in `core.pyx` that are used.
+    # Methods, with the parameters in `core.pyx` that minilora uses.
     def get(self):
         return self._host.copy()
 
@@ -174,7 +174,7 @@ for name in ("max", "min", "sum", "mean", "all", "any"):
 
 
 def unwrap(x):
-    """What an operation on the card is given: arrays of the card, and Python's or NumPy's numbers beside them."""
+    """Unwrap an argument of a GPU operation, which may be a device array or a scalar, but not a NumPy array."""
     if isinstance(x, DeviceArray):
         return x._host
     if isinstance(x, np.ndarray):
@@ -183,14 +183,14 @@ def unwrap(x):
 
 
 def place(key):
-    """An index: numbers, slices, None, Ellipsis, and arrays of the card."""
+    """Unwrap an index: integers, slices, None, Ellipsis and device arrays."""
     if isinstance(key, list):
-        raise TypeError("CuPy would copy this index to the card, unasked")
+        raise TypeError("CuPy would copy this index to the GPU implicitly")
     return tuple(map(place, key)) if isinstance(key, tuple) else unwrap(key)
 
 
 def add_at(total, key, parts):
-    """`cupy.add.at`. A card adds in any order: here, over integers, it is that of the embedding's rule for NumPy."""
+    """`cupy.add.at`. A GPU adds in any order; here, integer indices use the order of the embedding's NumPy rule."""
     total, key, parts = unwrap(total), place(key), unwrap(parts)
     if not (isinstance(key, np.ndarray) and key.dtype.kind == "i" and np.ndim(parts) == key.ndim + 1 and key.size):
         return np.add.at(total, key, parts)
@@ -201,7 +201,7 @@ def add_at(total, key, parts):
 
 
 def asarray(a, dtype=None):
-    """To the card: a copy, unless it is there."""
+    """Copy an array to the GPU, unless it is already there."""
     return a if isinstance(a, DeviceArray) and dtype is None else DeviceArray(np.array(unwrap_any(a), dtype))
 
 
@@ -214,7 +214,7 @@ def unwrap_any(a):
 
 
 def module(devices=1):
-    """The module `cupy`, on a machine with so many GPUs."""
+    """Return a module `cupy` as on a machine with this number of GPUs."""
     cupy = ModuleType("cupy")
     cupy.ndarray, cupy.asarray, cupy.asnumpy, cupy.cos, cupy.sin = DeviceArray, asarray, asnumpy, np.cos, np.sin
     cupy.add = SimpleNamespace(at=add_at)

@@ -1,4 +1,4 @@
-"""On a real GPU: what `computations.py` computes there is close to what NumPy computes. `pytest -m gpu` runs these."""
+"""On a real GPU, the results of `computations.py` are close to those of NumPy. Run these tests with `pytest -m gpu`."""
 
 import inspect
 from functools import reduce
@@ -21,7 +21,7 @@ def card():
 
 
 def numbers(found):
-    """Everything that a computation found, as a flat list of float64 arrays; texts as they are."""
+    """Flatten the results of a computation to a list of float64 arrays; strings stay strings."""
     if isinstance(found, Module):
         return numbers(found.state_dict())
     if isinstance(found, dict):
@@ -34,7 +34,7 @@ def numbers(found):
 @pytest.mark.gpu
 @pytest.mark.parametrize("compute", COMPUTATIONS.values(), ids=COMPUTATIONS)
 def test_a_card_computes_what_numpy_computes(card, compute, tmp_path):
-    """A run of several steps drifts a little further: Adam divides by gradients that are almost nothing."""
+    """Runs of several steps need a larger tolerance, because Adam divides by gradients that are almost zero."""
     expected, found = numbers(compute("cpu", tmp_path / "cpu")), numbers(compute("cuda", tmp_path / "cuda"))
     bound = 1e-2 if "run" in compute.__name__ else 1e-3 if "step" in compute.__name__ else 1e-4
     assert len(found) == len(expected)
@@ -46,12 +46,12 @@ def test_a_card_computes_what_numpy_computes(card, compute, tmp_path):
 
 
 def test_the_stand_in_has_what_cupy_has():
-    """This needs CuPy, and no card."""
+    """Requires CuPy, but no GPU."""
     cupy = pytest.importorskip("cupy")
     for name, parameters in FUNCTIONS.items():
         asked = np.linalg.norm if name == "norm" else getattr(np, name)
-        function = reduce(getattr, [*asked.__module__.split(".")[1:], name], cupy)  # as CuPy finds it
-        if name not in ("einsum", "array2string"):  # which take keywords of any name, and look at them inside
+        function = reduce(getattr, [*asked.__module__.split(".")[1:], name], cupy)  # as CuPy looks it up
+        if name not in ("einsum", "array2string"):  # these accept any keyword and check it themselves
             assert set(parameters.split()) <= inspect.signature(function).parameters.keys(), name
     assert all(hasattr(cupy, name) for name in UFUNCS.split())
     assert hasattr(cupy.add, "at")

@@ -1,4 +1,4 @@
-"""Asking for a device: one clear line where it is not there, in the library and on the command line."""
+"""Requesting a device: a one-line error if it is not available, and copies between devices."""
 
 import sys
 
@@ -16,7 +16,7 @@ def no_driver():
 
 
 class Broken:
-    """An installed CuPy whose libraries are not there: its explanation fills a page."""
+    """An import hook for an installed CuPy without its libraries; CuPy's own error message is long."""
 
     def find_spec(self, name, path=None, target=None):
         if name == "cupy":
@@ -40,8 +40,8 @@ def without_driver():
     ids=["no CuPy", "broken", "no GPU", "no driver"],
 )
 def test_a_device_that_is_not_there(cupy, says, monkeypatch):
-    """Moving a model fails with one line, and leaves it where it was."""
-    monkeypatch.setitem(sys.modules, "cupy", cupy)  # None: as Python marks a module that cannot be found
+    """Moving a model raises a one-line error and leaves the model unchanged."""
+    monkeypatch.setitem(sys.modules, "cupy", cupy)  # None marks a module that cannot be imported
     if cupy == "broken":
         monkeypatch.delitem(sys.modules, "cupy")
         monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])

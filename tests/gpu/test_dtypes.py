@@ -1,7 +1,7 @@
-"""No float64 anywhere in a float32 step: every array that minilora makes on the stand-in is looked at.
+"""No float64 in a float32 step: the dtype of every array that minilora creates on the stand-in is checked.
 
-What is worked out on the host is not seen here. There float64 has its place: the sampler's distribution, and the sums
-of losses that are shown.
+Computations on the host are not checked. There, float64 is intended for the sampler's distribution and for the sums of
+reported losses.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from tests.gpu.standin import watching
 
 pytestmark = pytest.mark.usefixtures("cupy")
 
-ALLOWED = {"rotary_turns": "angles: at position 10,000 a float32 angle would be off by 3e-4; cast before use"}
+ALLOWED = {"rotary_tables": "angles: at position 10,000 a float32 angle would be off by 3e-4; cast before use"}
 EXPECTED = {np.dtype(kind) for kind in (np.float32, np.int64, np.bool_)}
 
 WALKS = ["a_step_of_everything", "a_step_of_adapters", "a_step_by_backward", "a_run_with_dropout_on_two_threads"]
@@ -22,7 +22,7 @@ WALKS += ["rows_with_adapters_of_their_own", "texts"]
 
 
 def found(walk):
-    """The functions of minilora that make arrays of an unexpected type."""
+    """The functions of minilora that create arrays of an unexpected dtype."""
     with watching() as made:
         walk()
     assert len(made) > 100
@@ -41,7 +41,7 @@ def test_what_is_allowed_is_needed():
 
 
 def test_a_float64_is_found(monkeypatch):
-    """One NumPy scalar is enough: it widens what it meets."""
+    """A single float64 NumPy scalar widens the result."""
 
     def logistic(x):
         return 1 / (1 + np.exp(-x)) * np.float64(1)

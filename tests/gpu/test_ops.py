@@ -1,4 +1,4 @@
-"""Every op, forward and backward, on the stand-in: the same bits as on NumPy, and float32 all the way."""
+"""Every op on the stand-in, forward and backward: bit-for-bit identical to NumPy, and without float64."""
 
 from unittest import mock
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("cupy")
 
 
 def bring(x):
-    """Ids, masks and angles, which the strategies draw on the host, beside the tensors of the card."""
+    """Move ids, masks and angles, which the strategies draw on the host, to the device of the tensors."""
     if isinstance(x, tuple):
         return tuple(map(bring, x))
     return to_device(x, "cuda") if isinstance(x, np.ndarray) else x

@@ -1,4 +1,4 @@
-"""The stand-in refuses what CuPy refuses or lacks: otherwise it would prove nothing."""
+"""The stand-in rejects what CuPy rejects or lacks; otherwise it would prove nothing."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ FALLBACKS = {
 
 @pytest.mark.parametrize(("value", "pull"), FALLBACKS.values(), ids=FALLBACKS)
 def test_a_fallback_in_an_op_is_found(card, monkeypatch, value, pull):
-    """Each of these ops is right on NumPy, and would be slow or fail on a card."""
+    """Each of these ops is correct on NumPy, but would be slow or fail on a GPU."""
     monkeypatch.setattr("minilora.autograd.tensor.OPS", dict(OPS))
     from minilora.autograd import op
 

@@ -1,4 +1,4 @@
-"""Training, generation, LoRA and its folders on the stand-in: no array falls back to the host, and no bit differs."""
+"""Training, generation, LoRA and saved folders on the stand-in: bit-for-bit as on the CPU, without host fallbacks."""
 
 import threading
 
@@ -64,7 +64,7 @@ def test_what_may_not_move():
         optimizer.step(0.1)
 
 
-def test_of_every_new_token_the_scores_alone_come_home(cupy, monkeypatch):
+def test_only_the_logits_of_each_new_token_are_copied_to_the_host(cupy, monkeypatch):
     home, model = [], llama("cuda", "a")
     asnumpy = cupy.asnumpy
     monkeypatch.setattr(cupy, "asnumpy", lambda array: (home.append(array.shape), asnumpy(array))[1])
@@ -73,7 +73,7 @@ def test_of_every_new_token_the_scores_alone_come_home(cupy, monkeypatch):
 
 
 def test_a_card_gets_each_batch_in_one_piece_from_one_thread():
-    """On the host 900 tokens are two pieces."""
+    """On the host, 900 tokens are divided into two pieces."""
     config = TrainingConfig(iters=1, batch=60, context=15, accumulate=2, eval_windows=80)
     sizes, threads = {}, set()
     for device in ("cpu", "cuda"):
@@ -92,7 +92,7 @@ def test_a_card_gets_each_batch_in_one_piece_from_one_thread():
     assert threads == {threading.current_thread()}
 
 
-def test_a_folder_opens_where_one_wants_it(tmp_path):
+def test_a_folder_opens_on_the_requested_device(tmp_path):
     llama("cuda").save_pretrained(tmp_path)
     assert Llama.from_pretrained(tmp_path).device == "cpu"
     assert Llama.from_pretrained(tmp_path, device="cuda").device == "cuda"

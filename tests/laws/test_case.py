@@ -1,4 +1,4 @@
-"""What a case draws, and how it judges."""
+"""The values that a case draws, and its comparisons."""
 
 import re
 
@@ -10,7 +10,7 @@ from minilora.laws.kit.case import Broken, Case
 
 
 class Fixed:
-    """Hypothesis' data for one case by hand: the seed, whether numbers are real, then sizes."""
+    """Replaces Hypothesis's data for one case: the seed, whether values are real (not integers), then sizes."""
 
     def __init__(self, *values):
         self.values = list(values)
@@ -95,7 +95,7 @@ def test_another_shape_and_what_is_not_finite_are_no_rounding_errors(got, want, 
 
 
 def test_differences_are_taken_in_double_precision():
-    """float16 would overflow, integers wrap around."""
+    """float16 would overflow, and integers would wrap around."""
     with pytest.raises(Broken) as caught:
         case().equal("h", np.array([0], dtype=np.uint8), np.array([1], dtype=np.uint8))
     assert caught.value.error == 1
@@ -127,7 +127,7 @@ def test_other_bits(got, want, error):
 
 @pytest.mark.parametrize(("got", "want"), [(0.1, np.nextafter(0.1, 1)), (np.nextafter(0.1, 1), 0.1)])
 def test_bits_are_told_apart_in_the_message(got, want):
-    """Neither number is rounded to the other."""
+    """Both values are printed with enough digits."""
     with pytest.raises(Broken, match=r"W should be exactly (.*)0\.1(?!0)") as caught:
         case(bound=0).same("W", got, want)
     assert "0.10000000000000002" in str(caught.value)

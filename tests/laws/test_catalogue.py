@@ -1,4 +1,4 @@
-"""The catalogue: what every law must say of itself, and that there are enough of them."""
+"""The catalogue: the required description of every law, and a minimum number of laws in each group."""
 
 import re
 
@@ -48,7 +48,7 @@ def test_bounds_are_near_rounding(law):
 
 
 def test_a_name_is_entered_once():
-    """Two laws of one name would silently become one."""
+    """A second law of the same name would silently replace the first."""
     with pytest.raises(AssertionError, match="zero-B-is-the-identity"):
 
         @law("lora", "x = x", "nowhere", EXACT)

@@ -1,4 +1,4 @@
-"""check(MyLoraLinear): what a student reads."""
+"""`check(MyLoraLinear)` and its output."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.laws.test_kit import MISTAKES
 
 
 class MyLoraLinear:
-    """The example of the documentation, with a mistake: α is not divided by r."""
+    """The example in the documentation with a mistake: α is not divided by r."""
 
     def __init__(self, W, A, B, alpha, r):
         self.W, self.A, self.B, self.scale = W, A, B, alpha
@@ -30,7 +30,7 @@ def test_a_mistake_with_its_counterexample(capsys):
     assert "h should be [[" in out
     assert "  holds   the-gauge-changes-nothing: " in out
     assert "10 laws hold, 3 are broken; 40 not tried: the layer has no " in out
-    assert "merging" not in out  # what cannot be tried is no news
+    assert "merging" not in out  # laws that do not apply are not listed
 
 
 def test_a_layer_without_mistakes(capsys):
@@ -51,7 +51,7 @@ def test_one_group(capsys):
 
 
 def test_the_example_in_its_documentation_is_right(capsys):
-    """With α over r, as it stands there."""
+    """Here, α is divided by r."""
     text = check.__doc__
     source = text[text.index("        class MyLoraLinear") : text.index("        check(")]
     namespace = {}

@@ -1,4 +1,4 @@
-"""The conformance kit finds what people get wrong: each planted mistake is caught by a law that names it."""
+"""The conformance kit detects common mistakes: each planted mistake is caught by the law that names it."""
 
 import functools
 import itertools
@@ -13,7 +13,7 @@ from minilora.laws.kit.implementations.twenty_lines import TwentyLines
 
 
 def wrong(base, **methods):
-    """The layer `base` with other methods; each is also given, as `right`, the one in whose place it stands."""
+    """Subclass `base` with other methods; each also receives the method that it replaces, as `right`."""
 
     def placed(name, method):
         return lambda self, *given: method(self, functools.partial(getattr(base, name), self), *given)
@@ -22,27 +22,27 @@ def wrong(base, **methods):
 
 
 def scaled(scale):
-    """Twenty lines whose scale is scale(alpha, r)."""
+    """TwentyLines with scale(alpha, r) as its scale."""
     return wrong(TwentyLines, __init__=lambda self, right, W, A, B, alpha, r: right(W, A, B, scale(alpha, r), 1))
 
 
 def forward(change):
-    """Twenty lines that return change(self, h, x) for h."""
+    """TwentyLines that returns change(self, h, x) instead of h."""
     return wrong(TwentyLines, forward=lambda self, right, x: change(self, right(x), x))
 
 
 def gradients(change):
-    """Twenty lines with other gradients: those that change(self, found, x, g) returns."""
+    """TwentyLines with the gradients that change(self, found, x, g) returns."""
     return wrong(TwentyLines, gradients=lambda self, right, x, g: (found := right(x, g)) | change(self, found, x, g))
 
 
 def sets(method, name, value):
-    """Twenty lines whose `method` sets the attribute `name` to value(self)."""
+    """TwentyLines with a `method` that only sets the attribute `name` to value(self)."""
     return wrong(TwentyLines, **{method: lambda self, right, *given: setattr(self, name, value(self))})
 
 
 def spoiled(change):
-    """minilora's layer with change(B, alpha) for B."""
+    """minilora's layer with change(B, alpha) instead of B."""
 
     class Spoiled(MiniloraLayer):
         def _add(self, name, A, B, alpha, *rest, **options):
@@ -52,7 +52,7 @@ def spoiled(change):
 
 
 def drawn(change):
-    """minilora's layer, whose fresh factors are then changed in place by change(A, B, rng)."""
+    """minilora's layer with initial factors that change(A, B, rng) modifies in place."""
 
     def fresh(cls, W, r, alpha, rng):
         self = MiniloraLayer.fresh(W, r, alpha, rng)
@@ -63,7 +63,7 @@ def drawn(change):
 
 
 def dropping(factor):
-    """minilora's layer, which multiplies the inputs of A by factor(u, p), where u is uniform below 1."""
+    """minilora's layer with dropout that multiplies the inputs of A by factor(u, p), with u uniform in [0, 1)."""
 
     def forward_in_training(self, right, x, p, rng):
         kept = x * factor(rng.random(x.shape), p)
@@ -73,17 +73,17 @@ def dropping(factor):
 
 
 def switching(change):
-    """minilora's layer, which makes change(self, strengths) active."""
+    """minilora's layer, which activates change(self, strengths)."""
     return wrong(MiniloraLayer, set_active=lambda self, right, strengths: right(change(self, strengths)))
 
 
 def mixing(change):
-    """minilora's layer, which mixes change(self, weights, r): weights, how, r."""
+    """minilora's layer, which mixes with the weights, how and r that change(self, weights, r) returns."""
     return wrong(MiniloraLayer, mix=lambda self, right, weights, how, r=None: right(*change(self, weights, r)))
 
 
 def rows(change):
-    """minilora's layer, where a mixed batch gives change(self, right, x, names)."""
+    """minilora's layer, which returns change(self, right, x, names) for a mixed batch."""
     return wrong(MiniloraLayer, forward_rows=change)
 
 
@@ -94,7 +94,7 @@ class SharesItsScale(TwentyLines):
 
 
 class KeepsItsUpdate(TwentyLines):
-    """ΔW is formed once, at its first use."""
+    """ΔW is computed only once, at its first use."""
 
     update = functools.cached_property(lambda self: self.scale * self.B @ self.A)
 
@@ -106,7 +106,7 @@ class KeepsItsUpdate(TwentyLines):
 
 
 class StepsOneAfterTheOther(TwentyLines):
-    """B's gradient from the A that was moved already."""
+    """The gradient of B is computed with the updated A."""
 
     def step(self, x, g, lr):
         self.A = self.A - lr * self.gradients(x, g)["A"]
@@ -120,7 +120,7 @@ class UnmergesBySubtraction(TwentyLines):
 
 
 class KeepsTheMerged(TwentyLines):
-    """Merging again, it puts away the merged weight as the one to come back to."""
+    """A second merge stores the merged weight as the one to restore."""
 
     def merge(self):
         self.kept = self.weight
@@ -140,7 +140,7 @@ class SwapsInPlace(MiniloraLayer):
 
 
 def shrunk_instead_of_svd(self, weights, r):
-    """As far from the sum as the best of rank r, but not of rank r: all of it, times a number."""
+    """The exact sum times a factor: as far from the sum as the best approximation of rank r, but not of rank r."""
     exact = sum(w * self._layer.delta(name) for name, w in weights.items())
     left = np.linalg.norm(np.linalg.svd(exact, compute_uv=False)[r:]) / np.linalg.norm(exact)
     return {name: w * (1 - left) for name, w in weights.items()}, "cat", None
@@ -171,7 +171,7 @@ MISTAKES = {
     "the-parameters-are-r-times-in-plus-out": wrong(
         MiniloraLayer, trainable=lambda self, right: [*right(), self.weight]
     ),
-    # how it begins and learns
+    # initialization and training
     "a-fresh-adapter-is-the-identity": drawn(lambda A, B, rng: np.copyto(B, 0.01 * rng.standard_normal(B.shape))),
     "a-fresh-adapter-can-learn": drawn(lambda A, B, rng: np.copyto(A, 0)),
     "a-fresh-A-is-scaled-by-its-inputs": drawn(lambda A, B, rng: np.copyto(A, rng.uniform(-1, 1, A.shape))),
@@ -186,7 +186,7 @@ MISTAKES = {
     "a-step-moves-A-and-B-and-not-one-bit-of-W": StepsOneAfterTheOther,
     "after-a-step-the-layer-computes-with-its-new-factors": KeepsItsUpdate,
     "dropout-draws-for-each-input-alone": dropping(lambda u, p: (u[:, :1] >= p) / (1 - p)),
-    "dropout-acts-on-the-input-of-A-alone": wrong(  # drops the base, too
+    "dropout-acts-on-the-input-of-A-alone": wrong(  # also applies dropout to the base
         MiniloraLayer, forward_in_training=lambda self, right, x, p, rng: self.forward(x * (rng.random(x.shape) >= p))
     ),
     "dropout-is-unbiased": dropping(lambda u, p: u >= p),
@@ -211,7 +211,7 @@ MISTAKES = {
         merge=lambda self, right: self.set_active(lora.active(self.model) or {"a": 1e-9}) or right(),
     ),
     "swapping-adapters-by-merging-leaves-no-trace": SwapsInPlace,
-    # several
+    # several adapters
     "active-adapters-add-up": spoiled(lambda B, alpha: B * (1 + 1e-9)),
     "the-update-is-linear-in-the-strength": switching(lambda self, on: {name: s * abs(s) for name, s in on.items()}),
     "switching-leaves-no-trace": switching(lambda self, on: {**lora.active(self.model), **on} if on else {}),
@@ -223,7 +223,7 @@ MISTAKES = {
     "mixing-by-cat-is-exact": mixing(lambda self, weights, r: ({n: w * abs(w) for n, w in weights.items()}, "cat", r)),
     "mixing-by-linear-carries-the-cross-terms": mixing(
         lambda self, weights, r: (weights, "cat", r)
-    ),  # as one would like
+    ),  # what one might expect
     "mixing-by-svd-is-the-best-of-its-rank": mixing(shrunk_instead_of_svd),
     "a-mixed-batch-equals-its-single-runs": rows(lambda self, right, x, names: self.set_active({}) or right(x, names)),
     "permuting-rows-with-their-adapters-permutes-the-output": rows(
@@ -236,7 +236,7 @@ MISTAKES = {
         lambda self, right, x, names: right(x, names) * (1 + 1e-9 * len(self._layer.lora_A["a"].data))
     ),
 }
-"""A mistake for each law."""
+"""One mistake per law."""
 
 MORE = [
     ("a-call-leaves-its-inputs-alone", gradients(lambda self, found, x, g: np.copyto(g, 2 * g) or {})),
@@ -255,15 +255,15 @@ MORE = [
     ("mixing-by-svd-is-the-best-of-its-rank", mixing(lambda self, weights, r: ({"a": weights["a"]}, "svd", r))),
     ("a-mixed-batch-equals-its-single-runs", rows(lambda self, right, x, names: right(x, names) + self.forward(x))),
 ]
-"""Other ways to break a law that says several things, or asks for every bit."""
+"""Other ways to break laws that state several things, or that hold bit for bit."""
 
 
 @pytest.mark.parametrize(("law", "layer"), [*MISTAKES.items(), *MORE])
 def test_a_mistake_is_caught_by_the_law_that_names_it(law, layer):
-    dtype = "float32" if law == "the-dtype-stays" else "float64"  # where double is not what was asked for
+    dtype = "float32" if law == "the-dtype-stays" else "float64"  # the mistake shows only in float32
     verdict = run(LAWS[law], layer, cases=200, dtype=dtype)
     assert verdict.holds is False
-    assert "raised" not in verdict.counterexample  # it is wrong, not out of order
+    assert "raised" not in verdict.counterexample  # a wrong result, not an exception
 
 
 def test_a_row_is_named_with_its_adapter():
@@ -272,7 +272,7 @@ def test_a_row_is_named_with_its_adapter():
 
 
 class InPlace(TwentyLines):
-    """Works on the very arrays that it was given, with a copy of W to put back, and answers in lists."""
+    """Works in place on the given arrays, restores W from a copy, and returns lists."""
 
     kept = None
 
@@ -295,7 +295,7 @@ class InPlace(TwentyLines):
 
 
 class StacksAll(MiniloraLayer):
-    """One product for all adapters, those that are off with strength 0."""
+    """One matrix product for all adapters; inactive ones have strength 0."""
 
     def forward(self, x):
         layer = self._layer
@@ -314,7 +314,7 @@ class StacksAll(MiniloraLayer):
 
 
 def begin_with_A_zero(A, B, rng):
-    """The other way to begin at the identity."""
+    """The other initialization for which the layer is the identity."""
     A[...], B[...] = 0, rng.standard_normal(B.shape)
 
 
@@ -333,7 +333,7 @@ def test_every_law_of_the_kit_has_a_mistake_that_it_names():
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("law", catalogue(*CONFORMANCE), ids=lambda law: law.name)
 def test_the_layers_without_mistakes_obey(law, dtype, layer):
-    """With cases that the command does not try: another seed."""
+    """With a different seed than the command uses by default."""
     verdict = run(law, layer, cases=25, dtype=dtype, seed=1)
     assert verdict.holds is not False, verdict.counterexample
     assert verdict.holds or layer is TwentyLines

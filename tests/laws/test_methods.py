@@ -1,4 +1,4 @@
-"""The laws of any method hold for every method here, and each of them catches a mistake that is planted for it."""
+"""The laws of adaptation methods hold for all of minilora's methods, and each law catches a mistake planted for it."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_the_law_holds(law, dtype):
 
 
 def replaced(owner, name, change):
-    """A mistake: what owner.name returns is changed."""
+    """A mistake that changes the result of owner.name."""
     right = getattr(owner, name)
     return owner, name, lambda *inputs: change(right(*inputs))
 
@@ -38,7 +38,7 @@ def magnitude_off(drawn):
 
 
 def with_the_accumulated_sum(self, total, h, x):
-    """Each update sees what the ones before it have added, as PEFT composes them."""
+    """Each update receives the sum of the previous ones, as in PEFT."""
     for update, where, strengths in self.others:
         u = update.apply(x[where], total[where], self.base)
         total = total + rows._scattered(u * strengths.reshape(-1, *(1,) * (u.ndim - 1)), where, x.shape[0])

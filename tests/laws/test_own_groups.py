@@ -1,4 +1,4 @@
-"""The laws of autograd, model and runs: they hold here, and each of them catches a mistake that is planted for it."""
+"""The laws of autograd, model and runs hold in minilora, and each of them catches a mistake planted for it."""
 
 import dataclasses
 import importlib
@@ -33,7 +33,7 @@ OWN = [law for law in LAWS.values() if law.group in ("autograd", "model", "runs"
 
 @pytest.fixture(scope="module", autouse=True)
 def no_waiting_for_the_disk():
-    """Nothing here survives the test: what has been written need not have reached the disk."""
+    """No file is needed after its test, so files need not reach the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
@@ -48,11 +48,11 @@ def test_the_law_holds(law, dtype, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# --- mistakes: each spoils the package by a monkeypatch ----------------------------------------------------------
+# --- mistakes: each one breaks the package with a monkeypatch -----------------------------------------------------
 
 
 def patched(target, name, change):
-    """From now on target.name(...) is change(right, ...), where `right` is the one that was there."""
+    """Replace target.name(...) with change(right, ...), where `right` is the original."""
 
     def spoil(patch):
         right = getattr(target, name)
@@ -62,7 +62,7 @@ def patched(target, name, change):
 
 
 def replaced(name, function):
-    """From now on the op is `function`, given the right one and what that was given."""
+    """Replace an op with function(right, ...), where `right` is the original."""
 
     def spoil(patch):
         patched(ops, name, function)(patch)
@@ -72,7 +72,7 @@ def replaced(name, function):
 
 
 def value(name, change):
-    """From now on the op's output is change(output, *inputs), all arrays."""
+    """Replace the output of an op with change(output, *inputs), all of them arrays."""
 
     def wrong(right, *inputs, **options):
         out = right(*inputs, **options)
@@ -83,7 +83,7 @@ def value(name, change):
 
 
 def rules(name, change):
-    """From now on the op's rules are change(rules, *inputs)."""
+    """Replace the rules of an op with change(rules, *inputs)."""
 
     def wrong(right, *inputs, **options):
         out = right(*inputs, **options)
@@ -105,7 +105,7 @@ def doubled(rules, *_):
 
 
 def as_they_are_found(right, output):
-    """Tensors not by age: one is visited before all that arrives at it has arrived."""
+    """Order places by discovery, not by age: some are visited before all of their gradients have arrived."""
     found = [output.place]
     for place in found:
         found += {id(x): x for _, x in place.edges if all(x is not known for known in found)}.values()
@@ -113,7 +113,7 @@ def as_they_are_found(right, output):
 
 
 def of_the_mean(which):
-    """What was broadcast gets the mean where it should get the sum, if which(g, its place)."""
+    """If which(g, place), an input that was broadcast gets the mean of its gradients instead of the sum."""
 
     def unbroadcast(right, g, place):
         found = right(g, place)
@@ -123,7 +123,7 @@ def of_the_mean(which):
 
 
 def rows_assigned(rules, x, ids):
-    """Where a row is taken twice, the last gradient counts."""
+    """If a row is used twice, only its last gradient counts."""
 
     def pull(g):
         gx = np.zeros_like(x)
@@ -150,7 +150,7 @@ def backward_begins_anew(right, output, cotangent=None):
 
 
 def heads_of_a_group_alternate(right, q, k, v):
-    """Query head i uses key head i mod G, not i // (H/G)."""
+    """Query head i uses key head i mod G instead of i // (H/G)."""
     return right(q, *(ops.concatenate(*[x] * (q.shape[1] // k.shape[1]), axis=1) for x in (k, v)))
 
 
@@ -179,7 +179,7 @@ def every_piece_alone(right, self, errors="replace"):
 
 
 def the_last_piece(change):
-    """A text that is decoded piece by piece ends with change(its last piece)."""
+    """A text that is decoded in pieces ends with change(last piece)."""
 
     def stream(right, self, errors="replace"):
         decode = right(self, errors).decode
@@ -239,10 +239,10 @@ MISTAKES = {
         attention, "_future", lambda right, n, like: np.triu(np.full_like(like, -5, shape=(n, n)), k=1)
     ),
     "a-cache-replaces-the-past": patched(
-        llama, "rotary_turns", lambda right, config, start, stop, like: right(config, 0, stop - start, like)
+        llama, "rotary_tables", lambda right, config, start, stop, like: right(config, 0, stop - start, like)
     ),
     "rotary-scores-depend-on-the-distance-alone": patched(
-        model_laws, "rotary_turns", lambda right, config, m, _, like: right(config, m * m, m * m + 1, like)
+        model_laws, "rotary_tables", lambda right, config, m, _, like: right(config, m * m, m * m + 1, like)
     ),
     "rotary-keeps-lengths": value("rotary", lambda y, x, cos, sin: x + np.concatenate([cos, sin], axis=-1)),
     "rms-norm-forgets-the-scale": value("rms_norm", lambda y, x, w: w * x / np.mean(x * x, axis=-1, keepdims=True)),
@@ -280,7 +280,7 @@ MISTAKES = {
     ),
     "training-an-adapter-leaves-the-whole-base-as-it-was": patched(lora, "inject", a_norm_is_not_frozen),
     "the-first-step-of-adamw-is-as-long-as-the-learning-rate": patched(AdamW, "step", gains_decay),
-    "greedy-writing-takes-the-likeliest-token": patched(token_step, "rotary_turns", at_position_zero),
+    "greedy-writing-takes-the-likeliest-token": patched(token_step, "rotary_tables", at_position_zero),
     "a-row-writes-by-its-own-dice": patched(
         Sampler, "choose", lambda right, self, logits, draws: right(self, logits, draws[::-1])
     ),
@@ -289,7 +289,7 @@ MISTAKES = {
         sampling, "_nucleus", lambda right, p, top_p: p * (right(p, top_p) > 0)
     ),
 }
-"""A mistake for each law."""
+"""One mistake per law."""
 
 MORE = [
     ("the-adjoint-of-broadcasting-is-summation", of_the_mean(lambda g, place: g.ndim > len(place.shape) > 0)),
@@ -298,7 +298,7 @@ MORE = [
     ("causal-attention-equals-its-composition", replaced("causal_attention", heads_of_a_group_alternate)),
     ("taking-gradients-changes-nothing", patched(autograd_laws, "gradients", gradients_are_kept)),
     (
-        "without-its-branches-the-stream-passes-through",  # the head is the embedding, tied or not
+        "without-its-branches-the-stream-passes-through",  # uses the embedding as the head, tied or not
         patched(
             llama.Llama,
             "forward",
@@ -314,14 +314,14 @@ MORE = [
     ("wherever-its-bytes-are-cut-a-text-is-the-same", the_last_piece(lambda piece: piece or "\ufffd")),
     (
         "a-resumed-run-is-one-that-never-stopped",
-        patched(pieces, "drawing_from", lambda right, rng: right(OWN_DICE)),  # dropout draws from another seed
+        patched(pieces, "drawing_from", lambda right, rng: right(OWN_DICE)),  # dropout draws from another generator
     ),
     (
         "greedy-writing-takes-the-likeliest-token",
         patched(writing_laws, "generate", lambda right, *given: [np.append(new, new[-1]) for new in right(*given)]),
     ),
 ]
-"""Other ways to break a law that says several things."""
+"""Other ways to break laws that state several things."""
 
 
 @pytest.mark.parametrize(("law", "spoil"), [*MISTAKES.items(), *MORE])
@@ -329,7 +329,7 @@ def test_the_law_catches_a_mistake(law, spoil, monkeypatch):
     spoil(monkeypatch)
     verdict = run(LAWS[law])
     assert verdict.holds is False
-    assert "raised" not in verdict.counterexample  # it is wrong, not out of order
+    assert "raised" not in verdict.counterexample  # a wrong result, not an exception
 
 
 @pytest.mark.parametrize("op", sorted(OPS))

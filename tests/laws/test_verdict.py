@@ -1,4 +1,4 @@
-"""Running a law: enough cases, the same ones each time, and a small counterexample."""
+"""Running a law: the number of cases, the same cases for the same seed, and the smallest counterexample."""
 
 import dataclasses
 import math
@@ -63,8 +63,8 @@ def test_the_smallest_counterexample():
     assert verdict.counterexample.startswith("n = 13\nx = [")
     assert "number of entries should be 13, got 12\nerror" in verdict.counterexample
     x = verdict.counterexample.splitlines()[1]
-    assert "." not in x.replace(".,", "").replace(".]", "")  # whole numbers, where these show it as well
-    assert verdict.worst_error == pytest.approx(1 / 13)  # of the smallest, or of a case that held
+    assert "." not in x.replace(".,", "").replace(".]", "")  # integers, if they break the law as well
+    assert verdict.worst_error == pytest.approx(1 / 13)  # that of the smallest counterexample, or of a case that held
 
 
 def raising(error):
@@ -106,7 +106,7 @@ def test_what_a_layer_does_not_offer_is_not_tried():
     verdict = run(LAWS["merging-changes-no-output"], Minimal)
     assert (verdict.holds, verdict.cases, verdict.worst_error) == (None, 0, 0)
     assert LAWS["merging-twice-is-merging-once"].missing_in(Minimal) == ["merge", "weight"]
-    assert LAWS["merging-leaves-A-and-B-alone"].missing_in(TwentyLines) == []  # attributes of the object count
+    assert LAWS["merging-leaves-A-and-B-alone"].missing_in(TwentyLines) == []  # instance attributes count
     fails = type("Fails", (TwentyLines,), {"__init__": raising(RuntimeError("not today"))})
     assert LAWS["merging-twice-is-merging-once"].missing_in(fails) == ["weight"]
     later = type("Later", (MiniloraLayer,), {"merge": raising(NotImplementedError())})
@@ -139,7 +139,7 @@ def test_what_an_implementation_warns_of_is_no_verdict(recwarn):
 
 
 def test_a_layer_that_leaves_things_to_chance():
-    """Hypothesis tries a case again, and finds that it holds now: also this is an answer."""
+    """Hypothesis repeats a failing case, which now holds; this is reported as a broken law."""
 
     class DropsOutside(TwentyLines):
         rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""`lora.inject` with defaults, voices by name, and a trainable LoRA around one matrix."""
+"""`lora.inject` with defaults, loading voices by name, and a trainable LoRA layer around a single matrix."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def adapter_arrays(model):
 
 
 def test_inject_needs_only_a_model():
-    """PEFT's targets for Llama, its rank and alpha, and seed 0."""
+    """The defaults are PEFT's targets for Llama, PEFT's rank and alpha, and seed 0."""
     short, long = ml.load_model(), ml.load_model()
     lora.inject(short)
     config = lora.LoraConfig(r=8, lora_alpha=8, target_modules=["q_proj", "v_proj"])
@@ -90,7 +90,7 @@ def test_no_other_name_is_a_voice(wrong, tmp_path, monkeypatch):
 
 @pytest.fixture
 def layer():
-    """W (5, 4), float64, with a LoRA of rank 2 whose B is not zero."""
+    """A LoRA layer of rank 2 around W (5, 4), in float64, with a nonzero B."""
     W = np.random.default_rng(0).standard_normal((5, 4))
     return lora.LoraLinear(W, r=2, lora_alpha=6, rng=1, init_lora_weights=False)
 

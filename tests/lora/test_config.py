@@ -1,4 +1,4 @@
-"""Configs that cannot be meant, and what the patterns mean."""
+"""Invalid configs, and the matching rules of the patterns."""
 
 import dataclasses
 import sys
@@ -73,7 +73,7 @@ from minilora.lora import AdapterError, LoraConfig
         ({"rank_pattern": {"(?i)q_proj": 2}}, "is not a valid regular expression .global flags not at the start"),
     ],
 )
-def test_what_cannot_be_meant(options, message):
+def test_invalid_options_are_refused(options, message):
     with pytest.raises(AdapterError, match=message) as caught:
         LoraConfig(**options)
     assert "\n" not in str(caught.value)
@@ -82,7 +82,7 @@ def test_what_cannot_be_meant(options, message):
 def test_a_set_of_names_is_a_list_of_them():
     names = ["k_proj", "o_proj", "q_proj", "v_proj"]
     assert LoraConfig(target_modules=set(names)).target_modules == names
-    assert LoraConfig(target_modules=names[::-1]).target_modules == names[::-1]  # a list stays in its order
+    assert LoraConfig(target_modules=names[::-1]).target_modules == names[::-1]  # a list keeps its order
     with pytest.raises(AdapterError, match="expected target_modules to contain module names"):
         LoraConfig(target_modules={"q_proj", 1})
 
@@ -99,12 +99,12 @@ def test_a_set_of_names_is_a_list_of_them():
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_the_most_that_can_be_meant(options):
+def test_options_at_their_limits_are_accepted(options):
     ((name, value),) = options.items()
     assert getattr(LoraConfig(**options), name) == value
 
 
-def test_a_message_shows_eighty_letters_of_a_value():
+def test_a_message_shows_eighty_characters_of_a_value():
     for text, shown in [("x" * 78, "'" + "x" * 78 + "'"), ("x" * 79, "'" + "x" * 79 + "…")]:
         with pytest.raises(AdapterError, match=f"bias = {shown} is not"):
             LoraConfig(bias=text)
@@ -142,10 +142,10 @@ PATH = "model.layers.12.self_attn.q_proj"
         (".*_proj", True),
         ("^model.*", True),
         ("(q|k)_proj", True),
-        ("proj", False),  # from a dot or the beginning on
-        ("q", False),  # up to the end
+        ("proj", False),  # must start at a dot or at the beginning of the path
+        ("q", False),  # must match up to the end
         ("2.self_attn.q_proj", False),
-        ("layers.1.*", True),  # a plain dot is any character, as in every regular expression
+        ("layers.1.*", True),  # an unescaped dot matches any character
         (r"layers\.1\..*", False),
         ("^self_attn.q_proj", False),
     ],

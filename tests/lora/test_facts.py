@@ -1,4 +1,4 @@
-"""Norms and effective ranks against dense NumPy, and who would take which adapter."""
+"""Norms and effective ranks compared with dense NumPy, and the programs compatible with an adapter."""
 
 import dataclasses
 import math
@@ -31,7 +31,7 @@ def test_singular_values_are_those_of_the_product(shape, dtype):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_singular_vectors_are_those_of_the_product(shape):
-    """U and V have orthonormal columns, as few as there are singular values, and U Σ Vᵀ is B A."""
+    """U and V have orthonormal columns, one per singular value, and U Σ Vᵀ equals B A."""
     r, n_in, n_out = shape
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((r, n_in)), 1e3 * rng.standard_normal((n_out, r))
@@ -44,17 +44,17 @@ def test_the_singular_vectors_are_those_of_the_product(shape):
 
 
 def test_singular_values_without_the_product():
-    """ΔW would take 8 TB here."""
+    """In float64, ΔW would take 8 TB here."""
     a, b = np.zeros((1, 10**6), np.float32), np.zeros((10**6, 1), np.float32)
     a[0, :4], b[:9] = 1, 2
     np.testing.assert_allclose(singular_values(a, b), [2 * 6])
 
 
 def with_values(*values, seed=0):
-    """A (r, 30) and B (20, r) whose product has these singular values."""
+    """Return A (r, 30) and B (20, r) such that B A has these singular values."""
     rng = np.random.default_rng(seed)
     right, left = (np.linalg.qr(rng.standard_normal((size, len(values))))[0] for size in (30, 20))
-    mix = rng.standard_normal((len(values), len(values)))  # in another gauge, so that no factor is orthogonal
+    mix = rng.standard_normal((len(values), len(values)))  # mixes the ranks, so that neither factor is orthogonal
     return np.linalg.inv(mix) @ (np.array(values)[:, None] * right.T), left @ mix
 
 
@@ -74,11 +74,11 @@ def test_effective_rank(values, expected):
     a, b = with_values(*values)
     assert effective_rank(singular_values(-1e-3 * a, 1e5 * b)) == pytest.approx(
         expected, rel=1e-9
-    )  # no matter how large
+    )  # independent of the scale
 
 
 def test_the_effective_rank_of_nothing_is_zero():
-    assert effective_rank(singular_values(np.ones((3, 4)), np.zeros((5, 3)))) == 0  # as an adapter begins
+    assert effective_rank(singular_values(np.ones((3, 4)), np.zeros((5, 3)))) == 0  # a new adapter has B = 0
     assert effective_rank(singular_values(np.zeros((3, 4)), np.ones((5, 3)))) == 0
     assert (
         effective_rank(singular_values(np.array([[1.0, 0.0]] * 2), np.array([[1.0, -1.0]]))) == 0
@@ -96,7 +96,7 @@ def test_extreme_numbers_neither_warn_nor_overflow(recwarn):
 
 @pytest.fixture
 def adapted(unit_llama, attach, tmp_path):
-    """An adapted model and its adapter as it is read back."""
+    """A model, and the config and tensors of its adapter after saving and reading."""
     model = attach(
         unit_llama(num_hidden_layers=11),
         target_modules=["q_proj", "up_proj"],
@@ -200,7 +200,7 @@ def test_the_least_buffer_of_vllm_that_holds_a_rank():
 def test_llama_cpp_and_the_output_head(tied, paths, takes):
     config = lora.LoraConfig(target_modules=["lm_head"])
     assert loaders(config, paths, tied)[2].compatible is takes
-    assert loaders(config, paths)[2].compatible  # not tied, unless it is said
+    assert loaders(config, paths)[2].compatible  # untied by default
 
 
 def test_a_loader_says_what_it_is_about():

@@ -1,4 +1,4 @@
-"""LoRA's formula under all its settings, and how fresh factors are drawn. What the laws state is tested there."""
+"""LoRA's formula with all its settings, and the initialization of the factors. The laws have tests of their own."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_formula(options, scaling, one_linear):
 
 @pytest.mark.parametrize("init", [True, False, "gaussian"])
 def test_fresh_A_and_B(init, unit_llama, attach):
-    """A is uniform in ±1/√in, whatever the rank: its fan-in is the input's width, not r."""
+    """A is uniform in ±1/√in for any rank, because its fan-in is the input width, not r."""
     model = attach(unit_llama(), r=150, init_lora_weights=init, target_modules=["down_proj"])
     A, B = (
         np.concatenate([p.data.ravel() for name, p in model.named_parameters() if part in name])

@@ -1,4 +1,4 @@
-"""Mixing adapters into a new one: cat is exact, svd is the best of its rank, linear has the cross terms it says."""
+"""Mixing adapters: cat is exact, svd is the best approximation of its rank, linear has the documented cross terms."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ def model(three_adapters):
 
 @pytest.fixture
 def equal_ranks(unit_llama, attach):
-    """Adapters x, y and z of rank 3 with different scales; x and y are on q and v, z is on q and k."""
+    """A model with adapters x and y on q and v and z on q and k, all of rank 3, with different scales."""
     model = unit_llama()
     attach(model, "x", seed=1)
     attach(model, "y", seed=2, lora_alpha=1)
@@ -37,12 +37,12 @@ def equal_ranks(unit_llama, attach):
 
 
 def updates(model, adapter):
-    """ΔW of one adapter as dense matrices, by path."""
+    """Return ΔW of one adapter as dense matrices, by path."""
     return {path: module.delta(adapter) for path, module in hosts(model).items() if adapter in module.config}
 
 
 def weighted_sum(model, weights):
-    """Σ wᵢ ΔWᵢ, by path."""
+    """Return Σ wᵢ ΔWᵢ, by path."""
     total = {}
     for name, weight in weights.items():
         for path, delta in updates(model, name).items():
@@ -84,7 +84,7 @@ def test_the_rank_of_cat_is_the_sum_of_the_ranks(weights, model):
 @pytest.mark.parametrize("r", [1, 2, 3, 4, 7])
 @weightings
 def test_svd_loses_what_lies_beyond_the_largest_singular_values(weights, r, model):
-    """Eckart and Young: ‖ΔW - svd‖² is the sum of the discarded σ², and the matrix is the truncated sum itself."""
+    """Eckart and Young: ‖ΔW - svd‖² is the sum of the discarded σ², and the result is the truncated SVD itself."""
     made = lora.mix(model, weights, "mixed", "svd", r)
     found = updates(model, "mixed")
     for path, exact in weighted_sum(model, weights).items():
@@ -98,7 +98,7 @@ def test_svd_loses_what_lies_beyond_the_largest_singular_values(weights, r, mode
 
 
 def test_svd_shares_the_singular_values_out_evenly(model):
-    """Neither factor is large and the other small: A Aᵀ = Bᵀ B = diag σ."""
+    """Both factors have the same scale: A Aᵀ = Bᵀ B = diag σ."""
     lora.mix(model, {"a": 1, "b": 1}, how="svd", r=3)
     for path, module in hosts(model).items():
         if "mixed" in module.config:
@@ -109,7 +109,7 @@ def test_svd_shares_the_singular_values_out_evenly(model):
 
 
 def test_the_rank_of_svd(model):
-    """By default the largest of the module's adapters; and never more than there is."""
+    """By default the largest rank of the module's adapters, and at most the sum of their ranks."""
     default = lora.mix(model, {"a": 1, "b": 1, "c": 1}, "default", "svd")
     assert default.rank == {
         path: max(len(module.lora_A[name].data) for name in module.config if name in "abc")
@@ -129,13 +129,13 @@ def test_ranks_beyond_the_width_of_a_module(how, unit_llama, attach):
         attach(model, name, seed=ord(name), r=11)
     model.astype(np.float64)
     made = lora.mix(model, {"x": 1, "y": 2}, how=how, r=20 if how == "svd" else None)
-    assert set(made.rank.values()) == ({22} if how == "cat" else {12})  # 12 wide: no matrix has a larger rank
+    assert set(made.rank.values()) == ({22} if how == "cat" else {12})  # with width 12, the rank is at most 12
     assert all_close(updates(model, "mixed"), weighted_sum(model, {"x": 1, "y": 2}))
 
 
 @pytest.mark.parametrize("weights", [{"x": 0.7, "y": 0.3}, {"x": 1, "y": -2, "z": 0.5}, {"z": 3}, {"x": 0, "y": -2}])
 def test_linear_has_the_cross_terms_that_it_says(weights, equal_ranks):
-    """Σᵢⱼ √|wᵢsᵢ| √|wⱼsⱼ| sign(wⱼsⱼ) Bᵢ Aⱼ."""
+    """ΔW = Σᵢⱼ √|wᵢsᵢ| √|wⱼsⱼ| sign(wⱼsⱼ) Bᵢ Aⱼ."""
     model = equal_ranks
     made = lora.mix(model, weights, how="linear")
     exact, found = weighted_sum(model, weights), updates(model, "mixed")
@@ -156,7 +156,7 @@ def test_linear_has_the_cross_terms_that_it_says(weights, equal_ranks):
 
 @pytest.mark.parametrize(("size_A", "size_B"), [(1, 1), (1e4, 1), (1, 1e4)])
 def test_adapters_that_cancel(size_A, size_B, equal_ranks):
-    """Σ wᵢ ΔWᵢ is then nothing but rounding; cat says that it is exact, and linear how far off it is."""
+    """If Σ wᵢ ΔWᵢ is zero up to rounding, cat and svd report an error of 0, and linear an infinite one."""
     model = equal_ranks
     for module in hosts(model).values():
         if "x" in module.config:
@@ -172,7 +172,7 @@ def test_adapters_that_cancel(size_A, size_B, equal_ranks):
 
 @pytest.mark.parametrize("how", ["cat", "linear", "svd"])
 def test_one_adapter_alone_keeps_its_updates_and_modules(how, model):
-    """A scale α/r that differs from module to module, and √r in it, all move into the factors."""
+    """The scale, which differs between modules and includes rsLoRA's √r, is moved into the factors."""
     lora.mix(model, {"c": 1}, how=how)
     assert all_close(updates(model, "mixed"), updates(model, "c"))
     assert ranks(model, "mixed") == ranks(model, "c")
@@ -196,7 +196,7 @@ def test_the_new_adapter_acts_and_the_others_stay(dtype, model):
 
 @pytest.mark.parametrize("how", ["cat", "svd"])
 def test_saved_and_loaded_it_is_the_same(how, two_adapters, unit_llama, tmp_path):
-    """The config that is written means just the mixed modules, each with its rank."""
+    """The saved config selects exactly the mixed modules, each with its rank."""
     model, fresh = two_adapters(), unit_llama()
     made = lora.mix(model, {"a": 0.7, "b": 0.6}, "blend", how)
     lora.save_adapter(model, tmp_path, "blend")
@@ -205,14 +205,14 @@ def test_saved_and_loaded_it_is_the_same(how, two_adapters, unit_llama, tmp_path
     assert len(set(made.rank.values())) > 1
     np.testing.assert_array_equal(fresh(IDS).data, model(IDS).data)
     config, _ = lora.read_adapter(tmp_path)
-    assert config.target_modules == ["down_proj", "q_proj", "up_proj", "v_proj"]  # as short as it can be
-    common = 2 if how == "cat" else 3  # of cat the MLP's, of svd that of q and v
+    assert config.target_modules == ["down_proj", "q_proj", "up_proj", "v_proj"]  # as short as possible
+    common = 2 if how == "cat" else 3  # the most frequent rank: for cat that of the MLP, for svd that of q and v
     assert config.r == config.lora_alpha == common
     assert sorted(config.rank_pattern.values()) == sorted(r for r in made.rank.values() if r != common)
 
 
 def test_saved_and_loaded_where_the_last_names_would_mean_more(unit_llama, attach, tmp_path):
-    """q of layers 0 and 2 and the MLP of layer 1: neither q of layer 1 nor any other MLP."""
+    """The mixture is on q of layers 0 and 2 and the MLP of layer 1, but not on q of layer 1 or any other MLP."""
     model, fresh = unit_llama(), unit_llama()
     attach(model, "x", target_modules=["q_proj"], layers_to_transform=[0])
     attach(model, "y", r=2, target_modules=["q_proj", "lm_head"], exclude_modules=r".*\.1\..*")
@@ -270,7 +270,7 @@ def test_what_is_said_of_a_mixture(two_adapters):
 
 
 def test_a_mixture_too_large_for_the_models_own_type(two_adapters, snapshot):
-    """1e39 is a number of Python's, and infinite in float32."""
+    """1e39 is finite as a Python float, but infinite in float32."""
     model = two_adapters()
     before = snapshot(model)
     with pytest.raises(lora.AdapterError, match=r"too large: the mixture at .* is not finite in float32"):

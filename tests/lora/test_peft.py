@@ -1,4 +1,4 @@
-"""PEFT's names do what PEFT's documentation says of them."""
+"""PEFT's functions and methods behave as documented in PEFT."""
 
 import re
 
@@ -20,7 +20,7 @@ def peft_model():
 
 
 def test_it_is_the_model_itself(peft_model):
-    """As in PEFT, the base model is adapted in place."""
+    """As in PEFT, the base model is adapted in place, and the PeftModel shares its state."""
     model = ml.load_model()
     base = model(IDS).data
     peft_model = ml.get_peft_model(model, ACTING)

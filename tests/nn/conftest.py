@@ -1,4 +1,4 @@
-"""Models whose activations are of order 1: with small weights, attention is an average and hides its mistakes."""
+"""Fixtures: models with activations of order 1, and random token ids."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""With the cache, a text read in pieces has the logits of the text read at once."""
+"""With a cache, a text processed in pieces has the same logits as a text processed at once."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_the_whole_context_can_be_read_and_not_one_token_more(unit_llama, draw_i
         model(ids[:, :11], cache)
         with pytest.raises(ValueError, match="13 tokens exceed the model's context of 12; shorten the text"):
             model(ids[:, 11:], cache)
-        assert cache.length == 11  # the refused tokens left no trace
+        assert cache.length == 11  # the rejected tokens left no trace
         last = model(ids[:, 11:12], cache).data
     assert np.abs(last[:, 0] - whole[:, -1]).max() < 1e-5 * np.abs(whole).max()
     with pytest.raises(ValueError, match="13 tokens exceed"):

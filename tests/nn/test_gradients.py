@@ -1,4 +1,4 @@
-"""The whole model's gradients against finite differences, in float64, at unit scale."""
+"""The gradients of the complete model against finite differences, in float64 at unit scale."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SHAPES = {
 
 
 def slope(function, p, direction):
-    """d function / d h along p + h · direction at h = 0: a central difference of fourth order."""
+    """The slope of `function` at p along `direction`: a central difference of fourth order."""
     origin, h = p.data, 2e-4 / np.abs(direction).max()
 
     def at(step):
@@ -30,7 +30,7 @@ def test_every_parameter(shape, unit_llama, draw_ids):
     model, rng = unit_llama(seed=4, **shape), np.random.default_rng(5)
     model.astype(np.float64)
     ids = draw_ids(model, time=7)
-    ids[0, :3] = ids[1, 0]  # the same token in several places
+    ids[0, :3] = ids[1, 0]  # the same token at several positions
     cotangent = rng.standard_normal((2, 7, 29))
 
     @no_grad()
@@ -39,7 +39,7 @@ def test_every_parameter(shape, unit_llama, draw_ids):
 
     names, parameters = zip(*model.named_parameters(), strict=True)
     for name, p, g in zip(names, parameters, gradients(model(ids), parameters, cotangent), strict=True):
-        assert np.linalg.norm(g) > 1e-6, f"{name} has no gradient to speak of"
+        assert np.linalg.norm(g) > 1e-6, f"the gradient of {name} is almost zero"
         for _ in range(2):
             direction = rng.standard_normal(p.shape)
             claimed, measured = np.sum(g * direction), slope(function, p, direction)

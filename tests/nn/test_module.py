@@ -1,4 +1,4 @@
-"""Names of parameters, and what loading checks before it changes anything."""
+"""Modules: parameter names, initial weights, tying, modes, and loading, which changes nothing if it fails."""
 
 import copy
 
@@ -27,7 +27,7 @@ def test_parameters_have_hugging_faces_names_and_shapes(tied, unit_llama):
     expected = {f"model.layers.{i}.{name}" for i in range(2) for name in LAYER}
     expected |= {"model.embed_tokens.weight", "model.norm.weight"} | (set() if tied else {"lm_head.weight"})
     assert shapes.keys() == expected
-    assert shapes["model.layers.1.self_attn.q_proj.weight"] == (24, 12)  # heads · head_dim out, width in
+    assert shapes["model.layers.1.self_attn.q_proj.weight"] == (24, 12)  # (heads · head_dim, hidden_size)
     assert shapes["model.layers.1.self_attn.o_proj.weight"] == (12, 24)
     assert shapes["model.layers.1.mlp.down_proj.weight"] == (12, 20)
 
@@ -52,7 +52,7 @@ def test_lists_dicts_and_private_attributes():
 
 
 def test_fresh_weights_have_the_deviation_asked_for_and_another_seed_draws_others():
-    """What is added to the residual stream is drawn smaller, by the root of how often that is."""
+    """Projections that add to the residual stream are divided by the square root of their number."""
     config = LlamaConfig(num_hidden_layers=2, initializer_range=0.3)
     state, other = (Llama(config, np.random.default_rng(seed)).state_dict() for seed in (5, 6))
     for name, array in state.items():

@@ -1,4 +1,4 @@
-"""Model folders: the same bits come back, and a broken folder is one clear error."""
+"""Model folders: weights are read back exactly, and a broken folder raises a one-line error."""
 
 import os
 from pathlib import Path
@@ -98,7 +98,7 @@ def test_a_broken_folder(spoil, name, message, tmp_path, unit_llama):
 
 
 def test_what_some_writers_add_is_left_aside(tmp_path, unit_llama, draw_ids):
-    """The rotary frequencies as a buffer, and the tied table under its second name."""
+    """The rotary frequencies as a buffer, and the tied weight under its second name."""
     model = unit_llama()
     model.save_pretrained(tmp_path)
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(3, np.float32)}
@@ -121,7 +121,7 @@ def test_the_tokens_that_end_a_text_stay_with_the_model(eos, tokens, tmp_path, u
 
 
 def test_generation_config_says_when_a_text_ends(tmp_path, unit_llama):
-    """As in transformers; where it says nothing, config.json does, and there Llama's default is 2."""
+    """As in transformers: without an entry, config.json decides, where Llama's default is 2."""
     unit_llama(eos_token_id=3).save_pretrained(tmp_path)
     write_json(tmp_path / "generation_config.json", {"eos_token_id": [4, 5], "temperature": 0.6})
     assert Llama.from_pretrained(tmp_path).config.end_tokens == {4, 5}
@@ -141,7 +141,7 @@ def test_what_is_no_token_id(eos):
 
 @pytest.fixture
 def sharded(tmp_path, unit_llama):
-    """A folder of two shards, and the model in it."""
+    """A folder with two shards, the model in it, and the file names of the shards."""
     model = unit_llama()
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()

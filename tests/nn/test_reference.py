@@ -1,11 +1,11 @@
-"""The model against the same formulas written down plainly: one text, head by head, token by token, in float64."""
+"""The model against a plain implementation of its formulas: one text, head by head, token by token, in float64."""
 
 import math
 
 import numpy as np
 import pytest
 
-from minilora.nn.attention import rotary_turns
+from minilora.nn.attention import rotary_tables
 
 SHAPES = {
     "grouped": {},
@@ -19,7 +19,7 @@ def reference_logits(config, weights, ids):
         return weights[f"{name}.weight"] * x / np.sqrt((x * x).mean() + config.rms_norm_eps)
 
     def turned(head, position):
-        """Features i and i + D/2 are the two parts of a complex number, which is turned by position · θ^(-2i/D)."""
+        """Rotate features i and i + D/2, the parts of a complex number, by the angle position · θ^(-2i/D)."""
         half = config.head_dim // 2
         angles = position * config.rope_theta ** (-2 * np.arange(half) / config.head_dim)
         pairs = (head[:half] + 1j * head[half:]) * np.exp(1j * angles)
@@ -63,9 +63,9 @@ def test_logits(shape, unit_llama, draw_ids):
 
 
 def test_angles_are_right_to_float32s_last_digits_far_into_a_long_text(unit_llama):
-    """Position times theta^(-2i/D)."""
+    """The angle is position · θ^(-2i/D)."""
     config = unit_llama(head_dim=8, rope_theta=500000.0).config
-    cos, sin = rotary_turns(config, 9990, 9993, np.empty(0, np.float32))
+    cos, sin = rotary_tables(config, 9990, 9993, np.empty(0, np.float32))
     assert cos.shape == sin.shape == (3, 1, 4)
     assert cos.dtype == sin.dtype == np.float32
     for t, i in np.ndindex(3, 4):

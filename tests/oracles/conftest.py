@@ -1,7 +1,7 @@
-"""What the comparisons share: models with weights of unit scale, in both libraries, and relative errors.
+"""Shared fixtures: unit-scale models in both libraries, and relative errors.
 
-Small weights hide mistakes: attention becomes an average, the MLP vanishes, and any code agrees with any other. So
-activations here are of order 1, gains differ from 1, and errors are relative.
+Small weights hide mistakes: attention becomes an average, the MLP contributes almost nothing, and wrong code agrees
+with correct code. Here, activations are of order 1, norm gains differ from 1, and errors are relative.
 """
 
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit_scale import unit_scale_llama
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # must be set before transformers is imported
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 SHAPE = {
@@ -31,7 +31,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def unit_llama():
-    """unit_llama(seed, **config): a minilora model whose activations are of order 1."""
+    """unit_llama(seed, **config): a minilora model with activations of order 1."""
     return lambda seed=0, **config: unit_scale_llama(seed, **{**SHAPE, **config})
 
 
@@ -102,11 +102,11 @@ def off_by():
 
 @pytest.fixture(scope="session")
 def gradient_off_by():
-    """gradient_off_by(ours, theirs): the norm of the difference, relative to the norm."""
+    """gradient_off_by(ours, theirs): the norm of the difference, relative to the norm of `theirs`."""
 
     def measure(ours, theirs):
         assert ours.shape == theirs.shape
-        assert np.linalg.norm(theirs) > 1e-3, "a gradient of nothing shows nothing"
+        assert np.linalg.norm(theirs) > 1e-3, "the gradient is too small for a meaningful comparison"
         return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
     return measure
@@ -114,7 +114,7 @@ def gradient_off_by():
 
 @pytest.fixture(scope="session")
 def peft_adapted(in_transformers):
-    """peft_adapted(model, **options): PEFT's version of the model with an adapter whose B is not zero."""
+    """peft_adapted(model, **options): PEFT's version of the model, with an adapter with nonzero B."""
     torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
 
     def make(model, seed=0, **options):

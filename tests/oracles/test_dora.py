@@ -1,4 +1,4 @@
-"""DoRA as PEFT computes it: files both ways, logits, gradients, merged weights, counts, dropout."""
+"""DoRA against PEFT: files in both directions, logits, gradients, merged weights, parameter counts, dropout."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ options = pytest.mark.parametrize("options", ADAPTERS.values(), ids=ADAPTERS.key
 
 @pytest.fixture
 def both(options, tmp_path, unit_llama, peft_adapted):
-    """The same adapted model here and in PEFT; the magnitudes have moved away from the rows' lengths."""
+    """The same adapted model here and in PEFT, with magnitudes that differ from the norms of the rows."""
     model = unit_llama(seed=8, num_key_value_heads=2, tie_word_embeddings=False)
     theirs = peft_adapted(model, use_dora=True, **options)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_an_adapter_from_here_acts_there_and_comes_back(
 
 
 def test_dropout_is_on_the_inputs_of_both_terms(unit_llama, peft_adapted, tmp_path, monkeypatch, off_by):
-    """y = W x + (m/‖V‖ - 1) W drop(x) + (m/‖V‖) s B A drop(x), for one mask here and there."""
+    """y = W x + (m/‖V‖ - 1) W drop(x) + (m/‖V‖) s B A drop(x), with the same mask here and in PEFT."""
     model = unit_llama(seed=8, tie_word_embeddings=False)
     theirs = peft_adapted(model, use_dora=True, r=4, target_modules=["down_proj"], lora_dropout=0.5)
     theirs.save_pretrained(tmp_path)

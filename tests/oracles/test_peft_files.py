@@ -1,4 +1,4 @@
-"""Adapters cross both ways: what minilora saves acts the same in PEFT, what PEFT saves acts the same here."""
+"""Adapter files in both directions: an adapter saved by one library has the same effect in the other."""
 
 import json
 import re
@@ -66,7 +66,7 @@ def test_an_adapter_from_here_acts_there(options, tmp_path, make_base, in_transf
     adapted = peft.PeftModel.from_pretrained(theirs, tmp_path).eval()
     after = model(ids).data
     assert off_by(after, their_logits(adapted, ids)) < 2e-5
-    assert off_by(after, before) > 0.01  # the adapter is felt
+    assert off_by(after, before) > 0.01  # the adapter has an effect
 
 
 @options
@@ -84,7 +84,7 @@ def test_an_adapter_from_there_acts_here(options, tmp_path, make_base, peft_adap
 def test_the_first_of_two_matching_patterns_counts_there_too(
     tmp_path, make_base, in_transformers, draw_ids, their_logits, off_by
 ):
-    """The order of the patterns is part of the adapter: sorting them, as PEFT does when it saves, would change it."""
+    """The order of the patterns is part of the adapter: sorting them, as PEFT does when saving, would change it."""
     model = make_base()
     ids, theirs = draw_ids(model), in_transformers(model)
     config = acting({"target_modules": QV, "alpha_pattern": {"q_proj": 40, r".*\.1\..*": 1, ".*_proj": 16}})
@@ -96,7 +96,7 @@ def test_the_first_of_two_matching_patterns_counts_there_too(
 
 @options
 def test_there_and_back(options, tmp_path, make_base, in_transformers):
-    """Through PEFT's own load and save, an adapter comes back bit for bit."""
+    """An adapter that PEFT has loaded and saved is bit-for-bit unchanged."""
     first, second = make_base(), make_base()
     lora.inject(first, acting(options), rng=np.random.default_rng(0))
     lora.save_adapter(first, tmp_path / "ours")
@@ -144,7 +144,7 @@ def test_the_config_file_says_everything_and_peft_reads_the_same(options, tmp_pa
     assert theirs.peft_type == "LORA"
     assert theirs.task_type == "CAUSAL_LM"
     stated = {"use_rslora": False, **options, "lora_dropout": 0.1, "init_lora_weights": True}
-    if options["target_modules"] == "all-linear":  # the file holds the names that it stood for
+    if options["target_modules"] == "all-linear":  # the file lists the module names instead
         excluded = {name.rpartition(".")[2] for name in options.get("exclude_modules", [])}
         stated["target_modules"] = sorted(LINEARS - excluded)
     for name, value in stated.items():

@@ -1,4 +1,4 @@
-"""PEFT's own layer, held to the laws: it obeys them, but for what its way of unmerging and mixing costs."""
+"""PEFT's own layer obeys the laws, except for rounding errors in unmerging and mixing."""
 
 import pytest
 
@@ -23,7 +23,7 @@ DIFFERS = {
 def test_peft(law):
     verdict = run(law, PeftLayer, cases=25)
     assert verdict.holds is (law.name not in DIFFERS), verdict.counterexample
-    assert verdict.worst_error < 1e-6  # it differs by rounding, never by more
+    assert verdict.worst_error < 1e-6  # it differs only by rounding
 
 
 @pytest.mark.parametrize("name", sorted(name for name in DIFFERS if name.startswith("mixing")))

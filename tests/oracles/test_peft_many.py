@@ -1,4 +1,4 @@
-"""Many adapters as in PEFT: a batch that mixes them row by row, and mixtures that become an adapter of their own."""
+"""Several adapters against PEFT: batches with a different adapter per row, and mixtures saved as a new adapter."""
 
 import numpy as np
 import pytest
@@ -70,7 +70,7 @@ def their_updates(theirs, adapter):
 def test_a_mixed_batch(rows, both, draw_ids, off_by):
     model, theirs = both(ADAPTERS)
     ids = draw_ids(model, batch=6)
-    names = ["__base__" if row is None else row for row in rows]  # their word for no adapter
+    names = ["__base__" if row is None else row for row in rows]  # PEFT's name for no adapter
     with torch.no_grad():
         expected = theirs(input_ids=torch.tensor(ids), adapter_names=names).logits.numpy()
     found = model(ids, adapters=rows).data
@@ -82,7 +82,7 @@ def test_a_mixed_batch(rows, both, draw_ids, off_by):
 @pytest.mark.parametrize("how", ["cat", "svd", "linear"])
 @pytest.mark.parametrize("weights", [[0.5, 0.5, 0.5], [0.7, 0.3, 1.5], [1.0, -0.6, -2.0]], ids=str)
 def test_a_mixture(how, weights, both, off_by):
-    """Equal weights, unequal and negative ones; under cat and svd also unequal ranks and modules."""
+    """Equal, unequal and negative weights; for cat and svd also different ranks and modules."""
     model, theirs = both(EQUAL if how == "linear" else ADAPTERS)
     names = ["one", "two", "three"]
     lora.mix(model, dict(zip(names, weights, strict=True)), "mixed", how, 3 if how == "svd" else None)
@@ -91,12 +91,12 @@ def test_a_mixture(how, weights, both, off_by):
     assert found.keys() == expected.keys()
     for path, delta in expected.items():
         assert off_by(found[path], delta) < 1e-5, path
-        assert np.abs(delta).max() > 0.05, "a mixture of nothing shows nothing"
+        assert np.abs(delta).max() > 0.05, "the mixture is too small for a meaningful comparison"
 
 
 @pytest.mark.parametrize("how", ["cat", "svd"])
 def test_a_saved_mixture_opens_there(how, both, tmp_path, unit_llama, in_transformers, draw_ids, their_logits, off_by):
-    """With another rank in nearly every module, each named by its whole path."""
+    """The rank differs between modules, so each module is named by its full path."""
     model, _ = both(ADAPTERS)
     ids = draw_ids(model)
     made = lora.mix(model, {"one": 0.7, "two": -1.2, "three": 0.4}, "mixed", how)

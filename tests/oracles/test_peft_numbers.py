@@ -1,4 +1,4 @@
-"""The same adapter has PEFT's gradients, merged weights, parameter counts, mixtures and initial distribution."""
+"""Gradients, merged weights, parameter counts, mixtures and initial distributions agree with PEFT."""
 
 import numpy as np
 import pytest
@@ -110,7 +110,7 @@ def test_strengths_are_pefts_concatenated_mixture(
 
 @pytest.mark.parametrize("init", [True, False, "gaussian"])
 def test_fresh_adapters_have_the_same_distribution(init, unit_llama, peft_adapted):
-    """Deviation and bound of A and of B, over some thousands of draws each."""
+    """The standard deviation and the bounds of A and B, over several thousand values each."""
     options = {"r": 32, "target_modules": ["o_proj", "down_proj"], "init_lora_weights": init}
     model = unit_llama(hidden_size=48, num_attention_heads=3, head_dim=32, intermediate_size=200)
     theirs = peft_adapted(model, **options)

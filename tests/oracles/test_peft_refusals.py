@@ -1,4 +1,4 @@
-"""Adapters that PEFT makes and minilora does not compute are refused, the message naming the reason."""
+"""PEFT adapters that minilora does not support are rejected with the reason."""
 
 import json
 
@@ -40,7 +40,7 @@ def model(unit_llama):
 
 
 def refused(model, folder, reason):
-    """Loading raises one line that names the reason, and leaves the model as it was."""
+    """Check that loading raises a one-line error with the reason, and leaves the model unchanged."""
     before = {name: array.copy() for name, array in model.state_dict().items()}
     with pytest.raises(lora.AdapterError, match=reason) as caught:
         lora.load_adapter(model, folder)
@@ -68,13 +68,13 @@ def test_a_base_of_another_width(unit_llama, model, tmp_path, peft_adapted):
     refused(model, tmp_path, r"q_proj\.lora_[AB]\.weight should have shape \(\d+, \d+\), found")
 
 
-def test_that_it_is_the_base_is_said(unit_llama, model, tmp_path, peft_adapted):
+def test_another_width_is_attributed_to_the_base(unit_llama, model, tmp_path, peft_adapted):
     peft_adapted(unit_llama(hidden_size=32), target_modules=["q_proj"], r=2).save_pretrained(tmp_path)
     refused(model, tmp_path, "the adapter was made for a base model with different dimensions")
 
 
 def test_a_base_with_another_head(unit_llama, model, tmp_path, peft_adapted):
-    """PEFT keeps the frozen weight of an adapted output head, which tells the bases apart."""
+    """PEFT saves the frozen weight of an adapted output head, which distinguishes the bases."""
     other = unit_llama(seed=99, tie_word_embeddings=False)
     peft_adapted(other, target_modules=["lm_head"], r=2).save_pretrained(tmp_path)
     refused(model, tmp_path, r"for a different base model: its copy of lm_head\.weight differs")
@@ -82,7 +82,7 @@ def test_a_base_with_another_head(unit_llama, model, tmp_path, peft_adapted):
 
 @pytest.mark.parametrize("name", ["r", "lora_alpha"])
 def test_what_peft_would_guess(name, model, tmp_path, peft_adapted):
-    """PEFT takes a missing r or lora_alpha to be 8, and the adapter acts wrongly without a word."""
+    """PEFT assumes 8 for a missing r or lora_alpha, and the adapter silently has a wrong effect."""
     peft_adapted(model, target_modules=["q_proj"], r=4, lora_alpha=16).save_pretrained(tmp_path)
     values = json.loads((tmp_path / "adapter_config.json").read_text())
     del values[name]
@@ -92,13 +92,13 @@ def test_what_peft_would_guess(name, model, tmp_path, peft_adapted):
 
 
 def test_layers_beside_all_linear(model, tmp_path):
-    """The one thing that is taken here and not there, as `minilora info` says."""
+    """The only option that minilora accepts and PEFT does not, as `minilora info` reports."""
     options = lora.LoraConfig(target_modules="all-linear", layers_to_transform=[0])
     (verdict, *_) = loaders(options, [])
     assert not verdict.compatible
     with pytest.raises(ValueError, match="`layers_to_transform` cannot be used when `target_modules` is a str"):
         peft.LoraConfig(target_modules="all-linear", layers_to_transform=[0])
     lora.inject(model, options, rng=np.random.default_rng(0))
-    lora.save_adapter(model, tmp_path)  # writes the names down, and PEFT takes those
+    lora.save_adapter(model, tmp_path)  # the file lists the module names, which PEFT accepts
     assert loaders(lora.read_adapter(tmp_path)[0], [])[0].compatible
     assert peft.LoraConfig.from_pretrained(tmp_path).layers_to_transform == [0]

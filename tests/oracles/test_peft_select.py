@@ -43,7 +43,7 @@ EXPRESSIONS = {
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
 def model(request, unit_llama):
-    """Eleven layers, so that layer 1 and layer 10 can be mistaken for each other."""
+    """Eleven layers, so that layers 1 and 10 can be confused."""
     return unit_llama(num_hidden_layers=11, hidden_size=8, intermediate_size=8, tie_word_embeddings=request.param)
 
 

@@ -1,4 +1,4 @@
-"""Model folders cross both ways: what minilora saves opens in transformers, what transformers saves opens here."""
+"""Model folders in both directions: each library loads the folders that the other one saves."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_a_folder_from_here_opens_there(shape, dtype, tmp_path, unit_llama, draw
     )
     assert not any(notes.values()), notes
     ids = draw_ids(model, time=40)
-    if dtype == "float16":  # what is on disk is the rounded model
+    if dtype == "float16":  # the file contains the rounded weights
         for p in model.parameters():
             p.data[...] = p.data.astype(np.float16)
     assert off_by(their_logits(theirs.eval(), ids), model(ids).data) < 2e-5
@@ -48,7 +48,7 @@ def test_a_folder_from_there_opens_here(
     original = unit_llama(**shape)
     in_transformers(original).to(getattr(torch, dtype)).save_pretrained(tmp_path)
     model = Llama.from_pretrained(tmp_path)
-    # The rounded weights, computed with in float32; converting in place would leave rounded angles behind.
+    # The rounded weights in float32. Converting the model in place would leave rounded rotary angles behind.
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert model.parameters()[0].dtype == np.float32
     for name, p in theirs.named_parameters():
@@ -84,7 +84,7 @@ def test_the_config_there_and_back(shape, tmp_path, unit_llama, in_transformers)
 
 
 def test_a_config_of_transformers_4_states_rope_theta_outside():
-    """Version 4 wrote rope_theta beside a rope_scaling of null; version 5 writes rope_parameters."""
+    """Version 4 wrote rope_theta next to a rope_scaling of null; version 5 writes rope_parameters."""
     newer = transformers.LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": 777.0}).to_dict()
     del newer["rope_parameters"]
     older = {**newer, "rope_theta": 777.0, "rope_scaling": None}
@@ -92,7 +92,7 @@ def test_a_config_of_transformers_4_states_rope_theta_outside():
 
 
 def test_a_silent_config_means_what_transformers_takes_it_to_mean():
-    """Only what has no default here is stated; the rest must be transformers' default."""
+    """The config contains only the values without a default; all others must equal transformers' defaults."""
     stated = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4}
     stated["num_hidden_layers"] = 1
     ours, theirs = LlamaConfig.from_dict({"model_type": "llama", **stated}), transformers.LlamaConfig(**stated)

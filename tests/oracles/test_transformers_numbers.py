@@ -1,4 +1,4 @@
-"""The same weights give the same logits and the same gradients as transformers' LlamaForCausalLM."""
+"""The same weights give the same logits and gradients as transformers' LlamaForCausalLM."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_the_gradient_of_every_parameter(shape, unit_llama, in_transformers, dra
 
 
 def test_the_loss_and_its_gradient(unit_llama, in_transformers, draw_ids, gradient_off_by):
-    """transformers shifts the labels itself: its loss on a text is ours on the text and its next tokens."""
+    """transformers shifts the labels itself, so its loss on a text equals ours on the text and its next tokens."""
     model = unit_llama(seed=5, num_key_value_heads=2)
     theirs, text = in_transformers(model), draw_ids(model, time=20)
     loss = model.loss(text[:, :-1], text[:, 1:])
@@ -67,7 +67,7 @@ def test_the_loss_and_its_gradient(unit_llama, in_transformers, draw_ids, gradie
 def test_in_float64_they_agree_to_ten_digits(
     shape, unit_llama, in_transformers, draw_ids, their_logits, off_by, monkeypatch
 ):
-    """transformers works out norms and angles in float32 whatever the weights are; torch's own stand in for them."""
+    """transformers always computes norms and angles in float32, so the test replaces them with float64 versions."""
     model = unit_llama(seed=6, **shape)
     theirs, ids = in_transformers(model).double(), draw_ids(model, time=70)
     model.astype(np.float64)

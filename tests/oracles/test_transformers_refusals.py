@@ -1,4 +1,4 @@
-"""A config that asks for what minilora does not compute is refused by that feature's name, never half-loaded."""
+"""A config that requires an unsupported feature is rejected with the name of the feature."""
 
 import pytest
 
@@ -68,7 +68,7 @@ def test_rope_scaling_as_transformers_4_wrote_it(scaling):
 
 @pytest.mark.parametrize("name", ["sliding_window", "num_key_value_heads"])
 def test_a_silent_mistral_config_means_what_transformers_takes_it_to_mean(name):
-    """Mistral's defaults are not Llama's: a window of 4096 and 8 key heads."""
+    """Mistral's defaults differ from Llama's: a window of 4096 and 8 key heads."""
     values = {**transformers.MistralConfig().to_dict(), "sliding_window": None}
     del values[name]
     if name == "sliding_window":

@@ -1,4 +1,4 @@
-"""The packaged voices open in PEFT, on the packaged base opened by transformers, and give the same logits."""
+"""The packaged voices give the same logits in PEFT, on the packaged base loaded by transformers."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.oracle
 
 @pytest.fixture(scope="module")
 def both():
-    """The base with all voices, here and there."""
+    """The base with all voices, here and in PEFT."""
     base = transformers.AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32)
     first, *others = NAMES
     theirs = peft.PeftModel.from_pretrained(base, voice_folder(first), adapter_name=first)

@@ -1,4 +1,4 @@
-"""A run from settings: what lies in the folder, the same training step by step, and what is refused."""
+"""Runs from settings: the files in the folder, `run_steps`, resuming, and refused folders."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ TEXT = "It was the best of times, it was the worst of times.\n" * 40
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """An empty working folder, with a tiny base and a text in it."""
+    """A temporary working folder with a tiny base model and a text."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text(TEXT)
     shape = LlamaConfig(hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2)
@@ -28,7 +28,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def settings():
-    """settings(...): six steps of the demo on the tiny base."""
+    """settings(**changes): the demo preset with six steps, on the text and the tiny base."""
     small = {"iters": 6, "batch": 2, "context": 16, "warmup": 2, "eval_every": 3, "eval_windows": 4}
 
     def make(**changes):
@@ -58,7 +58,7 @@ def test_quiet_says_nothing(settings, capsys):
 
 @pytest.mark.parametrize("changes", [{}, {"method": "dora"}, {"method": "full"}, {"fresh": True}], ids=str)
 def test_step_by_step_it_is_the_same_run(changes, folder, settings):
-    """In memory: nothing is written."""
+    """`run_steps` gives the same result in memory, without writing any file."""
     history = runs.run(settings(**changes), "out", quiet=True)
     before = sorted(folder.rglob("*"))
     *_, last = runs.run_steps(settings(**changes))
@@ -67,7 +67,7 @@ def test_step_by_step_it_is_the_same_run(changes, folder, settings):
 
 
 def test_texts_of_ones_own(settings):
-    """Token ids in place of the corpus, and a name for the adapter."""
+    """Token ids replace the corpus, and the adapter has a given name."""
     ids = ByteTokenizer().encode(TEXT)
     texts = ids[:-212], ids[-212:]
     assert all(np.array_equal(a, b) for a, b in zip(texts, load_ids("text"), strict=True))

@@ -1,4 +1,4 @@
-"""Presets, changes to them, and run.toml, which is a preset again."""
+"""Presets, changes to presets, and run.toml, which can be loaded like a preset."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import pytest
 
 from minilora.data import corpora
 from minilora.runs import load_settings, presets
-from minilora.runs.settings import CHANGES
+from minilora.runs.settings import CHANGEABLE
 
 VALUES = {"corpus": ["a.txt", 'a "quoted" C:\\path', "Ä 🦙\t日本"], "base": "runs/base 🦙", "method": "full"}
 VALUES |= {"dtype": "float16", "targets": ["k_proj", "up_proj"], "alpha": 7.5, "dropout": 0.125, "lr": 3e-05}
@@ -21,8 +21,8 @@ def value_of(change):
 
 
 def entry(chosen, change):
-    section, name = CHANGES[change]
-    return getattr(getattr(chosen, section) if section else chosen, name, None)  # in full there is no adapter
+    section, name = CHANGEABLE[change]
+    return getattr(getattr(chosen, section) if section else chosen, name, None)  # full training has no adapter
 
 
 @pytest.mark.parametrize("name", presets())
@@ -35,14 +35,14 @@ def test_every_preset_loads_and_makes_sense(name):
     assert set(presets()) >= {"base", "demo", "nanogpt-cpu"}
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("change", CHANGEABLE)
 def test_a_change_overrides_its_entry_and_no_other(change, tmp_path):
     preset = tmp_path / "mine.toml"
     preset.write_text("[model]\nnum_attention_heads = 4\nhidden_size = 32\n[lora]\nlora_alpha = 99")
     before, after = load_settings(preset), load_settings(preset, **{change: value_of(change)})
     assert entry(before, change) != value_of(change)
     assert entry(after, change) == value_of(change)
-    changed = {other for other in CHANGES if entry(before, other) != entry(after, other)}
+    changed = {other for other in CHANGEABLE if entry(before, other) != entry(after, other)}
     derived = {"rank": {"alpha"}, "heads": {"kv_heads"}, "method": {"rank", "alpha", "dropout", "targets"}}
     assert changed - derived.get(change, set()) == {change}
 
@@ -50,11 +50,11 @@ def test_a_change_overrides_its_entry_and_no_other(change, tmp_path):
 @pytest.mark.parametrize(("changes", "alpha"), [({}, 16), ({"rank": 3}, 6), ({"rank": 3, "alpha": 1.5}, 1.5)])
 def test_another_rank_keeps_the_scale(changes, alpha):
     assert load_settings("demo", **changes).adapter.lora_alpha == alpha
-    assert load_settings("base", context=48).model.max_position_embeddings == 48  # the new model's, too
+    assert load_settings("base", context=48).model.max_position_embeddings == 48  # also sets the context of a new model
 
 
 @pytest.mark.parametrize("name", presets())
-@pytest.mark.parametrize("changes", [{}, {name: value_of(name) for name in CHANGES}, {"targets": r".*\.(q|v)_proj"}])
+@pytest.mark.parametrize("changes", [{}, {name: value_of(name) for name in CHANGEABLE}, {"targets": r".*\.(q|v)_proj"}])
 def test_run_toml_is_the_same_settings_again(name, changes, tmp_path):
     chosen = load_settings(name, **changes)
     assert chosen.save(tmp_path) == tmp_path / "run.toml"
@@ -76,11 +76,11 @@ def test_run_toml_keeps_patterns_and_lists(tmp_path):
     chosen.save(tmp_path)
     again = load_settings(tmp_path / "run.toml")
     assert again == chosen
-    assert list(again.adapter.rank_pattern) == list(chosen.adapter.rank_pattern)  # the first that matches counts
+    assert list(again.adapter.rank_pattern) == list(chosen.adapter.rank_pattern)  # the first match applies
 
 
 def test_a_run_of_a_fresh_model_or_of_a_base():
-    """As the preset has it, unless told otherwise; `minilora pretrain` and `finetune` tell."""
+    """The preset decides, unless `fresh` is given, as by `minilora pretrain` and `minilora finetune`."""
     assert load_settings("base").model.hidden_size == 192
     assert load_settings("base", fresh=False).model is None
     assert load_settings("demo").model is None
@@ -89,7 +89,7 @@ def test_a_run_of_a_fresh_model_or_of_a_base():
     assert (pretraining.model.num_hidden_layers, pretraining.model.max_position_embeddings) == (2, 64)
 
 
-def test_a_change_that_means_nothing():
+def test_an_unknown_setting_is_refused():
     with pytest.raises(ValueError, match=r"unknown settings: rnak; valid settings: corpus, base, .*, rank, "):
         load_settings("demo", rnak=3)
 
@@ -108,7 +108,7 @@ def test_a_change_that_means_nothing():
         ("corpus = 'tinyshakespeare'", "expected corpus to be a list of names"),
     ],
 )
-def test_a_preset_that_means_nothing(text, words, tmp_path):
+def test_an_invalid_preset_is_refused(text, words, tmp_path):
     (tmp_path / "mine.toml").write_text(text)
     with pytest.raises(ValueError, match=words) as caught:
         load_settings(tmp_path / "mine.toml")
@@ -116,7 +116,7 @@ def test_a_preset_that_means_nothing(text, words, tmp_path):
 
 
 def test_every_setting_is_written(tmp_path):
-    """Nothing that decides what a run does is left to a default that may change."""
+    """Every setting of a run is saved, so that a later change of a default cannot affect it."""
     chosen = load_settings("demo", fresh=False)
     text = chosen.save(tmp_path).read_text()
     for table in ("adapter", "training"):

@@ -1,4 +1,4 @@
-"""A tiny model of unit scale, a short text and a short run: what the training tests share."""
+"""Fixtures of the training tests: a tiny model of unit scale, a short text and a short run."""
 
 import dataclasses
 import itertools
@@ -29,7 +29,7 @@ CONFIG = TrainingConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def no_waiting_for_the_disk():
-    """These tests stop processes, not machines: what has been written need not have reached the disk."""
+    """Disable fsync, which is slow. The tests stop processes, not the machine, so written data is not lost."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
         yield
@@ -37,7 +37,7 @@ def no_waiting_for_the_disk():
 
 @pytest.fixture(scope="module", autouse=True)
 def ctrl_c_can_be_pressed():
-    """As at a terminal: what a script runs in the background begins with a SIGINT that is ignored."""
+    """Handle SIGINT as in a terminal. Processes that a script starts in the background ignore it by default."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -45,7 +45,7 @@ def ctrl_c_can_be_pressed():
 
 @pytest.fixture(scope="session")
 def make_model():
-    """make_model(method, dropout, **shape): the same bytes each time; with "lora", A and B are of unit scale."""
+    """make_model(method, dropout, **shape): a model with fixed weights; for "lora", A and B are of unit scale."""
 
     def make(method="full", dropout=0.0, **shape):
         model = Llama(LlamaConfig(**{**SHAPE, **shape}), np.random.default_rng(0))
@@ -61,19 +61,19 @@ def make_model():
 
 @pytest.fixture(scope="session")
 def ids():
-    """400 token ids in which there is something to learn: each is the one before plus 0, 1 or 2."""
+    """400 token ids with a learnable pattern: each is the previous one plus 0, 1 or 2, modulo the vocabulary size."""
     return np.cumsum(np.random.default_rng(2).integers(0, 3, 400)) % SHAPE["vocab_size"]
 
 
 @pytest.fixture(scope="session")
 def config():
-    """config(**changes): a run of six steps."""
+    """config(**changes): the settings of a run of six steps."""
     return lambda **changes: dataclasses.replace(CONFIG, **changes)
 
 
 @pytest.fixture(scope="session")
 def run(ids):
-    """run(model, config, ...): `train` on the first 300 ids, with the other 100 held out, in silence."""
+    """run(model, config, path, **options): call `train`, quietly, on the first 300 ids, with the other 100 held out."""
 
     def go(model, config, path=None, **options):
         options = {"train_ids": ids[:300], "val_ids": ids[300:], "quiet": True, **options}
@@ -84,13 +84,13 @@ def run(ids):
 
 @pytest.fixture(scope="session")
 def act_in():
-    """act_in(model, call, act): from now on, `act()` runs as the `call`th training loss begins to be computed."""
+    """act_in(model, call, act): call `act()` just before the training loss is computed for the `call`th time."""
 
     def arrange(model, call, act):
         loss, calls = model.loss, itertools.count(1)
 
         def watched(inputs, targets):
-            if model.rng is not None and next(calls) == call:  # a generator is there while training only
+            if model.rng is not None and next(calls) == call:  # the model has a generator only in training mode
                 act()
             return loss(inputs, targets)
 
@@ -101,5 +101,5 @@ def act_in():
 
 @pytest.fixture(scope="session")
 def bits():
-    """bits(model): every parameter's bytes, by name."""
+    """bits(model): the bytes of every parameter, by name."""
     return lambda model: {name: array.tobytes() for name, array in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Two small methods with hooks, as ReLoRA and AdaLoRA have them: what a run has to offer to methods to come."""
+"""Two small methods with training hooks like those of ReLoRA and AdaLoRA, to test the hook interface."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from minilora.lora.lora import draw_A
 
 
 class Restart(Hook):
-    """Every few steps: merge the update into the frozen weight, draw a new A, and begin with a zero B again."""
+    """Every few steps, merge the update into the frozen weight, draw a new A, and reset B to zero."""
 
     def __init__(self, layers, adapter, every):
         self.layers, self.adapter, self.every = layers, adapter, every
@@ -37,7 +37,7 @@ class Restart(Hook):
 
 
 class Prune(Hook):
-    """Keeps the rows of A orthogonal by a penalty, scores each rank by |p · gradient|, and cuts the least important."""
+    """Keep the rows of A orthogonal with a penalty, score each rank by |p · gradient|, and prune the lowest."""
 
     def __init__(self, updates, weight, steps):
         self.updates, self.weight, self.steps = updates, weight, steps
@@ -75,7 +75,7 @@ class RestartConfig(LoraConfig):
     every: int = setting(2, check_rank)
     name: ClassVar = "restart"
     label: ClassVar = "restarted LoRA"
-    recognised_by: ClassVar = {"peft_type": "RESTART"}
+    recognized_by: ClassVar = {"peft_type": "RESTART"}
 
     def hook(self, model, adapter):
         return Restart(hosts(model, adapter), adapter, self.every)
@@ -86,7 +86,7 @@ class PruneConfig(LoraConfig):
     cut_at: int = setting(3, check_rank)
     name: ClassVar = "prune"
     label: ClassVar = "pruned LoRA"
-    recognised_by: ClassVar = {"peft_type": "PRUNE"}
+    recognized_by: ClassVar = {"peft_type": "PRUNE"}
 
     def hook(self, model, adapter):
         updates = {path: host.updates[adapter] for path, host in hosts(model, adapter).items()}

@@ -1,4 +1,4 @@
-"""A checkpoint holds everything, and one that does not fit is refused in one line, before anything changes."""
+"""A checkpoint stores the full state. One that does not match is refused in one line, before anything changes."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ from minilora.training import AdamW, CheckpointError, History, TrainingConfig, c
 
 @pytest.fixture
 def saved(make_model, config, run, tmp_path):
-    """The checkpoint of a finished run of LoRA."""
+    """The checkpoint of a finished LoRA run."""
     path = tmp_path / "checkpoint.safetensors"
     run(make_model("lora"), config(), path)
     return path
@@ -21,7 +21,7 @@ def saved(make_model, config, run, tmp_path):
 
 @pytest.fixture(scope="session")
 def refused(run, bits):
-    """refused(model, config, path, words, ...): resuming fails with `words`, in one line, and nothing changes."""
+    """refused(model, config, path, words, ...): check that resuming fails with `words` in one line, without changes."""
 
     def check(model, config, path, words, **options):
         before, file = bits(model), path.read_bytes() if path.is_file() else None
@@ -36,9 +36,9 @@ def refused(run, bits):
 
 
 def test_it_brings_back_all_that_was_saved(make_model, tmp_path):
-    """Parameters, both moments, the step, the generator and the losses, bit for bit, in place.
+    """Parameters, both moments, the step, the generator and the losses are restored bit for bit, in place.
 
-    The generator holds back half of a 64-bit draw, which the next 32-bit draw takes.
+    The generator's state includes the buffered half of a 64-bit draw, which the next 32-bit draw uses.
     """
     rng, path = np.random.default_rng(8), tmp_path / "checkpoint"
     models = [make_model(), make_model("full", initializer_range=0.1)]
@@ -89,7 +89,7 @@ def test_other_data(changed, saved, make_model, config, ids, refused):
 def test_another_frozen_base(saved, make_model, config, refused):
     model = make_model("lora")
     weight = model.model.layers[0].mlp.up_proj.weight.data
-    weight.view(np.uint32)[0, 0] ^= 1  # the last bit of one number
+    weight.view(np.uint32)[0, 0] ^= 1  # the last bit of one weight
     refused(model, config(), saved, "was saved with frozen parameters = ")
 
 
@@ -102,7 +102,7 @@ def test_other_parameters(saved, make_model, config, refused):
 
 @pytest.mark.parametrize(("name", "value"), [("lora_alpha", 8), ("lora_dropout", 0.5), ("strength", 0.5)])
 def test_other_settings_of_the_adapter(name, value, saved, make_model, config, refused):
-    """They show in no tensor, but the run would learn something else."""
+    """No tensor depends on these settings, but the resumed run would have a different result."""
     model = make_model("lora")
     if name == "strength":
         lora.set_active(model, {"default": value})
@@ -121,7 +121,7 @@ def test_no_file_or_another_file_or_half_of_one(saved, make_model, config, refus
 
 
 def test_lora_keeps_nothing_of_the_base_in_it(saved, make_model):
-    """The buffers are as long as A and B together: this is where LoRA saves memory."""
+    """The buffers have as many elements as A and B together, which is where LoRA saves memory."""
     trained = sum(p.size for p in make_model("lora").parameters(trainable=True))
     tensors = read_tensors(saved)
     assert [tensors[name].size for name in ("parameters", "exp_avg", "exp_avg_sq")] == [trained] * 3

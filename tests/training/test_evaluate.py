@@ -1,4 +1,4 @@
-"""Evaluation is a fixed number: the same windows each time, no dropout, nothing disturbed."""
+"""Evaluation is deterministic: fixed windows, no dropout, and no side effects on the model or its generator."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from minilora.training import evaluate
 
 
 def by_hand(model, ids, context, windows):
-    """The mean of -log softmax(logits)[next token] over the windows, one window at a time."""
+    """Return the mean of -log softmax(logits)[next token] over the windows, one window at a time."""
     total = 0.0
     for start in [i * (len(ids) - context - 1) // (windows - 1) for i in range(windows)]:
         logits = model(ids[None, start : start + context]).data[0].astype(np.float64)
@@ -35,7 +35,7 @@ def test_dropout_is_off_and_the_generator_is_left_alone(make_model, ids):
     state = rng.bit_generator.state
     assert evaluate(model, ids, 5, 8) == expected
     assert rng.bit_generator.state == state
-    assert all(module.rng is rng for _, module in model.named_modules())  # and training goes on
+    assert all(module.rng is rng for _, module in model.named_modules())  # still in training mode
 
 
 def test_a_model_at_rest_stays_at_rest_without_gradients_and_recording_goes_on(make_model, ids):

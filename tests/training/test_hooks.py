@@ -1,4 +1,4 @@
-"""What a run offers to methods: hooks in each step, and rates and decay of their own for tensors."""
+"""The interface of a run for methods: hooks in each step, and learning rates and weight decay per tensor."""
 
 import contextlib
 
@@ -20,7 +20,7 @@ METHODS = {"restart": RestartConfig, "prune": PruneConfig}
 
 
 class Crash(Exception):
-    """What a power cut looks like from inside: nothing more is saved."""
+    """Simulates a power failure: the run ends without saving anything more."""
 
 
 def crash():
@@ -29,7 +29,7 @@ def crash():
 
 @pytest.fixture(scope="session")
 def make_hooked(make_model):
-    """make_hooked(config): a model of unit scale with an adapter of this method."""
+    """make_hooked(config): a model of unit scale with an adapter of the config's method."""
 
     def make(config):
         model = make_model()
@@ -41,13 +41,13 @@ def make_hooked(make_model):
 
 @pytest.fixture(scope="session")
 def make_method(make_hooked):
-    """make_method(name): the same bytes each time."""
+    """make_method(name): a model with an adapter of this method, bit-for-bit identical on each call."""
     return lambda name: make_hooked(METHODS[name](r=3, target_modules="all-linear", lora_dropout=0.25))
 
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """recorded(model, hook): from now on, the hook of LoRA's adapters."""
+    """recorded(hook): make `hook` the training hook of LoRA adapters."""
     return lambda hook: monkeypatch.setattr(lora.LoraConfig, "hook", lambda self, model, adapter: hook)
 
 
@@ -60,7 +60,7 @@ def recorded(monkeypatch):
 def test_a_resumed_run_ends_with_the_same_bits(
     method, stops, checkpoint_every, make_method, config, run, act_in, bits, tmp_path_factory
 ):
-    """Also of the frozen weights that a method changes, and of the ranks that it cuts."""
+    """This includes frozen weights that a method changes, and ranks that it prunes."""
     c, path = config(checkpoint_every=checkpoint_every), tmp_path_factory.getbasetemp() / "hooked.safetensors"
 
     def result(prepare=lambda model: None):
@@ -79,7 +79,7 @@ def test_a_resumed_run_ends_with_the_same_bits(
 
 
 def test_restarting_changes_the_frozen_weights_and_not_the_function(make_method, ids, config):
-    """At the moment of a restart: W + s·BA has become W, and the optimizer has forgotten A and B."""
+    """At a restart, W becomes W + s·BA, B becomes zero, and the optimizer state of A and B is reset."""
     model = make_method("restart")
     before = {path: host.base.weight.data.copy() for path, host in hosts(model).items()}
     training = Run(model, ids[:300], ids[300:], config())
@@ -111,7 +111,7 @@ def test_pruning_cuts_one_rank_of_each_layer_for_good(make_method, run, config):
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_a_penalty_counts_once_a_step(threads, accumulate, make_model, ids, config, recorded, monkeypatch):
-    """However many pieces and batches it has; and the recorded loss is that of the text alone."""
+    """This holds for any number of pieces and batches, and the recorded loss excludes the penalty."""
     monkeypatch.setattr(pieces, "PIECE", 5)
     model, plain = (make_model("lora") for _ in range(2))
     p = hosts(model)["model.layers.0.mlp.up_proj"].updates["default"].lora_A
@@ -163,7 +163,7 @@ def test_a_hook_sees_clipped_gradients_before_the_update_and_the_same_ones_after
 
 
 def test_gradients_may_be_changed_before_the_update(make_model, ids, config, recorded, bits):
-    """A hook that zeroes them leaves the parameters as they are."""
+    """With a hook that zeroes the gradients, the parameters do not change."""
     model = make_model("lora")
 
     class Zero(Hook):
@@ -197,7 +197,7 @@ def test_a_checkpoint_without_the_state_of_a_hook_is_refused(make_method, run, c
 
 
 def test_an_update_says_which_of_its_tensors_decay_and_how_fast_each_learns(make_model, monkeypatch):
-    """As IA³'s vector, a matrix of one column on disk, must not decay away from 1, and LoRA+ trains B faster."""
+    """IA³'s vector, saved as a one-column matrix, must not decay away from 1, and LoRA+ trains B faster."""
     update_type = lora.LoraConfig.update_type
     monkeypatch.setattr(update_type, "decays", lambda self, name: name == "lora_B")
     monkeypatch.setattr(update_type, "lr_scale", lambda self, name: 16.0 if name == "lora_B" else 1.0)
@@ -217,7 +217,7 @@ def test_by_default_matrices_decay_and_vectors_do_not(make_model):
 
 
 def test_a_rate_of_its_own_is_a_multiple_of_the_runs(make_model, ids, config, monkeypatch):
-    """One SGD step: B moves 16 times as far as its gradient says."""
+    """In one SGD step with lr_scale 16 for B, B moves by 16 · lr · gradient."""
     monkeypatch.setattr(lora.LoraConfig.update_type, "lr_scale", lambda self, name: 16.0 if name == "lora_B" else 1.0)
     model = make_model("lora")
     model.astype(np.float64)

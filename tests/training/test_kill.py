@@ -1,4 +1,4 @@
-"""`kill -9` at every moment of the writing of a checkpoint leaves a whole one: the old or the new."""
+"""`kill -9` at any moment while a checkpoint is written leaves a complete one, either the old or the new."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ SCRIPT = textwrap.dedent(
     from minilora.training import AdamW, CheckpointError, History, checkpoint
 
     path, rng = Path(sys.argv[1]), np.random.default_rng(0)
-    os.fsync = lambda handle: None  # processes are killed here, not the machine; waiting for the disk takes long
+    os.fsync = lambda handle: None  # only processes are killed, not the machine, and fsync is slow
 
     def state(value):
         optimizer = AdamW([("p", Tensor(np.full(5_000, value), True))])
@@ -26,7 +26,7 @@ SCRIPT = textwrap.dedent(
         return optimizer
 
     def save(value, moment=None):
-        '''Save a state; killed at the `moment`th call or return that the package or a writing function makes.'''
+        '''Save a state. With `moment`, kill the process at that call or return in minilora or a file function.'''
         seen = 0
 
         def watch(frame, event, argument):
@@ -41,7 +41,7 @@ SCRIPT = textwrap.dedent(
         checkpoint.save(path, state(value), rng, History([value], []), {})
         sys.setprofile(None)
 
-    checkpoint.save(path, state(1.0), rng, History([1.0], []), {})  # everything is imported now
+    checkpoint.save(path, state(1.0), rng, History([1.0], []), {})  # so that all modules are imported
     found, moment = [], 0
     while True:
         moment += 1
@@ -63,12 +63,12 @@ SCRIPT = textwrap.dedent(
 )
 
 
-@pytest.mark.skipif(os.name != "posix", reason="fork and SIGKILL are POSIX's")
+@pytest.mark.skipif(os.name != "posix", reason="requires POSIX fork and SIGKILL")
 def test_there_is_a_whole_checkpoint_at_every_moment(tmp_path):
     path = tmp_path / "checkpoint.safetensors"
     run = subprocess.run([sys.executable, "-c", SCRIPT, path], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     found = [int(word) for word in run.stdout.split()]
     assert len(found) > 40
-    assert found == sorted(found)  # first the old one, then, from the rename on, the new one
+    assert found == sorted(found)  # the old one before the rename, the new one after it
     assert set(found) == {1, 2}

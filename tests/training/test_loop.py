@@ -1,4 +1,4 @@
-"""What a run does: the textbook's updates, to trainable parameters alone, with a loss that falls."""
+"""The training loop: textbook updates of the trainable parameters only, and a decreasing loss."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from minilora.training import TrainingConfig, pieces, train
 from minilora.training.schedule import learning_rate
 from tests.training.textbook import Textbook
 
-EXACT = 1e-9  # relative, in float64: sums in another order, then divided by √v̂
+EXACT = 1e-9  # relative, in float64: sums are in a different order, and are then divided by √v̂
 
 
 def textbook_run(model, ids, c):
-    """The same run from its definition: windows, mean gradient, clipping and AdamW, one parameter at a time."""
+    """Train by definition: windows, mean gradient, clipping and AdamW, one parameter at a time. Return the losses."""
     rng, losses = np.random.default_rng(c.seed), []
     parameters = model.parameters(trainable=True)
     books = [Textbook(p.data, c.weight_decay * (p.ndim >= 2), (c.beta1, c.beta2), 1e-8) for p in parameters]
@@ -36,7 +36,7 @@ def textbook_run(model, ids, c):
 
 @pytest.mark.parametrize(("method", "accumulate"), [("full", 1), ("lora", 3)])
 def test_a_run_is_the_textbook_run(method, accumulate, make_model, ids, config, run, monkeypatch):
-    """Each batch of three windows is worked on in a piece of one and a piece of two."""
+    """Each batch of three windows is computed in two pieces, of one and two windows."""
     monkeypatch.setattr(pieces, "PIECE", 6)
     assert len(pieces.cut(3, 5)) == 2
     c = config(accumulate=accumulate, weight_decay=0.3, grad_clip=0.5)
@@ -68,7 +68,7 @@ def test_full_training_changes_every_parameter_and_stays_in_float32(make_model, 
     for name, p in model.named_parameters():
         assert p.dtype == np.float32
         assert (p.data != before[name]).any(), name
-    assert model.rng is None  # what comes out is ready to use
+    assert model.rng is None  # the trained model is in eval mode
 
 
 def test_another_seed_gives_another_run(make_model, config, run, bits):
@@ -81,7 +81,7 @@ def test_another_seed_gives_another_run(make_model, config, run, bits):
 
 @pytest.mark.parametrize(("method", "below"), [("full", 0.1), ("lora", 0.5)])
 def test_it_learns_a_text_by_heart(method, below, make_model):
-    """From ln 29 = 3.4 nats on the first guess to next to nothing: there is only one way on in this text."""
+    """From ln 29 = 3.4 nats for a uniform guess to nearly 0: in this text, each character follows from the context."""
     shape = {"vocab_size": 29, "hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 16}
     text = np.frombuffer(b"the quick brown fox jumps over the lazy dog; " * 8, dtype=np.uint8).astype(np.int64)
     ids = np.unique(text, return_inverse=True)[1]

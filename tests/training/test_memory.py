@@ -1,4 +1,4 @@
-"""What a training step needs of memory: the split is exact, and what is done with is let go."""
+"""Memory of a training step: the breakdown is exact, and memory that is no longer needed is freed."""
 
 import threading
 import tracemalloc
@@ -20,13 +20,13 @@ SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "ma
 
 @pytest.fixture(scope="module")
 def make(make_model):
-    """A model large enough that its arrays outweigh the Python objects around them."""
+    """make(method): a model large enough that its arrays need more memory than the Python objects around them."""
     return lambda method="full": make_model(method, **SHAPE)
 
 
 @pytest.fixture(scope="module")
 def batch(ids):
-    """Twelve windows of 64 tokens, which are worked on in two pieces."""
+    """Inputs and targets of twelve windows of 64 tokens, which are computed in two pieces."""
     rows = np.stack([ids[start : start + 65] for start in range(0, 324, 27)])
     assert len(cut(12, 64)) == 2
     return rows[:, :-1], rows[:, 1:]
@@ -34,13 +34,13 @@ def batch(ids):
 
 @pytest.fixture(scope="module")
 def measured(make, batch):
-    """measured[method]: of a step on one thread."""
+    """measured[method]: the memory of a step on one thread."""
     return {method: step_memory(make(method), batch, threads=1) for method in ("full", "lora")}
 
 
 @pytest.fixture
 def traced():
-    """traced(): bytes in use now that were taken within the test."""
+    """traced(): the bytes currently in use that were allocated within the test."""
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
     yield lambda: tracemalloc.get_traced_memory()[0] - before
@@ -52,12 +52,12 @@ def test_the_split_is_exact(method, make, measured):
     counts, found = lora.report(make(method)), measured[method]
     assert found.weights == FLOAT * counts.total  # a tied head counts once
     assert found.gradients == FLOAT * counts.trainable
-    assert found.optimizer == 3 * FLOAT * counts.trainable  # two moments, and the buffer to work in
+    assert found.optimizer == 3 * FLOAT * counts.trainable  # two moments and a work buffer
     assert found.peak == found.weights + found.gradients + found.optimizer + found.activations
 
 
 def test_activations_are_what_the_backward_pass_needs_and_nearly_the_same_for_lora(measured, batch):
-    """Per token and layer: the inputs of seven products, in pieces of half the tokens."""
+    """Lower bound: per token and layer the inputs of seven linears, for a piece of half the tokens."""
     floats = 2 * (batch[0].size // 2) * (3 * 64 + 96)
     assert measured["full"].activations > FLOAT * floats
     assert measured["lora"].activations > measured["full"].activations / 2
@@ -65,7 +65,7 @@ def test_activations_are_what_the_backward_pass_needs_and_nearly_the_same_for_lo
 
 
 def test_a_second_thread_works_on_a_second_piece(make, batch, monkeypatch):
-    """At the moment when both have the graph of theirs."""
+    """Each thread waits until both have recorded the graph of their piece."""
     together = threading.Barrier(2)
     begin = engine._ancestors
 
@@ -94,7 +94,7 @@ def test_the_model_stays_as_it_is(method, make, batch, bits):
 
 
 def test_it_measures_under_someone_elses_tracing(make, batch, measured, traced):
-    np.ones(10 * measured["full"].activations, dtype=np.int8)  # a peak of theirs
+    np.ones(10 * measured["full"].activations, dtype=np.int8)  # a peak of the caller's own
     found = step_memory(make(), batch, threads=1)
     assert found.activations == pytest.approx(measured["full"].activations, rel=0.1)
     assert tracemalloc.is_tracing()
@@ -115,7 +115,7 @@ def test_it_stops_tracing_when_the_step_fails(make, batch, monkeypatch):
 
 
 def test_the_step_is_the_one_of_train(make_model, config, run, ids, bits):
-    """With dropout, and a gradient that is longer than allowed."""
+    """With dropout, and with gradient clipping."""
     constant = config(iters=3, lr=0.01, min_lr=0.01, warmup=0)
     trained, stepped = (make_model("lora", dropout=0.5) for _ in range(2))
     history = run(trained, constant)
@@ -127,14 +127,14 @@ def test_the_step_is_the_one_of_train(make_model, config, run, ids, bits):
 
 
 def test_a_step_lets_go_of_its_activations(make, batch, measured, monkeypatch):
-    """Where they stay until all gradients are there, it takes those on top."""
+    """If the activations were kept until all gradients are computed, the gradients would add to the peak."""
     monkeypatch.setattr(pieces_module, "gradients", lambda *arguments, release: gradients(*arguments))
     kept = step_memory(make(), batch, threads=1)
     assert kept.activations > measured["full"].activations + kept.gradients
 
 
 def array_bytes():
-    """What NumPy's arrays take, of all that is traced: exact, where Python keeps small objects for later."""
+    """Return the traced bytes of NumPy arrays. They are exact, whereas Python may cache small objects."""
     arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
     return sum(trace.size for trace in tracemalloc.take_snapshot().filter_traces([arrays]).traces)
 

@@ -1,4 +1,4 @@
-"""AdamW over one flat buffer is AdamW, parameter by parameter, as the paper writes it."""
+"""AdamW on one flat buffer equals the paper's AdamW for each parameter."""
 
 import math
 
@@ -37,7 +37,7 @@ def give(named, grads):
     seed=st.integers(0, 2**32 - 1),
 )
 def test_it_is_the_textbook_step_for_each_parameter(shapes, betas, decay, eps, max_norm, lrs, seed):
-    """In two groups: the first two parameters have a decay and a rate of their own."""
+    """With two groups: the first two parameters have their own weight decay and learning rate."""
     rng = np.random.default_rng(seed)
     named = parameters(shapes, rng)
     groups = [ParameterGroup(named[:2], decay, 3.0), ParameterGroup(named[2:])]
@@ -56,7 +56,7 @@ def test_it_is_the_textbook_step_for_each_parameter(shapes, betas, decay, eps, m
         optimizer.step(lr)
         for (_, p), book, g in zip(named, books, grads, strict=True):
             np.testing.assert_allclose(p.data, book.theta, rtol=EXACT, atol=EXACT)
-            np.testing.assert_allclose(p.grad, g * shrink, rtol=EXACT, atol=EXACT)  # for those who look afterwards
+            np.testing.assert_allclose(p.grad, g * shrink, rtol=EXACT, atol=EXACT)  # available after the step
 
 
 def test_named_parameters_are_one_group_that_decays():
@@ -110,7 +110,7 @@ def test_without_parameters_there_is_nothing_to_train():
 
 
 def test_a_gradient_set_anew_counts_all_the_same():
-    """`p.grad = None` is how PyTorch's users begin a step."""
+    """PyTorch users often set `p.grad = None` at the start of a step."""
     rng = np.random.default_rng(0)
     p, same = (Tensor(np.ones((2, 3)), requires_grad=True) for _ in range(2))
     optimizer, reference = AdamW([("p", p)]), AdamW([("p", same)])

@@ -1,4 +1,4 @@
-"""What a person sees: plain lines where there is no terminal, a bar where there is one."""
+"""Progress display: a bar in a terminal, one updated line in a notebook, and plain lines elsewhere."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ from minilora.training.progress import Progress
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that stands still until it is moved: clock[0] seconds."""
+    """A manual clock: clock[0] is the time in seconds and changes only when a test sets it."""
     now = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
@@ -74,7 +74,7 @@ def test_a_run_shows_losses_validation_and_samples(make_model, config, run, caps
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """IPython as in a notebook: the texts of the displays, each list from the first to the last update."""
+    """Simulate IPython in a notebook. Return the displays, each a list of its texts from first to last update."""
     displays = []
 
     def display(data, *, raw, display_id):

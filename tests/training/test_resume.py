@@ -1,4 +1,4 @@
-"""A run that was stopped and goes on ends with the same bits as one that never stopped."""
+"""A run that is stopped and resumed ends bit-for-bit identical to an uninterrupted run."""
 
 import contextlib
 import signal
@@ -14,7 +14,7 @@ METHODS = [("full", 0.0), ("lora", 0.0), ("lora", 0.4)]
 
 
 class Crash(Exception):
-    """What a power cut looks like from inside: nothing more is saved."""
+    """Simulates a power failure: the run ends without saving anything more."""
 
 
 def crash():
@@ -35,12 +35,12 @@ STOPS = {ctrl_c: Interrupted, ctrl_c_twice: KeyboardInterrupt, crash: Crash}
 
 @pytest.fixture(scope="session")
 def result(make_model, run, bits):
-    """result(method, dropout, config, path, ...): all that a run ends with."""
+    """result(method, dropout, config, path, ...): the final parameters, losses, evaluations and checkpoint of a run."""
 
     def of(method, dropout, config, path, prepare=lambda model: None, resume=False):
         model = make_model(method, dropout)
         prepare(model)
-        history = run(model, config, path, resume=resume, threads=1)  # Ctrl-C is pressed where the loss is computed
+        history = run(model, config, path, resume=resume, threads=1)  # SIGINT is raised where the loss is computed
         return bits(model), history.losses, history.evaluations, path.read_bytes()
 
     return of
@@ -62,7 +62,7 @@ def test_a_run_resumed_is_a_run_that_never_stopped(
     path.unlink(missing_ok=True)
     whole = result(*method, c, path)
     path.unlink()
-    for call, act in stops:  # the call is counted from where the run goes on, so it may come after the end
+    for call, act in stops:  # calls are counted from where the run resumes, so `call` may be past its end
         with contextlib.suppress(STOPS[act]):
             result(*method, c, path, lambda model, c=call, a=act: act_in(model, c, a), resume=path.exists())
     assert result(*method, c, path, resume=True) == whole
@@ -71,7 +71,7 @@ def test_a_run_resumed_is_a_run_that_never_stopped(
 @pytest.mark.parametrize("stop", [1, 4, ITERS])
 @pytest.mark.parametrize(("method", "dropout"), METHODS)
 def test_ctrl_c_lets_the_step_end_and_no_step_is_done_again(method, dropout, stop, config, result, act_in, tmp_path):
-    """The run goes on from there, wherever the last checkpoint was due."""
+    """The run resumes from that step, even if no checkpoint was due."""
     c, path, done = config(iters=ITERS, checkpoint_every=100), tmp_path / "stopped", []
     with pytest.raises(Interrupted, match=f"^stopped after step {stop} of {ITERS}$"):
         result(method, dropout, c, path, lambda model: act_in(model, stop, ctrl_c))

@@ -1,4 +1,4 @@
-"""The learning rate rises to its peak in a straight line and falls along a half cosine, a line, or not at all."""
+"""The learning rate: linear warmup to the peak, then cosine decay, linear decay, or a constant."""
 
 import pytest
 from hypothesis import assume, given
@@ -20,7 +20,7 @@ def test_it_reaches_the_peak_and_ends_at_the_floor(iters, part, peak, low):
 
 @given(st.integers(0, 50), st.integers(1, 50), st.floats(1e-3, 1), st.floats(0, 1))
 def test_the_fall_is_a_half_cosine(warmup, sixths, peak, part):
-    """At a third, a half and two thirds of the way, three quarters, a half and a quarter of the height is left."""
+    """After 1/3, 1/2 and 2/3 of the decay, 3/4, 1/2 and 1/4 of the height above the floor remain."""
     floor, length = part * peak, 6 * sixths
     assume(peak > floor)
     for way, left in ((2, 0.75), (3, 0.5), (4, 0.25)):

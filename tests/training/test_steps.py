@@ -1,4 +1,4 @@
-"""Training step by step, for callers with their own display: the same run as `train`'s."""
+"""`train_steps`, for callers with their own display: the same run as with `train`."""
 
 import contextvars
 import threading
@@ -16,7 +16,7 @@ def parts(make_model, ids, config):
 
 @pytest.fixture
 def whole(parts, make_model, bits):
-    """The bits that `train` ends with, and the losses."""
+    """The final parameters and the history of the same run with `train`."""
     twin = make_model("lora")
     history = train(twin, *parts[1:], quiet=True)
     return bits(twin), history
@@ -40,13 +40,13 @@ def test_closing_it_saves_the_state_and_stops(parts, whole, tmp_path, bits):
     for _ in range(2):
         next(steps)
     steps.close()
-    assert model.rng is None  # no longer in training
+    assert model.rng is None  # no longer in training mode
     history = train(model, *rest, checkpoint_path=path, resume=True, quiet=True)
     assert (bits(model), history) == whole
 
 
 def test_each_step_may_come_in_another_thread_and_context(parts, whole, bits):
-    """As a web server asks for them. What NumPy warns of in the places between stays as it was."""
+    """As in a web server. NumPy's error settings outside the steps are unchanged."""
     steps, found = train_steps(*parts), []
     for _ in range(7):
         thread = threading.Thread(target=contextvars.Context().run, args=[lambda: found.append(next(steps))])

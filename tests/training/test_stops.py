@@ -1,4 +1,4 @@
-"""What stops a run: numbers that are not finite, which are never saved over good ones, and Ctrl-C."""
+"""A run stops at values that are not finite, which never overwrite a valid checkpoint, and at Ctrl-C."""
 
 import signal
 import threading
@@ -20,7 +20,7 @@ def path(tmp_path):
 
 @pytest.mark.parametrize(("method", "step"), [("full", 1), ("full", 6), ("lora", 4)])
 def test_a_loss_that_is_not_finite_stops_the_run(step, method, make_model, config, run, path, act_in, bits):
-    """The error names the step and the checkpoint, which is intact, byte for byte, and good to go on from."""
+    """The error names the step and the checkpoint, which is unchanged and can be resumed."""
     model, c, good = make_model(method), config(checkpoint_every=2), []
 
     def poison():
@@ -40,7 +40,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(step, method, make_model, confi
 
 @pytest.mark.parametrize("lr", [1e20, 1e300])
 def test_an_enormous_learning_rate(lr, make_model, config, run, path):
-    """One error, no warnings; and a checkpoint never holds a number that is not finite."""
+    """One error and no warnings, and the checkpoint contains only finite values."""
     c = config(lr=lr, iters=60, checkpoint_every=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -51,7 +51,7 @@ def test_an_enormous_learning_rate(lr, make_model, config, run, path):
 
 
 def test_a_parameter_that_is_not_finite_is_not_saved(make_model, config, run, path, monkeypatch):
-    """The last step of all leaves no later loss to notice it."""
+    """After the last step, no later loss would reveal it."""
     update = AdamW.step
 
     def overflow(self, lr):
@@ -93,7 +93,7 @@ def test_ctrl_c_saves_the_step_and_a_second_one_stops_at_once(
 
 
 def test_a_run_in_a_thread(make_model, config, run, bits):
-    """Only the main thread may handle signals; a run elsewhere, as in an app, is the same run without Ctrl-C."""
+    """Only the main thread can handle signals. In another thread, as in an app, a run is the same without Ctrl-C."""
     models, histories = [make_model(), make_model()], []
     thread = threading.Thread(target=lambda: histories.append(run(models[0], config())))
     thread.start()

@@ -1,4 +1,4 @@
-"""Threads: the same bits for any number of them, and nothing left behind."""
+"""Threads: results are bit-for-bit identical for any number of threads, and all settings are restored."""
 
 import os
 import signal
@@ -19,13 +19,13 @@ from minilora.training.pieces import cut
 
 
 def blas():
-    """How many threads NumPy's matrix products have now; other packages may have brought libraries of their own."""
+    """Return the current number of threads of each BLAS library; other packages may have loaded their own."""
     return [library.get_num_threads() for library in threads._blas()]
 
 
 @pytest.fixture
 def many_pieces(monkeypatch):
-    """Small batches are cut as large ones are, into pieces of a window or two."""
+    """Divide even small batches into pieces, of one or two windows each."""
     monkeypatch.setattr(pieces, "PIECE", 6)
 
 
@@ -44,14 +44,14 @@ def test_pieces_are_the_rows_in_their_order(size, count):
 @pytest.mark.parametrize(
     ("shape", "least", "count"),
     [
-        ({}, 384, 1),  # the packaged base: 2.7 million multiplications a token
+        ({}, 384, 1),  # the packaged base: 2.7 million multiplications per token
         ({"hidden_size": 384, "intermediate_size": 1024}, int(1.15e9 // 10_715_136), 4),
         ({"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}, 128, 4),
     ],
     ids=["small", "middle", "large"],
 )
 def test_large_models_are_given_smaller_pieces(shape, least, count):
-    """So that four windows of 128 tokens keep all cores of a laptop busy."""
+    """With smaller pieces, even four windows of 128 tokens keep all cores of a laptop busy."""
     model = Llama(LlamaConfig(**shape), None)
     assert pieces.smallest_piece(model) == max(least, 128)
     assert len(cut(4, 128, pieces.smallest_piece(model))) == count
@@ -71,7 +71,7 @@ def test_any_number_of_threads_gives_the_same_bits(method, dropout, accumulate, 
 
 @pytest.mark.usefixtures("many_pieces")
 def test_each_piece_has_its_own_dropout(make_model, ids):
-    """Two pieces with the same windows lose different entries; the next step loses others again."""
+    """Two pieces with the same windows drop different entries, and so do different steps."""
     model = make_model("lora", 0.5)
     optimizer = AdamW([(n, p) for n, p in model.named_parameters() if p.requires_grad])
     model.train(np.random.default_rng(0))
@@ -84,7 +84,7 @@ def test_each_piece_has_its_own_dropout(make_model, ids):
 
 
 def test_what_others_draw_meanwhile_changes_no_run(make_model, config, run, act_in, bits):
-    """A text that is written in another thread draws from the model's generator: it is not the run's."""
+    """Text generation in another thread may draw from the model's generator, but the run uses its own."""
     models = [make_model("lora", 0.4) for _ in range(2)]
     act_in(models[1], 2, lambda: models[1]._rng.random(100))
     losses = [run(model, config()).losses for model in models]
@@ -93,7 +93,7 @@ def test_what_others_draw_meanwhile_changes_no_run(make_model, config, run, act_
 
 
 def test_products_use_one_core_inside_and_what_they_had_before_outside(make_model, config, run, act_in):
-    """After an error too, and after the last of several."""
+    """The setting is restored after an error too, and with several blocks after the last one."""
     with threadpool_limits(2, user_api="blas"):
         before, seen, model = blas(), [], make_model()
         act_in(model, 2, lambda: seen.append(blas()))
@@ -137,7 +137,7 @@ def test_work_is_done_by_several_threads_in_the_context_of_the_caller():
     together = threading.Barrier(2, timeout=10)
 
     def look(_):
-        together.wait()  # ends when two threads are here at once
+        together.wait()  # returns when two threads are waiting
         return threading.current_thread().name, recording(), (Tensor(np.ones(2), requires_grad=True) * 2).requires_grad
 
     with Threads(2) as pool, no_grad():
@@ -183,7 +183,7 @@ def test_threads_within_threads_do_not_wait_for_each_other():
         assert list(pool.map(inner, range(4))) == [[(i, j) for j in range(3)] for i in range(4)]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="requires os.fork")
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_a_forked_process_has_threads_of_its_own():
     with Threads(2) as pool:
@@ -201,7 +201,7 @@ def test_a_forked_process_has_threads_of_its_own():
     assert ended[1] == 0
 
 
-def test_no_threads_are_refused():
+def test_an_invalid_number_of_threads_is_refused():
     for number in (0, 1.5, "2"):
         with pytest.raises(ValueError, match=f"expected threads to be a positive integer, got {number!r}"):
             Threads(number)

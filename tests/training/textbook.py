@@ -1,4 +1,4 @@
-"""AdamW as the paper writes it, for one parameter: what the optimizer and whole runs are held against."""
+"""AdamW as in the paper, for one parameter: the reference for the optimizer and for complete runs."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Comparing voices: every text is what its voice writes alone, and every ratio what a whole forward pass says."""
+"""Comparing voices: each text is the one its voice generates on its own, and ratios match full forward passes."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ TARGETS = {"bard": "all-linear", "cook": ["q_proj", "up_proj"], "log": r".*\.1\.
 
 @pytest.fixture(scope="module")
 def model():
-    """A byte-level model of unit scale in float64, with three adapters that act strongly; "log" is active."""
+    """A byte-level model of unit scale in float64 with three adapters of large effect; "log" is active."""
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(vocab_size=256, max_position_embeddings=CONTEXT, initializer_range=0.6, **shape)
     model = Llama(config, np.random.default_rng(0))
@@ -28,7 +28,7 @@ def model():
 
 
 def log_p(model, text, adapters):
-    """log p of what comes after `text` (bytes), from one whole forward pass."""
+    """Return log p of the next token after `text` (bytes), from one full forward pass."""
     logits = model(np.frombuffer(text, np.uint8)[None].astype(int), adapters=adapters).data[0, -1]
     return logits - np.log(np.exp(logits).sum())
 
@@ -44,7 +44,7 @@ mixes = st.one_of(
 @settings(max_examples=25)
 @given(voices=st.lists(mixes, min_size=1, max_size=4), tokens=st.integers(1, 40), seed=st.integers(0, 99))
 def test_each_text_is_what_its_voices_write_alone(voices, tokens, seed, model):
-    """Whatever stands beside it, far past the context too, and whatever is active in the model."""
+    """A text does not depend on the other texts or the active adapters, even far beyond the context."""
     texts = compare("The k", voices, seed, tokens=tokens, sampler=Sampler(1.1, top_k=50), model=model)
     for voice, text in zip(voices, texts, strict=True):
         alone = {} if voice in (None, "base") else voice
@@ -57,7 +57,7 @@ def test_each_text_is_what_its_voices_write_alone(voices, tokens, seed, model):
 @given(seed=st.integers(0, 99), a=st.floats(-2, 2), b=st.floats(-2, 2))
 def test_ratios_are_those_of_whole_forward_passes(seed, a, b, model):
     mix, prompt = {"bard": a, "cook": b}, "Once"
-    # Of 256 possible bytes, only ASCII keeps one letter a byte: then the text itself says what stood before.
+    # The preceding bytes are taken from the text, which is exact only as long as they are ASCII.
     (text,) = compare(prompt, [mix], seed, tokens=CONTEXT - len(prompt), sampler=Sampler(0.5), model=model)
     found = list(stream(model, prompt, [mix], seed, tokens=CONTEXT - len(prompt), sampler=Sampler(0.5)))
     assert [token.log_ratio for token in text.tokens] == [token.log_ratio for (token,) in found]
@@ -92,7 +92,7 @@ def test_a_character_of_several_bytes_has_the_sum_of_their_ratios():
     assert ComparedText({}, []).meter == 0
 
 
-def test_strengths_beyond_all_numbers_are_refused(model):
+def test_strengths_that_overflow_are_refused(model):
     with pytest.raises(ValueError, match="logits are not finite; reduce the strengths of the adapters"):
         compare("The", [{"bard": 1e308}], tokens=5, model=model)
 
@@ -108,7 +108,7 @@ def test_the_base_and_a_voice_of_strength_zero_are_no_further_from_the_base_than
 
 
 def test_every_byte_of_a_text_is_kept_though_characters_have_several_bytes(model):
-    """Bytes drawn evenly make characters of one to four bytes, broken ones, and an unfinished last one."""
+    """Nearly uniform random bytes form characters of one to four bytes, invalid ones, and an incomplete last one."""
     for seed in range(20):
         (text,) = compare("é", ["bard"], seed, tokens=9, sampler=Sampler(50.0), model=model)
         assert text.text == write(model, "é", 9, Sampler(50.0), seed, "bard")

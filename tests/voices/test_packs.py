@@ -1,4 +1,4 @@
-"""The packaged voices: each is what its card says, gives way to the base without a trace, and can be told apart."""
+"""The packaged voices: each matches its model card, leaves the base unchanged, and is distinguishable."""
 
 import itertools
 import json
@@ -47,7 +47,7 @@ def test_a_card_says_what_was_measured(voice):
     assert f"**{f['before']:.4f} → {f['after']:.4f} nats per character**" in card
     assert f"| {f['base_off']:.4f} → {f['base_on']:.4f}," in card
     history = json.loads((voice.folder / "history.json").read_text())
-    assert abs(history["evaluations"][-1][1] - f["after"]) < 1e-3  # but for float16 on disk, the same measurement
+    assert abs(history["evaluations"][-1][1] - f["after"]) < 1e-3  # equal up to rounding to float16
     assert len(history["losses"]) == load_settings(voice.name).training.iters
     sample = write(attach(), "The king ", 350, adapters=voice.name)
     assert f"```\nThe king {sample.rstrip()}\n```" in card
@@ -76,13 +76,13 @@ def test_without_a_voice_the_base_is_the_same_bit_for_bit(model):
 
 @pytest.mark.parametrize(("one", "two"), list(itertools.combinations(NAMES, 2)))
 def test_two_voices_at_half_strength_are_a_mixture(one, two, model):
-    """What they write sounds more like either of them than like the base."""
+    """The text is more likely under each of the two voices than under the base."""
     (text,) = compare("The king ", [{one: 0.5, two: 0.5}], tokens=240, model=model)
     assert min(text.meters.values()) > 0.05, text.meters
 
 
 def test_the_voices_are_told_apart():
-    """Of all voices, each text is likeliest under the one that wrote it."""
+    """Each text is most likely under the voice that generated it."""
     texts = dict(zip(NAMES, compare("The king ", NAMES, tokens=240), strict=True))
     model, losses = attach(), {}
     for name in NAMES:

@@ -1,9 +1,9 @@
-"""Linear layers with a low-rank update, W + s · B A. A and B receive gradients, a frozen W does not.
+"""Linear layers with a low-rank update, W + s · B A. A and B receive gradients; a frozen W does not.
 
 Matrix products are associative, so there are two ways to compute h = x Wᵀ + s x Aᵀ Bᵀ. Beyond x Wᵀ, they cost:
 
         x Wᵀ + s (x Aᵀ) Bᵀ      2 r (in + out) operations per token, and another pass over h
-        x (W + s · B A)ᵀ        2 r · in · out operations per call; h and its gradient dx are then one matmul each
+        x (W + s · B A)ᵀ        2 r · in · out operations per call; h and the gradient of x then take one matmul each
 
 The second is cheaper with more than in · out / (in + out) tokens, which is typical in training (RunLoRA: Cherniuk et
 al. 2023, section 3).
@@ -19,7 +19,7 @@ from minilora.backend import Array
 
 
 def low_rank_linear(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
-    """h = x (W + s · B A)ᵀ, computed in the cheaper way; shapes as in `lora_linear`.
+    """h = x (W + s · B A)ᵀ, computed in the cheaper of the two ways above; shapes as in `lora_linear`.
 
     The second way is used only in training. In inference, rounding should not depend on the number of tokens.
     """

@@ -119,7 +119,7 @@ def _short(value: Any) -> str:
 
 
 def _text(array: Array, digits: int | None = 6) -> str:
-    """Format an array on one line with up to `digits` decimal places, or with as many as are exact if it is None."""
+    """Format an array on one line with up to `digits` decimal places; if None, with as many as an exact value needs."""
     mode: Any = "maxprec" if digits else "unique"
     text = np.array2string(array, precision=digits, floatmode=mode, separator=", ", threshold=60, max_line_width=10_000)
     return " ".join(text.split())

@@ -26,7 +26,7 @@ CURVES: dict[str, Function] = {
 }
 
 
-def turned(x: Tensor) -> Tensor:
+def rotated(x: Tensor) -> Tensor:
     """Apply rotary embeddings for positions 0, 1, ... to x (B, T, H, 4)."""
     angles = np.arange(x.shape[1])[:, None, None] * np.array([1.0, 0.1])
     return ops.rotary(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
@@ -71,7 +71,7 @@ OPERATIONS: dict[str, tuple[Function, str]] = {
     "slice": (lambda x: x[:, 1:], "nm"),
     "embedding": (lambda w: ops.embedding(w, repeated(w.shape[0])), "nm"),
     "dropout": (lambda x: ops.dropout(x, 0.5, np.random.default_rng(0)), "nm"),
-    "rotary": (turned, "1n24"),
+    "rotary": (rotated, "1n24"),
     "softmax": (lambda x: ops.softmax(x), "nm"),
     "cross_entropy": (lambda x: ops.cross_entropy(x, np.arange(x.shape[0]) % x.shape[1]), "nm"),
     "lora_linear": (lambda x, w, A, B: ops.lora_linear(x, w, A, B, scale=0.5), "kn,mn,2n,m2"),
@@ -99,7 +99,7 @@ COMPOSED: dict[str, Function] = {
     "linear": lambda x, w: x @ w.T,
     "lora_linear": lambda x, w, A, B: x @ (w + 0.5 * (B @ A)).T,
     "embedding": lambda w: Tensor(np.eye(w.shape[0], dtype=w.dtype)[repeated(w.shape[0])]) @ w,
-    "rotary": lambda x: plain_turned(x),
+    "rotary": lambda x: plain_rotated(x),
 }
 
 
@@ -113,7 +113,7 @@ def plain_cross_entropy(x: Tensor) -> Tensor:
     return -ops.log(plain_softmax(x)[np.arange(x.shape[0]), targets]).mean()
 
 
-def plain_turned(x: Tensor) -> Tensor:
+def plain_rotated(x: Tensor) -> Tensor:
     """Rotate each pair (xᵢ, xᵢ₊₂) by its angle, as a matrix product for each position."""
     matrices = np.zeros((x.shape[1], 4, 4))
     for position, matrix in enumerate(matrices):
@@ -124,7 +124,7 @@ def plain_turned(x: Tensor) -> Tensor:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention from all scores, with zero weight for the future and keys and values repeated per group."""
+    """Causal attention from all scores: zero weight for later tokens, and keys and values repeated for each group."""
     (_, H, T, D), (_, G, S, _) = q.shape, k.shape
     serves = np.repeat(np.arange(G), H // G)  # the key head of each query head
     seen = np.arange(S) <= np.arange(S - T, S)[:, None]

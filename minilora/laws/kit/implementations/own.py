@@ -1,4 +1,4 @@
-"""minilora's LoRA layer with the interface that the laws expect, built on the public functions of `minilora.lora`."""
+"""minilora's LoRA layer with the interface that the laws expect, built on `minilora.lora`."""
 
 from __future__ import annotations
 

@@ -1,33 +1,33 @@
 """HTML rendering of texts, with each character colored by its log-probability ratio between voices and base.
 
-All text from users and models is escaped, and control characters are replaced by a visible character.
+All text from users and models is escaped, and control characters are replaced by a visible placeholder.
 """
 
 from __future__ import annotations
 
 from html import escape
 
-from minilora.app.writing import Wish
+from minilora.app.writing import PageRequest
 from minilora.messages import visible
 from minilora.voices import LEVELS, ComparedText, spans
 
 
-def texts(wish: Wish, base: ComparedText, voices: ComparedText) -> str:
+def texts(request: PageRequest, base: ComparedText, voices: ComparedText) -> str:
     """Return both texts as HTML, side by side on wide screens."""
-    mix = " + ".join(f"{escape(name)} × {number(strength)}" for name, strength in wish.strengths.items())
+    mix = " + ".join(f"{escape(name)} × {number(strength)}" for name, strength in request.strengths.items())
     panels = (("base", "The base", "no voice", base), ("voices", "The voices", mix or "every strength is 0", voices))
-    return '<div class="texts">' + "".join(_panel(wish.prompt, *panel) for panel in panels) + "</div>"
+    return '<div class="texts">' + "".join(_panel(request.prompt, *panel) for panel in panels) + "</div>"
 
 
 def _panel(prompt: str, kind: str, title: str, subtitle: str, text: ComparedText) -> str:
     return (
         f'<section class="panel {kind}" aria-label="{title}"><h3>{title} <small>{subtitle}</small></h3>'
         f'<p class="text"><span class="prompt">{escape(visible(prompt))}</span>'
-        f'<span class="written">{coloured(text)}</span></p></section>'
+        f'<span class="written">{colored(text)}</span></p></section>'
     )
 
 
-def coloured(text: ComparedText) -> str:
+def colored(text: ComparedText) -> str:
     """Return the text as HTML: adjacent characters of the same level share a span, and level 0 has no span."""
     return "".join(
         f'<span class="{_class(shade)}">{part}</span>' if shade else part for shade, part in spans(text.characters)
