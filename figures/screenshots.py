@@ -1,4 +1,4 @@
-"""Screenshots of the app. `python figures/screenshots.py` runs it in a browser and saves them in `figures/`.
+"""Screenshots of the app. `python figures/screenshots.py` runs the app in a browser and saves images in `figures/`.
 
 Needs the extra `app`, the package `playwright`, and Chromium, which is located in the same way as in `tests/browser`.
 """

@@ -95,7 +95,7 @@ def check() -> None:
         metrics = json.loads((VOICES / name / "metrics.json").read_text())
         found = identity(name)
         if found.get("python") != metrics.get("python"):
-            skipped.append(f"{name}: the metrics are for Python {metrics['python']}, this is {found['python']}")
+            skipped.append(f"{name}: the metrics are for Python {metrics['python']}, but this is {found['python']}")
             continue
         found |= losses(name, VOICES / name)
         if found["held_out_sha256"] != metrics["held_out_sha256"]:

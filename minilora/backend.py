@@ -1,9 +1,9 @@
 """Array libraries: NumPy on the CPU, CuPy on an NVIDIA GPU.
 
 The ops call NumPy functions, which dispatch to the library that owns their arguments. Only code that creates an array
-without another array to start from, or copies one between host and GPU, has to choose a library. It does so with the
-functions of this module. Copies between devices are always explicit. The last function, `keep_freed_memory`, makes the
-C library keep the memory of large freed arrays.
+from scratch, or copies an array between host and GPU, has to choose a library. It does so with the functions of this
+module. Copies between devices are always explicit. The last function, `keep_freed_memory`, makes the C library keep the
+memory of large freed arrays.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def device_module(device: str) -> ModuleType:
     if device == "cpu":
         return np
     if device != "cuda":
-        raise DeviceError(f"expected device to be {' or '.join(map(repr, DEVICES))}, got {device!r}")
+        raise DeviceError(f"expected `device` to be {' or '.join(map(repr, DEVICES))}, got {device!r}")
     try:
         import cupy
     except ModuleNotFoundError:
@@ -66,7 +66,7 @@ def device_module(device: str) -> ModuleType:
 
 
 def to_device(array: Any, device: str) -> Any:
-    """Return `array` on the named device, copied only if it is on another one. Raises DeviceError."""
+    """Return `array` on the named device, copied only if it is on a different device. Raises DeviceError."""
     xp = device_module(device)
     return to_host(array) if xp is np else xp.asarray(array)
 
@@ -78,13 +78,13 @@ def to_host(array: Any) -> Any:
 
 
 def like(array: Any, other: Any) -> Any:
-    """Return `array` on the device of `other`, copied only if it is on another one."""
+    """Return `array` on the device of `other`, copied only if it is on a different device."""
     xp = array_module(other)
     return to_host(array) if xp is np else xp.asarray(array)
 
 
 def copy_into(target: Any, array: Any) -> None:
-    """Overwrite the values of `target` with `array`, which may be on another device."""
+    """Overwrite the values of `target` with `array`, which may be on a different device."""
     target[...] = like(array, target)
 
 
@@ -94,7 +94,7 @@ def keep_freed_memory() -> bool:
 
     Training steps free and allocate the same large arrays again and again. Blocks that were returned to the system
     must be mapped and zeroed again each time, which can cost as much as the arithmetic. All threads are limited to
-    one malloc arena, because the small arenas of single threads would return their blocks anyway. Works on Linux with
+    one malloc arena, because the small per-thread arenas would return their blocks anyway. Works on Linux with
     glibc and does nothing elsewhere. Returns whether the settings took effect.
     """
     if not sys.platform.startswith("linux"):
@@ -102,7 +102,7 @@ def keep_freed_memory() -> bool:
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX, one_gib = -1, -3, -8, 1 << 30  # malloc.h
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library, such as musl
+    except (OSError, AttributeError):  # a different C library, such as musl
         return False
     wishes = [(M_TRIM_THRESHOLD, one_gib), (M_MMAP_THRESHOLD, one_gib), (M_ARENA_MAX, 1)]
     return all([mallopt(*wish) for wish in wishes])

@@ -30,7 +30,7 @@ def visible(text: str) -> str:
 
 
 def some(names: Sequence[str], most: int = 1) -> str:
-    """Return the first `most` names and the number of the others: `a, b and 4 more`."""
+    """Return the first `most` names and the number of remaining names: `a, b and 4 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
 

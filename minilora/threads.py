@@ -38,7 +38,7 @@ class Threads:
 
     def __init__(self, number: int | None = None, device: str = "cpu") -> None:
         if number is not None and not (isinstance(number, int) and number >= 1):
-            raise ValueError(f"expected threads to be a positive integer, got {number!r}")
+            raise ValueError(f"expected `threads` to be a positive integer, got {number!r}")
         self.number = 1 if device == "cuda" else number or cores()
 
     def __enter__(self) -> Threads:

@@ -1,4 +1,4 @@
-"""Fixtures: models of unit scale with adapters that visibly change the output."""
+"""Fixtures: models of unit scale (activations of order 1) with adapters that visibly change the output."""
 
 import numpy as np
 import pytest
@@ -52,7 +52,7 @@ def two_adapters(unit_llama, attach):
 
 @pytest.fixture(scope="session")
 def three_adapters(two_adapters, attach):
-    """three_adapters(): two_adapters in float64, plus c on all of layer 1 with other ranks and scales."""
+    """three_adapters(): two_adapters in float64, plus c on all of layer 1, including q, with other ranks and scales."""
 
     def make():
         patterns = {"rank_pattern": {"mlp.up_proj": 4}, "alpha_pattern": {"q_proj": 9}, "use_rslora": True}

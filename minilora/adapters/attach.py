@@ -121,7 +121,7 @@ def disabled(model: Module) -> Iterator[None]:
 
 
 def delete_adapter(model: Module, adapter: str) -> None:
-    """Remove one adapter; layers without other adapters become plain again. Raises AdapterError for an unknown name."""
+    """Remove one adapter; layers left without adapters become plain again. Raises AdapterError for an unknown name."""
     model.refuse_if_merged("delete an adapter")
     for path, host in hosts(model, adapter).items():
         host.remove(adapter)

@@ -64,7 +64,7 @@ def save_adapter(
             key = _key(config, "" if name in config.shapes("") else path, name)
             if key not in tensors:
                 tensors[key] = _stored(to_host(tensor.data), dtype, f"{name} of {path}")
-    if config.target_modules == "all-linear":  # like PEFT, store the names that it selected
+    if config.target_modules == "all-linear":  # like PEFT, store the names of the selected modules
         config = dataclasses.replace(config, target_modules=sorted({module_name(path) for path in holders}))
     write_tensors(Path(folder) / WEIGHTS, tensors)
     write_json(Path(folder) / CONFIG, {**config.to_dict(), "base_model_name_or_path": base or None})
@@ -74,8 +74,8 @@ def read_adapter(folder: str | Path) -> tuple[Method, dict[str, Array]]:
     """Return the config of an adapter folder, and its tensors by key, without the prefix `base_model.model.`.
 
     Raises AdapterError if the folder does not contain an adapter of a method that minilora implements, or if its
-    tensors have other shapes than its config requires, contain values that are not finite in float32, or take more than
-    2 GiB.
+    tensors do not have the shapes that its config requires, contain values that are not finite in float32, or take more
+    than 2 GiB.
     """
     config, file, header = _look(folder)
     _checked(file, header, config, _inferred_sizes(config, header))
@@ -96,8 +96,8 @@ def load_adapter(model: Module, folder: str | Path, adapter: str | None = None) 
     "default" for a folder.
 
     Raises AdapterError, before the model is changed, if the folder does not contain an adapter of a method that
-    minilora implements, its targets do not exist in this model, a tensor is missing, unexpected, of another shape or
-    not finite, the name is taken or invalid, or adapters are merged. Nothing in the folder is executed, and nothing
+    minilora implements, its targets do not exist in this model, a tensor is missing, unexpected, of the wrong shape
+    or not finite, the name is taken or invalid, or adapters are merged. Nothing in the folder is executed, and nothing
     outside it is read.
     """
     if adapter is None:
@@ -168,7 +168,7 @@ def _key(config: Method, path: str, name: str) -> str:
 
 
 def place_of(key: str) -> tuple[str, str]:
-    """Return the module path and the tensor name of a key, which may have the prefix or not."""
+    """Return the module path and the tensor name of a key, with or without the prefix."""
     path, _, name = key.removesuffix(".weight").removeprefix(PREFIX).rpartition(".")
     return ("" if f"{path}." == SHARED else path), name
 
@@ -280,5 +280,5 @@ def _refuse_another_base(file: Path, path: str, same: bool) -> None:
 
 
 def _some(names: list[str]) -> str:
-    """Return the first name, truncated, and the number of the others."""
+    """Return the first name, truncated, and the number of remaining names."""
     return one_line(some([names[0][:LONGEST_NAME], *names[1:]]))

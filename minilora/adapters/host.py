@@ -2,8 +2,9 @@
 
         h = W x + Σ strength · u(x)        over the active updates, each computed from x and W x
 
-This layer implements what all methods have in common: active updates and their strengths, dropout on the input of an
-update, merging, and different adapters per row (`rows.py`). Each update computes its own u(x) (`update.py`).
+This layer implements the functionality shared by all adapter methods: active updates and their strengths, dropout on
+the input of an update, merging, and different adapters per row (`rows.py`). Each update computes its own u(x)
+(`update.py`).
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class AdaptedLinear(Linear):
         """
         kind = type(self.base)
         if kind.forward is not Linear.forward and kind.dense is Linear.dense:
-            raise AdapterError(f"cannot merge into a {kind.__name__}: it overrides forward; define its dense as well")
+            raise AdapterError(f"cannot merge into a {kind.__name__}: it overrides forward(); override dense() as well")
         total = self.base.dense().data.copy()
         for adapter, strength in self.active.items():
             total += strength * self.delta(adapter)

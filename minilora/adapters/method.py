@@ -2,8 +2,8 @@
 
 A method is a dataclass of its settings, with PEFT's names and defaults. It defines the tensors of each adapted Linear
 layer and their shapes, initializes them, builds an `Update` from them, and converts its settings to and from the
-contents of `adapter_config.json`. `@method` registers it by name, and the rest of minilora looks it up there. LoRA is
-defined in `lora/config.py`.
+contents of `adapter_config.json`. `@method` registers the class by name, and the rest of minilora looks it up with
+`methods()`. LoRA is defined in `lora/config.py`.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ class Method(ABC):
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Create a config from the contents of an adapter_config.json written by PEFT or minilora.
 
-        Raises AdapterError if the file belongs to another method, has no value for a required entry, or uses an option
-        that minilora does not implement.
+        Raises AdapterError if the file belongs to a different method, has no value for a required entry, or uses an
+        option that minilora does not implement.
         """
         for name, value in cls.recognized_by.items():
             if values.get(name) != value:

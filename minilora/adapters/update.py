@@ -84,5 +84,5 @@ class Update(Module):
         """
         delta = self.delta(base)
         if delta is None:
-            raise TypeError(f"{type(self).__name__} must define factors, delta or apply")
+            raise TypeError(f"{type(self).__name__} must define factors(), delta() or apply()")
         return ops.linear(x, delta)

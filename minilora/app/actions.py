@@ -33,7 +33,10 @@ class Actions:
     def write(
         self, session: Session, prompt: str, temperature: float, seed: float, tokens: float, *strengths: float
     ) -> Iterator[tuple[str, str, str, str]]:
-        """Generate both texts; yield the status, the texts, the meters and the next-character table as they grow."""
+        """Generate one text with the base and one with the voices.
+
+        Yields the status, the texts, the meters and the next-character table as the texts grow.
+        """
         known = names(session)
         if any(strengths[len(known) :]):  # the sliders without a voice are hidden and at 0
             raise ValueError("A voice trained on this page is gone because the app was restarted. Reload the page.")
@@ -44,7 +47,7 @@ class Actions:
             yield status, colors.texts(request, base, mixed), charts.meter(mixed), charts.next_characters(mixed)
 
     def check(self, session: Session, name: str, text: str, upload: str | None) -> Iterator[str]:
-        """Validate the fields before the training is queued; yield the status while it waits."""
+        """Validate the fields before the training is queued; yield the status to show while the training waits."""
         session.refuse_more()
         learning.training_text(name, text, upload, names(session))
         session.stopped.discard("learning")

@@ -40,7 +40,7 @@ def _meter_row(label: str, value: float) -> str:
 def next_characters(text: ComparedText, count: int = 10) -> str:
     """Return a table of the most likely characters at the last position of `text`, for the base and the voices.
 
-    The table has the `count` characters with the largest probability under either of them.
+    The table has the `count` characters with the largest probability under either the base or the voices.
     """
     if not text.tokens:
         return ""

@@ -13,7 +13,7 @@ from minilora.voices import LEVELS, ComparedText, spans
 
 
 def texts(request: PageRequest, base: ComparedText, voices: ComparedText) -> str:
-    """Return both texts as HTML, side by side on wide screens."""
+    """Return the texts of the base and of the voices as HTML, side by side on wide screens."""
     mix = " + ".join(f"{escape(name)} × {number(strength)}" for name, strength in request.strengths.items())
     panels = (("base", "The base", "no voice", base), ("voices", "The voices", mix or "every strength is 0", voices))
     return '<div class="texts">' + "".join(_panel(request.prompt, *panel) for panel in panels) + "</div>"

@@ -2,7 +2,7 @@
 
 The settings are those of the demo, except that the output head is adapted too. The number of steps that fit into the
 time limit is estimated by timing a few steps first. The voice that is kept is the one with the lowest loss on the
-held-out tenth of the text, because a short text is soon overfitted.
+held-out tenth of the text, because the model soon overfits a short text.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Progress:
 
     @property
     def best(self) -> tuple[int, float]:
-        """The step and the loss of the best evaluation after the start, that of the adapter that is kept."""
+        """The step and the loss of the best evaluation after the start, which determines the adapter to keep."""
         return min(self.evaluations[1:], key=lambda pair: pair[1])
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ def training_text(name: str | None, pasted: str | None, upload: str | None, take
     """Validate the fields of the page and return the TrainingText. Raises ValueError with a message for the user."""
     name = _name((name or "").strip(), taken)
     if pasted and pasted.strip() and upload:
-        raise ValueError("There is both a pasted text and a file. Clear one of them.")
+        raise ValueError("You have pasted text and also chosen a file. Clear one of them.")
     text = _ascii(_read(Path(upload)) if upload else pasted or "")
     train, val = split(Corpus(name, (text,)))
     return TrainingText(name, ByteTokenizer().encode(train), ByteTokenizer().encode(val))
@@ -102,7 +102,7 @@ def _name(name: str, taken: Collection[str]) -> str:
 def _read(file: Path) -> str:
     """Read an uploaded file. Error messages omit its path on the server, which means nothing to the user."""
     if (size := file.stat().st_size) > LARGEST_FILE:
-        raise ValueError(f"The file has {size:,} bytes; the limit is {LARGEST_FILE:,}. Use a part of it.")
+        raise ValueError(f"The file has {size:,} bytes; the limit is {LARGEST_FILE:,}. Use part of it.")
     try:
         return load_corpus(file, ascii=False).text
     except CorpusError:
@@ -116,7 +116,7 @@ def _ascii(text: str) -> str:
     """
     folded = to_ascii(text)
     if 2 * len(folded) < len(text):
-        raise ValueError("Most characters of this text have no ASCII form. The base supports only English text.")
+        raise ValueError("Most characters in this text have no ASCII equivalent. The base supports only English text.")
     if "\0" in folded:
         raise ValueError("The text contains NUL bytes. Use plain text.")
     if len(folded.strip()) < SHORTEST:
@@ -130,10 +130,10 @@ def _ascii(text: str) -> str:
 def learn(
     text: TrainingText, folder: Path, seconds: float = MINUTE, stopped: Callable[[], bool] = lambda: False
 ) -> Iterator[Progress]:
-    """Train for about `seconds`, saving the best adapter so far in `folder`; yield Progress, the last one finished.
+    """Train for about `seconds`, saving the best adapter so far in `folder`; yield Progress objects.
 
-    Training ends early if `stopped` returns True, or once 1.5 times `seconds` have passed because the machine is busy.
-    The best adapter up to then is kept.
+    The last one has finished=True. Training ends early if `stopped` returns True, or once 1.5 times `seconds` have
+    passed because the machine is busy. The best adapter up to then is kept.
     """
     began = shown = time.monotonic()
     iters = _steps_in(text, seconds)

@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 TITLE = "minilora: voices"
 HEADER = f"""<header><h1>{TITLE}</h1><p>The base is a small language model, trained on US presidents’ addresses
-and then frozen. A <em>voice</em> is a LoRA adapter: 6 % more parameters, trained on another text. Both texts use the
-same prompt and the same seed.</p></header>"""
+and then frozen. A <em>voice</em> is a LoRA adapter: 6 % more parameters, trained on a different text. The base and
+the voice each generate a text from the same prompt and seed.</p></header>"""
 EMPTY = """<p class="hint">Press <b>Generate</b> to compare two texts: one from the base, the other from the same model
 with the voices set on the sliders.</p>"""
-MIXER = """<p class="hint">Strength of each voice: 1 is as trained, 0 is off, and negative values move away from it.
-Releasing a slider generates both texts again.</p>"""
+MIXER = """<p class="hint">Strength of each voice: 1 is as trained, 0 is off, and negative values move away from the
+voice. Releasing a slider generates both texts again.</p>"""
 TEACH = f"""<p class="hint">Paste a text or choose a .txt file with at least {learning.SHORTEST:,} characters. With
 20,000 or more, the voice is easy to recognize. The text and the voice stay on the machine that runs the app and are
 deleted when the app ends.</p>"""
 LOOK = """<p class="hint">Each adapted layer computes h = W x + s · B A x. W belongs to the base and is frozen; only the
 low-rank factors A and B were trained.</p>"""
-POLITE = "element.setAttribute('role', 'status')"  # screen readers announce changes of this element
+POLITE = "element.setAttribute('role', 'status')"  # screen readers announce changes to this element
 AT_ONCE = 4  # concurrent generation requests; further ones wait
-WAITING = 40  # queue length; requests beyond it are rejected with a request to try again
+WAITING = 40  # queue length; once it is full, users are told to try again
 
 
 def page(act: actions.Actions, root: Path) -> gr.Blocks:
@@ -161,7 +161,7 @@ def _drawn(learn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     def shown(*values: Any) -> Iterator[Any]:
         for status, progress in learn(*values):
             if not isinstance(progress, learning.Progress) or not progress.losses:
-                yield status, gr.skip()  # a plot keeps its first set of lines, so wait until there are both
+                yield status, gr.skip()  # a plot keeps its first set of lines, so wait until both losses exist
                 continue
             points = [(step, loss, "training") for step, loss in enumerate(progress.losses, 1)]
             points += [(step, loss, "held out") for step, loss in progress.evaluations]
@@ -198,7 +198,7 @@ def _output(id: str, script: str | None = None, value: str = "") -> gr.HTML:
 
 
 def _show_voices(session: Session) -> list[Any]:
-    """Return the updates after training: the new slider at 1, the others at 0, the menu, the downloads, no texts."""
+    """Return the updates after training: the sliders (the new one at 1), the menu, the downloads, cleared outputs."""
     import gradio as gr
 
     known, own = [voice.name for voice in voices()], list(session.voices)

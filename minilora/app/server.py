@@ -45,7 +45,7 @@ def serve(
 def running(
     host: str = HOST, port: int | None = None, seconds: float = learning.MINUTE, open_browser: bool = False
 ) -> Iterator[str]:
-    """Run the app during this block; yield its address. Without `port`, the first free one from 7860 up is used."""
+    """Run the app during this block; yield its address. If `port` is None, the first free port from 7860 up is used."""
     _refuse_host(host)
     with tempfile.TemporaryDirectory(prefix="minilora-app-", ignore_cleanup_errors=True) as root:
         os.environ.update(SILENT, GRADIO_TEMP_DIR=root)  # uploads are deleted with the folder

@@ -24,7 +24,7 @@ class Session:
     ----------
     root : a temporary folder; a subfolder for this browser is created in it on demand
     voices : adapter folders of the voices trained here, by name
-    model : the packaged base with the packaged voices and these voices; None if there are none
+    model : the packaged base with the packaged voices and these voices; None if no voice was trained here
     stopped : the activities that the user has stopped, "writing" or "learning"
     """
 

@@ -20,7 +20,7 @@ from minilora.backend import Array, like
 
 
 class Differentiable(Protocol):
-    """The interface that the engine requires of a Tensor (`tensor.py`): its array, and its place in the graph."""
+    """The interface that the engine requires of a Tensor (`tensor.py`): its array, and its vertex in the graph."""
 
     data: Array
     grad: Array | None
@@ -59,7 +59,7 @@ class Node:
 
     Attributes
     ----------
-    edges : for each input that needs a gradient, the pair (its position among the inputs, its place in the graph)
+    edges : for each input that needs a gradient, the pair (its index among the inputs, its vertex in the graph)
     rules : one pull-back function per input, or a single function that returns the gradients of all inputs
     birth : the creation order; an output has a larger number than its inputs
     released : whether a backward pass has freed the edges and rules
@@ -86,13 +86,15 @@ def gradients(
     cotangent : the gradient with respect to `output`, of the same shape, on any device; default 1, for a scalar output
     release : free the graph during the pass, as `backward` does, to make room for the gradients
     """
-    if hasattr(wrt, "edges"):  # iterating over one tensor would create new ones, on which nothing depends
-        raise TypeError("gradients expects a list of tensors, got one tensor; write gradients(output, [x])")
+    if hasattr(wrt, "edges"):  # iterating over one tensor would yield new tensors that `output` does not depend on
+        raise TypeError("gradients() expects a list of tensors, got one tensor; write gradients(output, [x])")
     if not all(x.requires_grad for x in wrt):
-        raise ValueError("gradients expects tensors with requires_grad=True; a frozen tensor is not part of the graph")
+        raise ValueError(
+            "gradients() expects tensors with requires_grad=True; a frozen tensor is not part of the graph"
+        )
     places = [id(x.place) for x in wrt]
     arrived = _run(output, _ancestors(output), cotangent, set(places), release)
-    # Several gradients can share one array (x + y passes the same one to both inputs); a copy is safe to modify.
+    # Several gradients can share one array (x + y passes the same array to both inputs); a copy is safe to modify.
     return [arrived[p].copy() if p in arrived else np.zeros_like(x.data) for p, x in zip(places, wrt, strict=True)]
 
 
@@ -114,7 +116,7 @@ def backward(output: Differentiable, cotangent: Array | None = None) -> None:
 def _run(
     output: Differentiable, order: list[Place], cotangent: Any, keep: set[int], release: bool = False
 ) -> dict[int, Array]:
-    """Run the backward loop. Return the gradients of the places with ids in `keep`.
+    """Run the backward loop. Return the gradients of the vertices whose ids are in `keep`.
 
     With `release`, the arrays held by the rules of a node are freed as soon as the rules have been called.
     """
@@ -146,7 +148,7 @@ def _pull_back(place: Place, g: Array) -> list[tuple[Place, Array]]:
 
 
 def _ancestors(output: Differentiable) -> list[Place]:
-    """Return all places that `output` depends on, oldest first. Iterative, so the depth of the graph is not limited."""
+    """Return all vertices that `output` depends on, oldest first. Iterative, so the graph can have any depth."""
     if not output.requires_grad and not output.released:
         raise ValueError("expected a tensor that depends on a tensor with requires_grad=True; this one does not")
     found = {id(output.place): output.place}

@@ -42,7 +42,9 @@ def gradcheck(
     """
     for x in inputs:
         if x.dtype != np.float64:
-            raise TypeError(f"gradcheck expects float64 inputs, got {x.dtype}: rounding would dominate the comparison")
+            raise TypeError(
+                f"gradcheck() expects float64 inputs, got {x.dtype}: rounding would dominate the comparison"
+            )
     leaves = [Tensor(x.copy(), requires_grad=True) for x in inputs]
     constants: list[Any] = []
 

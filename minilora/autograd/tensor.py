@@ -3,8 +3,8 @@
 An *op* is a function on arrays that returns its output and, for each input, a *rule* that maps the gradient with
 respect to the output to the gradient with respect to that input (a vector-Jacobian product). The decorator `op` lets
 such a function accept Tensors: it calls the function on their arrays and records the inputs in a `Node` (see
-`engine.py`) of the output. These nodes form the graph. A *place* in the graph is a node or a leaf tensor, where
-gradients accumulate.
+`engine.py`) of the output. These nodes form the graph. A *vertex* of the graph, called `Place` in the code, is a node
+or a leaf tensor, where gradients accumulate.
 
 An input that needs no gradient has no edge in the graph, so its rule is never called. This is why LoRA never computes
 the gradient of a frozen weight.
@@ -82,7 +82,7 @@ class Tensor:
 
     @property
     def place(self) -> Place:
-        """The place of this tensor in the graph, where its gradients accumulate: its node, or the leaf itself."""
+        """The vertex of this tensor in the graph, where its gradients accumulate: its node, or the leaf itself."""
         return self.node or self
 
     @property
@@ -240,8 +240,8 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
     `function(*inputs, **options)` returns `(output, rules)`. `rules` has one function per input, which maps the
     gradient of the output to the gradient of that input (in the broadcast shape: the engine sums over broadcast axes),
     or None for an input without a gradient. If the gradients share most of their work, `rules` is instead one function
-    that returns all of them, and those not needed are discarded. Raises ValueError if an op of another module has the
-    same name.
+    that returns all of them, and those not needed are discarded. Raises ValueError if an op in a different module has
+    the same name.
     """
     name = function.__name__
     if name in OPS and OPS[name].__module__ != function.__module__:  # the operators would call the wrong op
@@ -251,7 +251,7 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
     def apply(*inputs: Any, **options: Any) -> Tensor:
         if options:  # no gradients flow through these
             if any(isinstance(x, Tensor) for x in options.values()):
-                raise TypeError(f"{name} accepts tensors only as positional arguments, got one by keyword")
+                raise TypeError(f"{name}() accepts tensors only as positional arguments, got one by keyword")
             options = {key: _plain(x) for key, x in options.items()}
         output, rules = function(*map(_array, inputs), **options)
         result = Tensor(output)

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "--host",
         default="127.0.0.1",
         help="address to listen on (default: 127.0.0.1, this machine only; "
-        "with another address, other machines can connect)",
+        "with a different address, other machines can connect)",
     )
     parser.add_argument(
         "--port", type=_port, metavar="N", help="port to listen on (default: 7860, or the next free port)"

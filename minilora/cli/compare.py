@@ -82,10 +82,10 @@ class Adapters(dict[str, str]):
             if known == called:
                 return name
         if called == BASE:
-            raise ValueError("base is the model without a voice; it has no strength and cannot be mixed")
+            raise ValueError("'base' is the model without a voice; it has no strength and cannot be mixed")
         if called not in NAMES and not os.path.isdir(called):
             raise ValueError(
-                f"unknown voice {called!r}; expected base, a voice ({', '.join(NAMES)}) or an adapter folder"
+                f"unknown voice {called!r}; expected 'base', a voice ({', '.join(NAMES)}) or an adapter folder"
             )
         name = called if called in NAMES else f"adapter{len(self) + 1}"
         lora.load_adapter(model, voice_folder(called) if called in NAMES else called, name)

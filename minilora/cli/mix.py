@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
         "--how",
         choices=["cat", "svd", "linear"],
         default="cat",
-        help="cat: exact, and its rank is the sum of the ranks (default); svd: the best approximation of rank --rank; "
+        help="cat: exact; the new rank is the sum of the ranks (default); svd: the best approximation of rank --rank; "
         "linear: weighted sums of the A's and of the B's, which requires equal ranks",
     )
     parser.add_argument("--rank", type=int, metavar="R", help="rank for svd (default: the largest adapter rank)")

@@ -18,7 +18,7 @@ from minilora.voices import voice_folder
 
 
 def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser:
-    """Add a command with a help text that ends in an example; return its parser."""
+    """Add a command whose help ends with an example; return its parser."""
     return commands.add_parser(
         name,
         help=help,
@@ -63,7 +63,10 @@ def add_sampling(parser: ArgumentParser, tokens: int) -> None:
     )
     parser.add_argument("--top-k", type=int, metavar="K", help="sample from the K most likely tokens")
     parser.add_argument(
-        "--top-p", type=float, metavar="P", help="sample from the fewest tokens with a total probability of at least P"
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="sample from the smallest set of tokens with a total probability of at least P",
     )
     parser.add_argument(
         "--seed",
@@ -137,8 +140,8 @@ def open_model(folder: str | None, adapters: list[str] | None = None, device: st
 def split_strength(argument: str) -> tuple[str, float]:
     """Split `runs/bard:0.7` into ("runs/bard", 0.7).
 
-    The strength is 1 without a colon, or if the entire argument is an existing folder. Raises ValueError if the part
-    after the last colon is not a finite number.
+    The strength is 1 if there is no colon, or if the entire argument is an existing folder. Raises ValueError if the
+    part after the last colon is not a finite number.
     """
     path, colon, number = argument.rpartition(":")
     if not (colon and path) or Path(argument).is_dir():

@@ -64,14 +64,14 @@ def load_corpus(name: str | Path, *, ascii: bool = True, download: bool = True) 
 
     A known name takes precedence over a path of the same name (`./grimm` is a path). `ascii` converts the text to
     ASCII (see `to_ascii`); `download=False` prevents network access. Raises CorpusError if the corpus cannot be loaded
-    or more than half of its characters have no ASCII form.
+    or more than half of its characters have no ASCII equivalent.
     """
     name = os.fspath(name)
     documents = _documents(name, download)
     if ascii:
         folded = tuple(map(to_ascii, documents))
         if 2 * sum(map(len, folded)) < sum(map(len, documents)):
-            raise CorpusError(f"most of {name} has no ASCII form and would be lost; load it with ascii=False")
+            raise CorpusError(f"most of {name} has no ASCII equivalent and would be lost; load it with ascii=False")
         documents = folded
     return Corpus(name, documents)
 
@@ -111,8 +111,9 @@ def load_ids(names: str | list[str], *, download: bool = True) -> tuple[np.ndarr
 def to_ascii(text: str) -> str:
     """Convert `text` to ASCII.
 
-    Typographic quotes, dashes and ellipses are replaced, accents are removed, and other characters without an ASCII
-    form are dropped. Every line ending becomes a newline character. ASCII text with such line endings is unchanged.
+    Typographic quotes, dashes and ellipses are replaced, accents are removed, and other characters without an
+    ASCII equivalent are dropped. Every line ending becomes a newline character. ASCII text with such line endings is
+    unchanged.
     """
     text = re.sub("\r\n|[\r\x85\u2028\u2029]", "\n", text)
     # Translated twice: ´ must be replaced before decomposition, which turns it into a space, and ⁄ after it, because
@@ -172,7 +173,7 @@ def _standard_library() -> tuple[str, ...]:
     folder = Path(sysconfig.get_path("stdlib"))
     files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_sysconfigdata"))
     if not files:
-        raise CorpusError(f"expected the standard library as .py files in {folder}, found none; use another corpus")
+        raise CorpusError(f"expected the standard library as .py files in {folder}, found none; use a different corpus")
     return tuple(_decode(file.read_bytes()) for file in files)
 
 
@@ -184,7 +185,7 @@ def _pastiche(name: str) -> str:
     voice = (match and match[1]) or PASTICHE_VOICE
     if match is None or voice not in pastiche.VOICES:
         raise CorpusError(
-            f"expected pastiche, pastiche:VOICE or pastiche:VOICE:CHARACTERS, with VOICE one of "
+            f"expected 'pastiche', 'pastiche:VOICE' or 'pastiche:VOICE:CHARACTERS', with VOICE one of "
             f"{', '.join(pastiche.VOICES)} and CHARACTERS from 1 to 99,999,999; found {name!r}"
         )
     return pastiche.write(voice, int(match[2] or PASTICHE_CHARACTERS))

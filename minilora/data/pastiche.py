@@ -47,7 +47,7 @@ def write(voice: str, characters: int, seed: int = 0) -> str:
     ValueError : the voice is unknown, or `characters` is below 1
     """
     if characters < 1:
-        raise ValueError(f"expected characters to be at least 1, found {characters}; use, for example, 300_000")
+        raise ValueError(f"expected `characters` to be at least 1, found {characters}; use, for example, 300_000")
     written: list[str] = []
     length = 0
     for paragraph in paragraphs(voice, seed):

@@ -1,8 +1,8 @@
 """The sources of the known corpora, and the check that each file is the expected one.
 
 A corpus file is searched for in the folder given by the environment variable MINILORA_DATA, then in the user's cache
-folder. If it is in neither, it is downloaded. It is used only if its size and SHA-256 match those in `SOURCES`, so a
-name refers to the same bytes on every machine. Read `corpora.py` next.
+folder. If it is in neither, it is downloaded. A file is used only if its size and SHA-256 match those in `SOURCES`, so
+a name refers to the same bytes on every machine. Read `corpora.py` next.
 """
 
 from __future__ import annotations
@@ -40,12 +40,15 @@ class Source:
     url: str
     terms: str
     description: str
-    members: str = ""  # for a zip archive: the pattern of the file names that are documents
+    members: str = ""  # for a zip archive: the file name pattern that documents match
 
 
 @dataclass(frozen=True)
 class Check:
-    """The result of `verify` for one source. `path` is None without a file; `problem` is empty for a correct file."""
+    """The result of `verify` for one source.
+
+    `path` is None if there is no file; `problem` is empty for a correct file.
+    """
 
     source: Source
     path: Path | None
@@ -123,7 +126,7 @@ def cache_folder() -> Path:
 def find(source: Source) -> Path | None:
     """The checked file of `source` on this machine, or None. MINILORA_DATA takes precedence over the cache folder.
 
-    Raises CorpusError if a file of that name has other content; the file is neither used nor deleted.
+    Raises CorpusError if a file with that name has different content; the file is neither used nor deleted.
     """
     path = _locate(source)
     if path and (problem := _problem(path, source)):
@@ -132,7 +135,7 @@ def find(source: Source) -> Path | None:
 
 
 def verify() -> list[Check]:
-    """For each corpus with a file, check whether it is on this machine and its size and checksum are correct."""
+    """For each corpus stored as a file, check whether it is on this machine with the correct size and checksum."""
     checks = []
     for source in SOURCES.values():
         path = _locate(source)
@@ -177,7 +180,7 @@ def _problem(path: Path, source: Source) -> str:
 
 
 def _difference(data: bytes, source: Source) -> str:
-    """The difference between `data` and the size and checksum of `source`, or "" if they match."""
+    """How the size and checksum of `data` differ from those of `source`, or "" if they match."""
     found = hashlib.sha256(data).hexdigest()
     if (len(data), found) == (source.bytes, source.sha256):
         return ""
@@ -197,7 +200,7 @@ def _by_hand(source: Source) -> str:
 
 
 def _download(source: Source) -> bytes:
-    """Download a source, reading little more than the expected size. Raises OSError."""
+    """Download a source; stop reading shortly past the expected size. Raises OSError."""
     from http.client import HTTPException
 
     from tqdm import tqdm
@@ -223,7 +226,7 @@ def _download(source: Source) -> bytes:
 def _open(url: str) -> Any:
     """The server's response. Raises TimeoutError after OPEN_SECONDS.
 
-    A socket's timeout restarts for each address of the host and does not cover name resolution. Without a network,
+    A socket's timeout restarts for each address of the host and does not cover name resolution. If there is no network,
     this can add up to a minute. The request is therefore made in a thread, and the wait for the thread is limited.
     """
     from urllib.request import Request, urlopen

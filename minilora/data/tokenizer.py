@@ -60,7 +60,8 @@ class ByteTokenizer:
             raise ValueError(f"expected integer ids, found {array.dtype}; convert them before decoding")
         if array.min() < 0 or array.max() >= self.vocab_size:
             raise ValueError(
-                f"expected ids from 0 to 255, found {array.min()} to {array.max()}; these come from another tokenizer"
+                f"expected ids from 0 to 255, found {array.min()} to {array.max()}; "
+                "these come from a different tokenizer"
             )
         return array.astype(np.uint8).tobytes().decode("utf-8", errors)
 
@@ -90,7 +91,7 @@ class ByteTokenizer:
         for key in DECISIVE:
             if found.get(key) != expected[key]:
                 raise ValueError(
-                    f"{path} is another tokenizer: expected minilora's own, with the 256 bytes as tokens, "
+                    f"{path} is a different tokenizer: expected minilora's own, with the 256 bytes as tokens, "
                     f"but {_differs(key, found)}; train or choose a byte-level model"
                 )
         return cls()

@@ -1,7 +1,7 @@
 """The cached keys and values of texts of different lengths, in arrays that a decoding step processes at once.
 
-Texts of similar length share a bucket. A text that outgrows its bucket moves to the one with twice the room per text,
-so that little space is unused. Removing a text moves at most one other text.
+Texts of similar length share a bucket. A text that outgrows its bucket moves to the bucket with twice the room per
+text, so that little space is unused. Removing a text moves at most one other text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class CachedText(Protocol):
 
 
 class Bucket:
-    """The keys and values of some texts, with room for `room` tokens each.
+    """The keys and values of some texts, with a capacity of `room` tokens each.
 
     Attributes
     ----------
@@ -55,7 +55,7 @@ class Bucket:
         self.texts += texts
 
     def remove(self, text: CachedText) -> None:
-        """Remove a text; the last text moves to its place."""
+        """Remove a text; the last text moves to its row."""
         place, last = self.texts.index(text), self.texts.pop()
         end = len(self.texts)
         if last is not text:

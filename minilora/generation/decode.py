@@ -29,10 +29,11 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
     rows : the maximum number of texts to generate at a time; None for no limit
 
     Merging, deleting or replacing adapters later does not affect the texts (`snapshot.py`). Raises ValueError for an
-    invalid request, and AdapterError if its adapters are invalid; if `requests` is a list, before the first step.
+    invalid request, and AdapterError if its adapters are invalid. If `requests` is a list, these errors are raised
+    before the first step.
     """
     if rows is not None and rows < 1:
-        raise ValueError(f"expected rows to be at least 1, got {rows}")
+        raise ValueError(f"expected `rows` to be at least 1, got {rows}")
     decoding = Decoding(model)
     if isinstance(requests, Sequence):
         for request in requests:
@@ -50,7 +51,7 @@ def _steps(decoding: Decoding, waiting: Iterator[Request], rows: float) -> Itera
 
 
 class Decoding:
-    """Requests in progress. `decode` drives it; a server can add and remove requests between steps.
+    """The set of requests in progress, driven by `decode`. A server can add and remove requests between steps.
 
     Parameters
     ----------
@@ -78,7 +79,10 @@ class Decoding:
         return len(self.in_progress)
 
     def check(self, request: Request) -> dict[str, float] | None:
-        """Return the strengths of the request's adapters, None if merged. Raises ValueError for an invalid request."""
+        """Return the strengths of the request's adapters, or None if adapters are merged.
+
+        Raises ValueError for an invalid request.
+        """
         check_request(request, self.model.config.max_position_embeddings, self.model.config.vocab_size)
         if request.adapters is None:
             return self._active
@@ -105,7 +109,7 @@ class Decoding:
     def step(self) -> list[Token]:
         """Return one new token per request, in the order in which they were added, and remove the requests that end.
 
-        After an error, all texts are as they were before the step: remove the request that caused it and continue.
+        After an error, all texts are as they were before the step. Remove the request that caused it and continue.
         """
         texts = [active_request.text for active_request in self.in_progress]
         lengths = [text.length for text in texts]

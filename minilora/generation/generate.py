@@ -82,7 +82,7 @@ def write(
 ) -> str:
     """Return the model's continuation of `prompt`, at most `tokens` tokens long.
 
-    It ends before the first occurrence of a string in `stop`, or before an end token of the model (`eos_token_id`).
+    The text ends before the first occurrence of a string in `stop` or before the model's end token (`eos_token_id`).
     The keyword arguments `sampling` are settings of `Sampler`, such as `temperature=0.5`, given instead of `sampler`.
     """
     return "".join(write_stream(model, prompt, tokens, sampler, seed, adapters, stop, **sampling))

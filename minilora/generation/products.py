@@ -31,8 +31,8 @@ class Products:
     B : for each adapted linear, its index, its slice of the ranks in A, and s·Bᵀ of each row, (rows, R, out)
     others : (index, RowUpdates) of each linear that has updates without factors
 
-    Where a row's rank is below R, A and B are padded with zeros. They may have spare rows, and have a single row if all
-    rows share their adapters.
+    Where a row's rank is below R, A and B are padded with zeros. A and B may have spare rows. They have a single row if
+    all rows of the batch use the same adapters.
     """
 
     def __init__(self, linears: list[Linear]) -> None:
@@ -109,7 +109,7 @@ class Products:
 
     def _add_low_rank(self, ys: list[Array], x: Array) -> None:
         assert self.A is not None
-        if len(self.A) == 1:  # all rows share it
+        if len(self.A) == 1:  # all rows share A and B
             low = x @ self.A[0].T  # (N, in) -> (N, sum of R)
             for i, part, B in self.B:
                 ys[i] += low[:, part] @ B[0]
@@ -126,7 +126,7 @@ def _ranks(found: Found) -> list[int]:
 
 
 def _product(linear: Linear) -> Callable[[Array], Array]:
-    """Return x -> x Wᵀ on arrays. If a Linear has its own `forward`, for example for a quantized W, it is used."""
+    """Return x -> x Wᵀ on arrays. A Linear with its own `forward`, for example for a quantized W, is called instead."""
     if isinstance(linear, AdaptedLinear) and not linear.merged:
         return _product(linear.base)
     if "forward" in vars(linear) or type(linear).forward not in (Linear.forward, AdaptedLinear.forward):

@@ -61,9 +61,9 @@ class Reader:
         self.model, self.context = model, model.config.max_position_embeddings
         self.step = TokenStep(model) if can_step(model) else None
         self.rows: list[ActiveText] = []  # the texts of the last single-token step, in batch order
-        self.buckets: dict[int, Bucket] = {}  # by room
+        self.buckets: dict[int, Bucket] = {}  # keyed by capacity, in tokens per text
         self.past: list[Bucket] = []  # the buckets that hold the rows
-        self.moved = False  # whether a text has entered a bucket since that step
+        self.moved = False  # whether a text has entered a bucket since the last single-token step
 
     @no_grad()
     def __call__(self, texts: list[ActiveText]) -> Array:
@@ -93,7 +93,7 @@ class Reader:
         return logits[[places[id(text)] for text in texts]]
 
     def _make_room(self, texts: list[ActiveText]) -> None:
-        """Make room for one more token per text: move it to a larger bucket, or shorten it if the context is full."""
+        """Make room for a token in each text: move a text to a larger bucket, or shorten it if the context is full."""
         moving: dict[Bucket, list[ActiveText]] = {}
         for text in texts:
             if text.length + 1 > self.context:
@@ -108,7 +108,7 @@ class Reader:
                 text.bucket = larger
 
     def _bucket(self, tokens: int) -> Bucket:
-        """Return the bucket for texts of this many tokens. The caller moves texts there, which changes its rows."""
+        """Return the bucket for texts of this many tokens. The caller adds texts, which changes the bucket's rows."""
         self.moved = True
         room = SMALLEST
         while room < tokens:
@@ -118,7 +118,7 @@ class Reader:
         return self.buckets[room]
 
     def _arranged(self, texts: list[ActiveText]) -> list[ActiveText]:
-        """Return the texts in row order; those of the last step keep their rows if possible, to copy few adapters."""
+        """Return the texts in row order; those of the last step keep theirs if possible, to avoid copying adapters."""
         if texts == self.rows:
             return texts
         now, before = set(map(id, texts)), set(map(id, self.rows))
@@ -161,7 +161,7 @@ class Reader:
             yield together
 
     def _read(self, texts: list[ActiveText]) -> Array:
-        """Process texts from their beginning, padded at the end to one length; return the logits after each text."""
+        """Process texts from the start, padded at the end to a common length; return the logits after each text."""
         lengths = np.array([len(text.ids) for text in texts])
         ids = np.zeros((len(texts), lengths.max()), dtype=np.int64)
         for row, text in enumerate(texts):

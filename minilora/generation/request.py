@@ -75,14 +75,14 @@ def check_request(request: Request, context: int, vocabulary: int) -> None:
     """Raise ValueError if the request is invalid for a model with this context and vocabulary size."""
     check_prompt(request.prompt, context, vocabulary)
     if not isinstance(request.tokens, Integral):
-        raise ValueError(f"expected tokens to be an integer, got {request.tokens!r}")
+        raise ValueError(f"expected `tokens` to be an integer, got {request.tokens!r}")
     if request.tokens < 1:
-        raise ValueError(f"expected tokens to be at least 1, got {request.tokens}")
+        raise ValueError(f"expected `tokens` to be at least 1, got {request.tokens}")
     try:
         np.random.default_rng(request.seed)
     except (TypeError, ValueError):
         raise ValueError(
-            f"expected seed to be a non-negative integer, or a sequence of them, got {request.seed!r}"
+            f"expected `seed` to be a non-negative integer, or a sequence of them, got {request.seed!r}"
         ) from None
 
 

@@ -28,11 +28,11 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not self.temperature >= 0:
-            raise ValueError(f"expected temperature to be at least 0, got {self.temperature}")
+            raise ValueError(f"expected `temperature` to be at least 0, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"expected top_k to be at least 1, got {self.top_k}")
+            raise ValueError(f"expected `top_k` to be at least 1, got {self.top_k}")
         if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"expected top_p to be above 0 and at most 1, got {self.top_p}")
+            raise ValueError(f"expected `top_p` to be above 0 and at most 1, got {self.top_p}")
 
     def choose(self, logits: Array, draws: Array) -> Array:
         """Return one token for each row of logits (B, V), given uniform random numbers `draws` (B,) in [0, 1)."""
@@ -56,7 +56,7 @@ class Sampler:
 
 
 def make_sampler(sampler: Any, settings: Mapping[str, Any]) -> Any:
-    """Return the sampler, or a Sampler with the settings if it is None. Raises ValueError if both are given."""
+    """Return the sampler, or a Sampler with the settings if `sampler` is None. Raises ValueError if both are given."""
     if sampler is not None and settings:
         raise ValueError(f"expected a sampler or {', '.join(settings)}, got both; pass the settings to the sampler")
     return Sampler(**settings) if sampler is None else sampler

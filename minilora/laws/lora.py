@@ -54,7 +54,7 @@ def the_dtype_stays(case: Case, layer: Layer) -> None:
 
 @law("lora", "h₁ does not depend on layer 2", "no shared state", bound=EXACT)
 def a_second_layer_changes_nothing(case: Case, layer: Layer) -> None:
-    """Layers share no state: creating and using a second layer does not change a bit of the first one's output."""
+    """Layers share no state: creating and using a second layer leaves the first one's output bit-for-bit unchanged."""
     W = draw_weight(case)
     adapted, x = layer(W, *draw_adapter(case, W)), draw_inputs(case, W)
     before = adapted.forward(x)
@@ -132,7 +132,7 @@ def the_update_has_rank_at_most_r(case: Case, layer: Layer) -> None:
 
 @law("lora", "parameters = r (in + out)", f"{HU}, section 4.2", bound=EXACT, needs=("trainable",))
 def the_parameters_are_r_times_in_plus_out(case: Case, layer: Layer) -> None:
-    """An adapter trains r (in + out) parameters instead of in · out."""
+    """An adapter has r (in + out) trainable parameters instead of in · out."""
     W = draw_weight(case, most=20)
     adapter = draw_adapter(case, W)
     trained = sum(np.size(array) for array in layer(W, *adapter).trainable())

@@ -135,7 +135,7 @@ def mixing_by_svd_is_the_best_of_its_rank(case: Case, layer: Layer) -> None:
     left = np.linalg.svd(update, compute_uv=False)[r:] / scale
     case.equal("singular values of ΔW after the r-th", left, 0 * left)
     case.equal("distance", np.linalg.norm(exact - update) / scale, np.linalg.norm(values[r:]) / scale)
-    for _ in range(3):  # the closest B for a random A is closer than any other B with that A
+    for _ in range(3):  # the closest B for a random A is closer than any other B with the same A
         A = case.rng.standard_normal((r, W.shape[1]))
         nearest = exact @ np.linalg.pinv(A) @ A
         distances = [float(np.linalg.norm(exact - X)) / scale for X in (update, nearest)]

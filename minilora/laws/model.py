@@ -242,7 +242,7 @@ def grouped_heads_are_full_heads_that_repeat(case: Case) -> None:
 
 @law("model", "∂L/∂E = ∂L/∂E as the embedding + ∂L/∂E as the head", "Press & Wolf 2017", bound=WHOLE_MODEL)
 def a_tied_head_learns_in_both_places(case: Case) -> None:
-    """An embedding tied to the output head gives the same logits as two equal tables, and gets both gradients."""
+    """An embedding tied to the output head gives the logits of two equal tables, and the sum of their gradients."""
     tied = draw_model(case, tie_word_embeddings=True)
     ids = draw_ids(case, tied)
     targets = draw_targets(case, tied, ids)

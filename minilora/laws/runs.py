@@ -227,7 +227,7 @@ def same_history(case: Case, got: History, want: History) -> None:
 
 @law("runs", "W ← W,  A ← A + …,  B ← B + …", "Hu et al. 2021 (LoRA), section 4.1", bound=EXACT)
 def training_an_adapter_leaves_the_whole_base_as_it_was(case: Case) -> None:
-    """Training changes A and B of every adapted layer, but not a bit of the rest, norms and embedding included."""
+    """Training changes A and B of every adapted layer; all other parameters stay bit-for-bit unchanged."""
     run = draw_run(case)
     model = fresh_model(case, int(case.rng.integers(2**32)))
     targets = case.choice("targets", [["q_proj"], ["o_proj", "up_proj"], "all-linear"])

@@ -29,7 +29,7 @@ def inject(
 
     Parameters
     ----------
-    config : a LoraConfig, or the config of another method; by default LoraConfig()
+    config : a LoraConfig, or the config of any other method; by default LoraConfig()
     adapter : name of the adapter
     rng : a generator, or a seed for one, to initialize the adapter; the same seed gives the same values
     settings : fields of the config, such as r, lora_alpha or target_modules

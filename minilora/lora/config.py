@@ -39,8 +39,8 @@ class LoraConfig(Method):
     r : rank of the update: A has r rows and B has r columns
     lora_alpha : α; the update is scaled by α/r
     lora_dropout : dropout probability for the input of A during training
-    rank_pattern, alpha_pattern : other values of r or α for some modules, {regular expression: value}. A key must match
-        the entire path of a module or the part after one of its dots; the first key that matches applies
+    rank_pattern, alpha_pattern : different values of r or α for some modules, {regular expression: value}. A key must
+        match the entire path of a module or the part after one of its dots; the first key that matches applies
     use_rslora : scale by α/√r instead, because α/r slows down training at large ranks (Kalajdzievski 2023)
     init_lora_weights : True: A uniform in ±1/√in, B zero. "gaussian": A normal with standard deviation 1/r, B zero.
         False: A as for True, B uniform in ±1/√r, so that ΔW is not zero (for tests)

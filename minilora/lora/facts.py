@@ -99,7 +99,7 @@ def _facts(
 
 
 def _base(config: Method, path: str, arrays: Mapping[str, Array], W: Array | None) -> Linear | None:
-    """Return the base layer; without W, a zero layer of the same shape if the tensors determine it, else None."""
+    """Return the base layer; if W is None, a zero layer of the same shape if the tensors determine it, else None."""
     if W is not None:
         return Linear(Tensor(W))
     symbols = ((config.shapes(path)[name], array.shape) for name, array in arrays.items())

@@ -1,7 +1,7 @@
 """Mixing: combine several adapters into a new one. With weights wᵢ, scales sᵢ and factors Aᵢ, Bᵢ:
 
         cat      ΔW = Σ wᵢ sᵢ Bᵢ Aᵢ                      exact; the new rank is the sum of the ranks
-        svd      the best rank-r approximation of that   discards all but the r largest singular values
+        svd      best rank-r approximation of that sum   discards all but the r largest singular values
         linear   ΔW = Σᵢⱼ √(wᵢsᵢ) √(wⱼsⱼ) Bᵢ Aⱼ            requires equal ranks; includes cross terms i ≠ j
 
 The names follow PEFT's `add_weighted_adapter`. To combine adapters without creating a new one, activate them together:
@@ -46,8 +46,8 @@ class Mixture:
     ----------
     adapter, how : the arguments of `mix`
     rank : rank of the new adapter, by module
-    error : relative error ‖ΔW - Σ wᵢ ΔWᵢ‖ / ‖Σ wᵢ ΔWᵢ‖ in the Frobenius norm, by module; infinite if only the
-        weighted sum is zero
+    error : relative error ‖ΔW - Σ wᵢ ΔWᵢ‖ / ‖Σ wᵢ ΔWᵢ‖ in the Frobenius norm, by module; infinite if the
+        weighted sum is zero but ΔW is not
     """
 
     adapter: str
@@ -90,9 +90,9 @@ def mix(
     weights : {adapter name: weight}; weights can be any finite numbers
     adapter : name of the new adapter
     how : "cat" concatenates the A's and the B's: exact, and as large as all the adapters together. "svd" is the best
-        rank-r approximation of that (Eckart & Young 1936). "linear" adds up the A's and the B's, each multiplied by
-        √|wᵢsᵢ|, and the A's also by the sign of wᵢsᵢ. It requires equal ranks, and because of its cross terms Bᵢ Aⱼ, it
-        generally differs from the weighted sum unless only one weight is nonzero
+        rank-r approximation of the weighted sum (Eckart & Young 1936). "linear" adds up the A's and the B's, each
+        multiplied by √|wᵢsᵢ|, and the A's also by the sign of wᵢsᵢ. It requires equal ranks, and because of its cross
+        terms Bᵢ Aⱼ, it generally differs from the weighted sum unless only one weight is nonzero
     r : rank for "svd"; by default the largest rank of the adapters in each module. A module's rank is limited by its
         dimensions and by the sum of the ranks
 
@@ -123,7 +123,7 @@ def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
             f"expected a weight for each adapter, such as {{'bard': 0.7, 'recipe': 0.3}}, got {weights!r}"
         )
     if not isinstance(how, str) or how not in WAYS:
-        raise AdapterError(f"expected how to be one of {', '.join(map(repr, WAYS))}, got {how!r}")
+        raise AdapterError(f"expected `how` to be one of {', '.join(map(repr, WAYS))}, got {how!r}")
     if r is not None and how != "svd":
         raise AdapterError(f"r can be set only for how='svd', got r={r!r} with how={how!r}")
     if r is not None and (not isinstance(r, Integral) or isinstance(r, bool) or r < 1):
@@ -206,7 +206,7 @@ def _distance(made: Pair, exact: Pair) -> float:
 
 
 def _config(model: Module, rank: dict[str, int]) -> LoraConfig:
-    """Return a config of scale α/r = 1 that selects exactly these modules, with these ranks."""
+    """Return a config with scale α/r = 1 that selects exactly these modules, with these ranks."""
     common = Counter(rank.values()).most_common(1)[0][0]
     others = {re.escape(path): r for path, r in rank.items() if r != common}
     config = LoraConfig(

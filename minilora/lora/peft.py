@@ -20,7 +20,7 @@ from minilora.nn import Llama
 class PeftModel(Llama):
     """A Llama with adapters and the methods of PEFT's PeftModel. Every function that accepts a Llama accepts it.
 
-    It shares its state with `model`, so every change to one is also a change to the other.
+    A PeftModel shares its state with `model`, so every change to one is also a change to the other.
     """
 
     def __init__(self, model: Llama) -> None:
@@ -55,7 +55,7 @@ class PeftModel(Llama):
         print(f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.4f}")
 
     def load_adapter(self, folder: str | Path, adapter_name: str) -> None:
-        """Attach the adapter in `folder`; the active adapters stay the same. Call `set_adapter` to use it."""
+        """Attach the adapter in `folder`; the active adapters stay the same. Call `set_adapter` to use the new one."""
         active = self.active_adapters
         files.load_adapter(self, folder, adapter_name)
         attach.set_active(self, active)

@@ -26,7 +26,7 @@ class Attention(Module):
         self.o_proj = Linear(random_weight(rng, width, queries, std / (2 * config.num_hidden_layers) ** 0.5))
 
     def forward(self, x: Tensor, rotations: tuple[Array, Array], cache: LayerCache | None = None) -> Tensor:
-        """Return the output (B, T, C) for x (B, T, C); `rotations` is from `rotary_tables`, for the T positions of x."""
+        """Return the output (B, T, C) for x (B, T, C); `rotations` are the `rotary_tables` of the T positions of x."""
         B, T, _ = x.shape
         q = ops.rotary(self.q_proj(x).reshape(B, T, -1, self.head_dim), *rotations)  # (B, T, H·D) -> (B, T, H, D)
         k = ops.rotary(self.k_proj(x).reshape(B, T, -1, self.head_dim), *rotations)  # (B, T, G·D) -> (B, T, G, D)

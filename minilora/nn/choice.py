@@ -1,7 +1,7 @@
 """Adapter selection for a single call: `model(ids, adapters=["bard", None])`.
 
 The selection is passed in a context variable, so intermediate layers need no extra argument and calls in other threads
-are not affected. Adapted Linears read it (`adapters/host.py`).
+are not affected. Adapted Linear layers read the variable (`adapters/host.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def chosen() -> RowChoice | None:
 
 @contextmanager
 def choosing(rows: RowChoice) -> Iterator[None]:
-    """Context manager that makes layers use the adapters of `rows`, in the current context only."""
+    """Context manager that makes layers use the adapters of `rows`. Other threads are not affected."""
     token = _chosen.set(rows)
     try:
         yield
@@ -68,7 +68,7 @@ def resolve(model: Module, adapters: RowChoice | Choice | Sequence[Choice], batc
             f"expected an adapter name, a dict of strengths, or a list with one of these per row, got {adapters!r}"
         )
     if len(adapters) != batch:
-        raise AdapterError(f"expected one entry of adapters for each of {batch} rows, got {len(adapters)}")
+        raise AdapterError(f"expected one entry of `adapters` for each of {batch} rows, got {len(adapters)}")
     return row_choice([strengths(choice, known) for choice in adapters])
 
 

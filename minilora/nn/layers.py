@@ -14,7 +14,7 @@ from minilora.nn.module import Module
 class Linear(Module):
     """y = x Wᵀ, without a bias. `weight` is (out, in); x is (..., in), y is (..., out).
 
-    A subclass that stores W in another form overrides `forward` and `dense`.
+    A subclass that stores W in a different form overrides `forward` and `dense`.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -75,7 +75,7 @@ class RMSNorm(Module):
 def random_weight(rng: np.random.Generator | None, n_out: int, n_in: int, std: float) -> Tensor:
     """Return a trainable float32 matrix (out, in).
 
-    Entries are drawn from a normal distribution with mean 0 and standard deviation `std`, or are zero without an rng.
+    Entries are drawn from a normal distribution with mean 0 and standard deviation `std`, or are zero if `rng` is None.
     """
     if rng is None:
         return Tensor(np.zeros((n_out, n_in), dtype=np.float32), requires_grad=True)

@@ -98,7 +98,7 @@ class Llama(Module):
 
         Parameters
         ----------
-        cache : the key-value cache of past tokens, which the ids continue; extended in place
+        cache : the key-value cache of the tokens that precede the ids; extended in place
         adapters : adapters for this call only, in place of the active ones: a name, a dict of strengths by name ({} for
             the base), or a list with one entry per row of the batch, each a name, a dict, or None for the base. None:
             the active adapters. Only active adapters receive gradients; the others are frozen

@@ -26,13 +26,13 @@ class AdapterError(ValueError):
 
 
 class Module:
-    """Base class with parameters, submodules, and saving and loading of state."""
+    """Base class that holds parameters and submodules, and saves and loads state."""
 
     _rng: np.random.Generator | None = None
 
     @property
     def rng(self) -> np.random.Generator | None:
-        """The random generator of dropout in training mode; None in evaluation mode."""
+        """The random generator used by dropout in training mode; None in evaluation mode."""
         return self._rng and (_drawing.get() or self._rng)
 
     @rng.setter
@@ -47,7 +47,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError(f"{type(self).__name__} does not define forward")
+        raise TypeError(f"{type(self).__name__} does not define forward()")
 
     def named_modules(self, path: str = "") -> Iterator[tuple[str, Module]]:
         """Yield this module and all its submodules, each with its dotted path."""
@@ -148,7 +148,7 @@ class Module:
         return any(part.merged for _, part in self._parts() if isinstance(part, Module))
 
     def refuse_if_merged(self, wish: str) -> None:
-        """Raise AdapterError ("cannot {wish} …") if adapters are merged: their effect is then fixed in the weights."""
+        """Raise AdapterError ("cannot {wish} …") if adapters are merged: their effect is then part of the weights."""
         if self.merged:
             raise AdapterError(
                 f"cannot {wish} while adapters are merged into the weights; call lora.unmerge(model) first"
@@ -171,7 +171,10 @@ class Module:
 
 @contextmanager
 def drawing_from(rng: np.random.Generator) -> Iterator[None]:
-    """Context manager in which modules in training mode draw from `rng` instead of their own, in this context only."""
+    """Context manager in which modules in training mode draw from `rng` instead of their own generator.
+
+    Other threads are not affected.
+    """
     token = _drawing.set(rng)
     try:
         yield

@@ -106,16 +106,16 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
 
 
 def _adapter_entries(preset: str, table: dict[str, Any]) -> dict[str, Any]:
-    """The entries of the method's table, such as [lora], and those in other methods' tables that it also accepts."""
+    """The entries of the method's table, such as [lora], and entries of other tables that the method also accepts."""
     if "adapter" in table:
         raise ValueError(
-            f"preset {preset}: unknown entry adapter; adapter settings belong in a table named after the method, "
+            f"preset {preset}: unknown entry `adapter`; adapter settings belong in a table named after the method, "
             "such as [lora]"
         )
     tables = {name: table.pop(name) for name in methods() if name in table}
     for name, entries in tables.items():
         if not isinstance(entries, dict):
-            raise ValueError(f"preset {preset}: expected {name} to be a table, got {entries!r}")
+            raise ValueError(f"preset {preset}: expected `{name}` to be a table, got {entries!r}")
     own, known = tables.pop(str(table["method"]), {}), _entries(table["method"])
     return {**{k: v for other in tables.values() for k, v in other.items() if k in known}, **own}
 
@@ -153,7 +153,7 @@ def _check(preset: str, table: dict[str, Any]) -> Settings:
     for name, choices in {"method": (*methods(), "full"), "dtype": ("float32", "float16")}.items():
         if values[name] not in choices:
             raise ValueError(
-                f"preset {preset}: expected {name} to be one of {', '.join(choices)}, got {values[name]!r}"
+                f"preset {preset}: expected `{name}` to be one of {', '.join(choices)}, got {values[name]!r}"
             )
     model = LlamaConfig if "model" in values else None
     kinds = {"model": model, "adapter": methods().get(values["method"]), "training": TrainingConfig}
@@ -162,7 +162,7 @@ def _check(preset: str, table: dict[str, Any]) -> Settings:
     if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):
         raise ValueError(f"preset {preset}: unknown entries: {unknown}")
     if not isinstance(values["corpus"], list):
-        raise ValueError(f"preset {preset}: expected corpus to be a list of names, got {values['corpus']!r}")
+        raise ValueError(f"preset {preset}: expected `corpus` to be a list of names, got {values['corpus']!r}")
     return Settings(**values)
 
 
@@ -172,7 +172,7 @@ def _config(preset: str, name: str, kind: Any, entries: Any) -> Any:
         return None
     known = [field.name for field in dataclasses.fields(kind)]
     if not isinstance(entries, dict):
-        raise ValueError(f"preset {preset}: expected {name} to be a table, got {entries!r}")
+        raise ValueError(f"preset {preset}: expected `{name}` to be a table, got {entries!r}")
     if unknown := ", ".join(sorted(entries.keys() - set(known))):
         raise ValueError(f"preset {preset}: unknown entries in [{name}]: {unknown}; valid entries: {', '.join(known)}")
     try:

@@ -1,9 +1,9 @@
 """Checkpoints: one file with everything needed to resume a run exactly.
 
 A safetensors file holds the trainable parameters, the state of the optimizer and of the adapters' hooks, and the losses
-so far. Its metadata holds, as JSON, the step, the state of the random generator (which is also the position in the
-data) and the run's settings. The file is replaced by an atomic rename, so a run that is killed at any time leaves a
-complete checkpoint.
+so far. Its metadata holds, as JSON, the step, the state of the random generator (which also determines the
+batches that follow) and the run's settings. The file is replaced by an atomic rename, so a run that is killed at any
+time leaves a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from minilora.training.optimizer import Optimizer
 
 
 class CheckpointError(ValueError):
-    """Raised when a checkpoint is missing, corrupted or from another run, or when a new run would overwrite it."""
+    """Raised when a checkpoint is missing, corrupted or from a different run, or when a new run would overwrite it."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ def load(
     """Copy the saved state into `optimizer`, `rng`, `history` and the arrays of `hooks`, in place.
 
     Raises CheckpointError, before anything is changed, if the file is missing or corrupted, or belongs to a run with
-    other settings, data or parameters.
+    different settings, data or parameters.
     """
     try:
         tensors, text = read_tensors(path), read_metadata(path).get("minilora_checkpoint")
@@ -107,7 +107,7 @@ def load(
             )
     for name, array in arrays.items():
         if name not in tensors or tensors[name].shape != array.shape:
-            raise CheckpointError(f"cannot resume: {path} lacks {name} of shape {array.shape}")
+            raise CheckpointError(f"cannot resume: {path} lacks the tensor `{name}` of shape {array.shape}")
     for name, array in arrays.items():
         copy_into(array, tensors[name])
     optimizer.steps = state["step"]

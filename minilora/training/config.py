@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from minilora.training.optimizer import optimizers
 from minilora.training.schedule import SCHEDULES
@@ -51,15 +52,18 @@ class TrainingConfig:
         for name in ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
-                raise ValueError(f"expected {name} to be a positive integer, got {value!r}")
+                raise ValueError(f"expected `{name}` to be a positive integer, got {value!r}")
+        for name in ("lr", "min_lr", "warmup", "weight_decay", "beta1", "beta2", "grad_clip", "seed"):
+            if not isinstance(value := getattr(self, name), Real):
+                raise ValueError(f"expected `{name}` to be a number, got {value!r}")
         for name, known in {"optimizer": [*optimizers()], "schedule": [*SCHEDULES]}.items():
             if getattr(self, name) not in known:
-                raise ValueError(f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(f"expected `{name}` to be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"expected {name} to be non-negative and finite, got {getattr(self, name)!r}")
+                raise ValueError(f"expected `{name}` to be non-negative and finite, got {getattr(self, name)!r}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"expected {name} to be at least 0 and below 1, got {getattr(self, name)!r}")
+                raise ValueError(f"expected `{name}` to be at least 0 and below 1, got {getattr(self, name)!r}")
         if not 0 < self.lr < math.inf:
-            raise ValueError(f"expected lr to be positive and finite, got {self.lr}")
+            raise ValueError(f"expected `lr` to be positive and finite, got {self.lr}")

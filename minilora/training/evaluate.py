@@ -17,7 +17,7 @@ def evaluate(
     """The mean cross-entropy of `model` over `windows` fixed windows of `context` tokens of `ids`, in nats per token.
 
     Dropout is disabled during the evaluation. The batches are distributed over `threads` threads, by default one per
-    core; the result does not depend on their number. On a GPU, one thread is used.
+    core; the result does not depend on the number of threads. On a GPU, one thread is used.
     """
     rng = model.rng
     model.eval()

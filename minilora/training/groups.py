@@ -18,8 +18,8 @@ def make_optimizer(model: Module, config: TrainingConfig) -> Optimizer:
 def parameter_groups(model: Module, weight_decay: float) -> list[ParameterGroup]:
     """Group the trainable parameters; groups with weight decay come first.
 
-    Weight decay applies to matrices but not to vectors, which are gains. An adapter's update may set other rules for
-    its tensors (`Update.decays`, `Update.lr_scale`).
+    Weight decay applies to matrices but not to vectors, which are gains. An adapter's update may define its own rules
+    for its tensors (`Update.decays`, `Update.lr_scale`).
     """
     rules = {
         id(tensor): (update.decays(name), update.lr_scale(name))

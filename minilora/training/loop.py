@@ -56,8 +56,8 @@ def train(
     ------
     TrainingError : a loss, gradient or parameter is not finite; the message gives the step and the last good checkpoint
     Interrupted : Ctrl-C was pressed; with a checkpoint_path, the state has been saved
-    CheckpointError : the checkpoint to resume from is missing, corrupted or from another run; or `resume` is False and
-        the file exists
+    CheckpointError : the checkpoint to resume from is missing, corrupted or from a different run; or `resume` is False
+        and the file exists
     ValueError : no parameter is trainable, a text is too short for the context, the context is longer than the
         model's, adapters are merged, or threads is below 1; nothing is written
     """

@@ -29,9 +29,10 @@ class StepMemory:
     ----------
     weights : all parameters, trainable or frozen; a shared parameter, such as a tied head, counts once
     gradients : the buffer in which the gradients are accumulated
-    optimizer : AdamW's two moments and its work buffer, each of the size of the gradients
+    optimizer : AdamW's two moments and its work buffer, each the same size as the gradients
     activations : peak memory of the step beyond the other three: mostly activations, plus temporary arrays such as the
-        gradients of the current pieces. It grows with the number of threads, because each computes its own piece
+        gradients of the parts of the batch being processed. It grows with the number of threads, because each thread
+        processes its own part
     """
 
     weights: int
@@ -50,7 +51,7 @@ class StepMemory:
 
 
 def step_memory(model: Llama, batch: Batch, threads: int | None = None) -> StepMemory:
-    """Measure the memory of a training step of the trainable parameters of `model` on `batch`.
+    """Measure the memory used to train `model` for one step on `batch`.
 
     The model is left unchanged. The sizes of weights, gradients and optimizer state are those of their arrays, which
     are all allocated before the step. The memory that a step needs beyond them is measured by `tracemalloc`, to which

@@ -50,7 +50,7 @@ class Optimizer(ABC):
         groups, self.betas, self.steps = list(groups), betas, 0
         named = [pair for group in groups for pair in group.parameters]
         if not named:
-            raise ValueError("expected parameters to train, found none with requires_grad=True")
+            raise ValueError("no trainable parameters: none has requires_grad=True")
         self.parameters = [p for _, p in named]
         self.layout = [(name, p.shape) for name, p in named]
         self.data, self.grad = self._buffer(), self._buffer()
@@ -122,7 +122,7 @@ class Optimizer(ABC):
             array[self._parts[id(parameter)]] = 0
 
     def _buffer(self) -> Array:
-        """A flat array of zeros for all parameters, of their dtype and on their device."""
+        """A flat array of zeros for all parameters, with their dtype and on their device."""
         return np.zeros_like(self.parameters[0].data, shape=sum(p.size for p in self.parameters))
 
 

@@ -77,7 +77,7 @@ class Progress:
         return f"step {step:5d}/{self.iters}  {losses}  {speed:,.0f} tok/s  {_clock(left)} left"
 
     def _speed(self, step: int) -> float:
-        """Tokens per second of training time, without evaluations and their samples."""
+        """Tokens per second of training time, excluding evaluations and their samples."""
         seconds = time.monotonic() - self._began - self._evaluating
         return (step - self.first) * self.tokens_per_step / max(seconds, 1e-9)
 

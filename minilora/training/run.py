@@ -39,7 +39,7 @@ class Run:
     train_ids, val_ids : token ids, each (n,). `train_ids` may be None if batches are passed to every `step`, and
         `val_ids` if `evaluate` is not called
     config : the training configuration
-    checkpoint_path : the file that `save` writes and `load` reads; without it, `save` only checks the parameters and
+    checkpoint_path : the file that `save` writes and `load` reads; if None, `save` only checks the parameters and
         `load` raises CheckpointError
     threads : number of pieces of a batch computed in parallel, by default one per core; the result is bit-for-bit
         identical for any number. On a GPU, one thread is used
@@ -48,7 +48,7 @@ class Run:
     ----------
     optimizer : the optimizer, which holds the parameters and their gradients
     hooks : the training hooks of the active adapters, by adapter name
-    rng : the generator that draws the batches; its state is the position in the data
+    rng : the generator that draws the batches; its state determines the batches that follow
     history : the losses so far
     steps : number of updates so far
 
@@ -136,7 +136,7 @@ class Run:
     def load(self) -> None:
         """Restore the checkpoint. The resumed run is bit-for-bit identical to an uninterrupted one."""
         if not self.checkpoint_path:
-            raise CheckpointError("cannot resume without a checkpoint_path")
+            raise CheckpointError("cannot resume: this run has no checkpoint_path")
         checkpoint.load(self.checkpoint_path, self.optimizer, self.rng, self.history, self.settings, self.hooks)
 
     def _draw(self) -> list[Batch]:

@@ -4,7 +4,7 @@
 
 The log-ratio is positive where the adapter makes a character more likely than it is for the base. Both probabilities
 are at temperature 1, whatever the sampling temperature. The mean log-ratio over a text is the *style meter*: 0 for the
-base, and larger the further the text is from the base. It does not measure quality. For a text that the voice itself
+base; it grows as the text departs from the base. It does not measure quality. For a text that the voice itself
 generated at temperature 1, the mean estimates the Kullback-Leibler divergence D(voice ‖ base) per character.
 """
 
@@ -88,7 +88,7 @@ class ComparedText:
 
     @property
     def label(self) -> str:
-        """The voices with their strengths, such as `shakespeare + 0.5 python`; `base` without voices."""
+        """The voices with their strengths, such as `shakespeare + 0.5 python`; `base` if there are no voices."""
         return " + ".join(name if s == 1 else f"{s:g} {name}" for name, s in self.strengths.items()) or BASE
 
     def __repr__(self) -> str:
@@ -159,7 +159,7 @@ def stream(
 
 
 def _mixes(model: Llama, voices: Sequence[Choice]) -> list[dict[str, float]]:
-    """Return the strengths for each text, without voices of strength 0."""
+    """Return the strengths for each text, leaving out voices of strength 0."""
     choices = (None if voice == BASE else voice for voice in voices)
     return [{name: s for name, s in strengths(choice, model.adapters).items() if s} for choice in choices]
 

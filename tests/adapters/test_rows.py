@@ -204,7 +204,7 @@ NUMBER = "the strength of 'a' should be a finite number, got "
 @pytest.mark.parametrize(
     ("adapters", "message"),
     [
-        (["a"], "expected one entry of adapters for each of 2 rows, got 1"),
+        (["a"], "expected one entry of `adapters` for each of 2 rows, got 1"),
         (["a", "bard"], "there is no adapter 'bard'; the model has a, b, c"),
         ({"a": float("nan")}, f"{NUMBER}nan"),
         ([{"a": "much"}, None], f"{NUMBER}'much'"),

@@ -35,7 +35,7 @@ def training_text(name="diary", pasted=LONG, upload=None, taken=("python", "Mine
         ({"pasted": None}, "at least 1,000 characters of training text; this text has 0"),
         ({"pasted": " x" + " " * 2000}, "this text has 1"),
         ({"pasted": "é" * 999}, "this text has 999"),
-        ({"pasted": "大" * 3000}, "no ASCII form"),
+        ({"pasted": "大" * 3000}, "no ASCII equivalent"),
         ({"pasted": "a\0" * 1000}, "contains NUL bytes"),
         ({"pasted": "a" * 2_097_153}, "2,097,153 characters; the limit is 2,097,152"),
     ],
@@ -49,7 +49,7 @@ def test_what_cannot_be_learned_is_said(changes, message):
     ("content", "message"),
     [
         (b"\x89PNG\r\n\x1a\n\0\0\0" + bytes(5000), "The file contains no text"),
-        ("все счастливые семьи похожи\n".encode() * 99, "no ASCII form"),
+        ("все счастливые семьи похожи\n".encode() * 99, "no ASCII equivalent"),
         (b"too short", "this text has 9"),
         (b"a" * 2_097_153, "2,097,153 bytes; the limit is 2,097,152"),
     ],

@@ -70,5 +70,5 @@ def test_joining_the_heads_afterwards_copies_nothing():
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(q, k, v):
-    with pytest.raises(ValueError, match="attention expects q"):
+    with pytest.raises(ValueError, match=r"causal_attention\(\) expects q"):
         ops.causal_attention(*map(np.zeros, (q, k, v)))

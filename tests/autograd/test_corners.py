@@ -148,19 +148,19 @@ def test_dropout_keeps_what_draws_the_probability_itself(p, expected):
     [
         (ops.matmul, [(3,), (3, 2)], r"matrices, got shapes \(3,\) and \(3, 2\); reshape"),
         (ops.matmul, [(2, 3), (3,)], r"matrices, got shapes \(2, 3\) and \(3,\); reshape"),
-        (ops.linear, [(2, 2), (5, 3)], r"linear expects 3 features .* got x of \(2, 2\)"),
-        (ops.linear, [(2, 4), (5, 3)], "linear expects 3 features"),
-        (ops.silu_gate, [(1, 3), (2, 3)], r"silu_gate expects .* \(1, 3\) and \(2, 3\)"),
-        (ops.silu_gate, [(2, 3), (1, 3)], "silu_gate expects"),
-        (ops.rotary, [(1, 2, 1, 4), (2, 1, 3), (2, 1, 3)], "rotary expects 6 features"),
-        (ops.rotary, [(1, 2, 1, 8), (2, 1, 3), (2, 1, 3)], "rotary expects 6 features"),
-        (ops.lora_linear, [(2, 4), (3, 5), (2, 5), (3, 2)], "lora_linear expects"),  # x has too few features
-        (ops.lora_linear, [(2, 6), (3, 5), (2, 5), (3, 2)], "lora_linear expects"),  # x has too many
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 4), (3, 2)], "lora_linear expects"),  # A has too few input features
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 6), (3, 2)], "lora_linear expects"),  # A has too many input features
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (2, 2)], "lora_linear expects"),  # B has too few output features
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (4, 2)], "lora_linear expects"),  # B has too many output features
-        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (3, 1)], "lora_linear expects"),  # A and B have different ranks
+        (ops.linear, [(2, 2), (5, 3)], r"linear\(\) expects 3 features .* got x of shape \(2, 2\)"),
+        (ops.linear, [(2, 4), (5, 3)], r"linear\(\) expects 3 features"),
+        (ops.silu_gate, [(1, 3), (2, 3)], r"silu_gate\(\) expects .* \(1, 3\) and \(2, 3\)"),
+        (ops.silu_gate, [(2, 3), (1, 3)], r"silu_gate\(\) expects"),
+        (ops.rotary, [(1, 2, 1, 4), (2, 1, 3), (2, 1, 3)], r"rotary\(\) expects 6 features"),
+        (ops.rotary, [(1, 2, 1, 8), (2, 1, 3), (2, 1, 3)], r"rotary\(\) expects 6 features"),
+        (ops.lora_linear, [(2, 4), (3, 5), (2, 5), (3, 2)], r"lora_linear\(\) expects"),  # x has too few features
+        (ops.lora_linear, [(2, 6), (3, 5), (2, 5), (3, 2)], r"lora_linear\(\) expects"),  # x has too many
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 4), (3, 2)], r"lora_linear\(\) expects"),  # A has too few columns
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 6), (3, 2)], r"lora_linear\(\) expects"),  # A has too many columns
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (2, 2)], r"lora_linear\(\) expects"),  # B has too few rows
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (4, 2)], r"lora_linear\(\) expects"),  # B has too many rows
+        (ops.lora_linear, [(2, 5), (3, 5), (2, 5), (3, 1)], r"lora_linear\(\) expects"),  # A and B have different ranks
     ],
 )
 def test_shapes_that_do_not_fit_are_refused(function, shapes, message):

@@ -13,7 +13,7 @@ MOVED = 5 * TOLERANCE
 """The smallest relative decrease of the loss for which a comparison of losses is meaningful."""
 
 STEPS = 3
-"""Number of compared steps; the step after them uses the first batch again."""
+"""Number of training steps in the comparison; the call after them uses the first batch again."""
 
 
 class Unequal(ValueError):

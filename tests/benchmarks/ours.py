@@ -102,7 +102,7 @@ def batches(size: Size) -> list[Batch]:
     """A cycle of batches from the built-in corpus, drawn in advance so that no program's time includes them.
 
     The first batch comes again after as many steps as the check of the losses takes. The other batches are too many for
-    a model to memorize: its gradients would become so small (denormal) that the CPU slows down.
+    a model to memorize; if it did, its gradients would become so small (denormal) that the CPU slows down.
     """
     ids, _ = load_ids("pastiche")
     rng = np.random.default_rng(2)

@@ -106,7 +106,7 @@ def test_times_are_medians_of_turns_taken_alternately(monkeypatch):
 
 
 WRONG = {
-    "--batch 0": "expected batch to be a positive integer, got 0",
+    "--batch 0": "expected `batch` to be a positive integer, got 0",
     "--rounds 0": "expected --rounds to be at least 1, got 0",
     "--threads 0": "--threads: expected a positive integer, got '0'",
     "--rank 0": "rank r to be a positive integer, got 0",

@@ -156,10 +156,10 @@ def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
     [
         (
             ["compare", "--voices", "base,nobody"],
-            "unknown voice 'nobody'; expected base, a voice (shakespeare, scripture, ",
+            "unknown voice 'nobody'; expected 'base', a voice (shakespeare, scripture, ",
         ),
         (["compare", "--voices", "python:loud"], "expected an adapter as FOLDER or FOLDER:STRENGTH"),
-        (["compare", "--voices", "base:0.5"], "base is the model without a voice; it has no strength"),
+        (["compare", "--voices", "base:0.5"], "'base' is the model without a voice; it has no strength"),
         (["compare", "--voices", "python:1e308", "--tokens", 3], "reduce the strengths of the adapters"),
         (["generate", "--seed", "-1"], "argument --seed: expected a non-negative integer"),
         (["generate", "--voice", "bard"], "unknown voice 'bard'; available voices: shakespeare, scripture"),

@@ -71,7 +71,7 @@ def test_an_adapter_that_is_not_finite(here, fails):
     [
         ("tiny/config.json", "{", "is not valid JSON"),
         ("tiny/config.json", '{"hidden_size": 16}', "lacks vocab_size"),
-        ("tiny/tokenizer.json", '{"model": {"type": "Unigram"}}', "is another tokenizer"),
+        ("tiny/tokenizer.json", '{"model": {"type": "Unigram"}}', "is a different tokenizer"),
         ("bard/adapter_config.json", "{", "is not valid JSON"),
         ("bard/adapter_config.json", '{"peft_type": "LORA"}', "is missing r, lora_alpha"),
     ],

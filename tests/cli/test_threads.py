@@ -12,7 +12,7 @@ CHOSEN = {name: COMMANDS[name] for name in ("pretrain", "finetune", "eval")}
 @pytest.fixture
 def asked(monkeypatch):
     """The numbers of threads that were asked for; and small batches are cut as large ones are."""
-    for name in ("PIECE", "LEAST", "LARGE"):
+    for name in ("PIECE", "MIN_TOKENS", "MIN_TOKENS_LARGE"):
         monkeypatch.setattr(pieces, name, 20)
     numbers, init = [], threads.Threads.__init__
 

@@ -94,7 +94,7 @@ def test_a_stream_is_not_moved_by_what_its_reader_does(adapted, prompts):
     ("adapters", "message"),
     [
         (["a", "bard"], "there is no adapter 'bard'; the model has a, b, c"),
-        (["a"], "expected one entry of adapters for each of 2 rows, got 1"),
+        (["a"], "expected one entry of `adapters` for each of 2 rows, got 1"),
         ([None, {"a": float("nan")}], "the strength of 'a' should be a finite number, got nan"),
     ],
     ids=str,

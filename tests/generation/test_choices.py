@@ -96,8 +96,8 @@ def test_nothing_is_recorded_and_recording_and_the_model_are_left_as_they_were(a
     [
         ([3, 13], 5, r"expected a prompt of 1 to 12 tokens \(the model's context\), got 13"),
         ([3, 0], 5, r"\(the model's context\), got 0"),
-        ([3], 0, "expected tokens to be at least 1, got 0"),
-        ([3], -2, "expected tokens to be at least 1, got -2"),
+        ([3], 0, "expected `tokens` to be at least 1, got 0"),
+        ([3], -2, "expected `tokens` to be at least 1, got -2"),
         ([], 5, "expected at least one prompt, got none"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_refused_request_leaves_the_others_to_be_written(family):
     begun = decoding.step()
     with pytest.raises(lora.AdapterError, match=UNKNOWN):
         decoding.add(request(1, 3, 5, adapters="bard"))
-    with pytest.raises(ValueError, match="expected tokens to be at least 1, got 0"):
+    with pytest.raises(ValueError, match="expected `tokens` to be at least 1, got 0"):
         decoding.add(request(1, 3, 0))
     rest = [decoding.step() for _ in range(4)]
     assert_same([token for (token,) in [begun, *rest]], alone(family, asked))

@@ -78,5 +78,5 @@ def test_huge_logits_do_not_overflow():
     ],
 )
 def test_settings_that_mean_nothing(setting, value):
-    with pytest.raises(ValueError, match=f"^expected {setting} to be .*, got {value}$"):
+    with pytest.raises(ValueError, match=f"^expected `{setting}` to be .*, got {value}$"):
         Sampler(**{setting: value})

@@ -16,7 +16,7 @@ def no_driver():
 
 
 class Broken:
-    """An import hook for an installed CuPy without its libraries; CuPy's own error message is long."""
+    """Simulates an installed CuPy that cannot load its libraries; its error message has several lines."""
 
     def find_spec(self, name, path=None, target=None):
         if name == "cupy":
@@ -56,7 +56,7 @@ def test_a_device_that_is_not_there(cupy, says, monkeypatch):
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:1", None])
 def test_another_name(name):
-    with pytest.raises(DeviceError, match=r"expected device to be 'cpu' or 'cuda', got"):
+    with pytest.raises(DeviceError, match=r"expected `device` to be 'cpu' or 'cuda', got"):
         llama("cpu").to(name)
 
 

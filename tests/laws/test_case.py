@@ -127,7 +127,7 @@ def test_other_bits(got, want, error):
 
 @pytest.mark.parametrize(("got", "want"), [(0.1, np.nextafter(0.1, 1)), (np.nextafter(0.1, 1), 0.1)])
 def test_bits_are_told_apart_in_the_message(got, want):
-    """Both values are printed with enough digits."""
+    """Both values are printed with enough digits to tell them apart."""
     with pytest.raises(Broken, match=r"W should be exactly (.*)0\.1(?!0)") as caught:
         case(bound=0).same("W", got, want)
     assert "0.10000000000000002" in str(caught.value)

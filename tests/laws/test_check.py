@@ -51,7 +51,7 @@ def test_one_group(capsys):
 
 
 def test_the_example_in_its_documentation_is_right(capsys):
-    """Here, α is divided by r."""
+    """The example in the docstring divides α by r."""
     text = check.__doc__
     source = text[text.index("        class MyLoraLinear") : text.index("        check(")]
     namespace = {}
@@ -61,7 +61,8 @@ def test_the_example_in_its_documentation_is_right(capsys):
 
 @pytest.mark.parametrize("wrong", [TwentyLines.forward, type("Empty", (), {})])
 def test_what_is_no_layer(wrong):
-    with pytest.raises(TypeError, match=r"check expects a class with __init__\(W, A, B, alpha, r\) and forward\(x\)"):
+    expected = r"check\(\) expects a class with __init__\(W, A, B, alpha, r\) and forward\(x\)"
+    with pytest.raises(TypeError, match=expected):
         check(wrong)
     with pytest.raises(ValueError, match="expected one of the groups lora, merge, many; got 'model'"):
         check(TwentyLines, "model")
@@ -70,7 +71,7 @@ def test_what_is_no_layer(wrong):
 @pytest.mark.parametrize(
     ("method", "group", "said"),
     [
-        ("forward", "lora", "raised TypeError: forward is not implemented"),
+        ("forward", "lora", "raised TypeError: forward() is not implemented"),
         ("merge", "merge", "not tried: the layer has no "),
     ],
 )

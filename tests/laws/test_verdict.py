@@ -82,8 +82,13 @@ LINEAR, TWICE = "the-layer-is-linear", "merging-twice-is-merging-once"
     [
         (LINEAR, "forward", raising(KeyError("tokens")), "KeyError: 'tokens'"),
         (LINEAR, "__init__", raising(RuntimeError("not today")), "RuntimeError: not today"),
-        (LINEAR, "forward", raising(NotImplementedError()), "TypeError: forward is not implemented; every layer needs"),
-        (LINEAR, "__init__", raising(NotImplementedError()), "TypeError: __init__ is not implemented; every layer"),
+        (
+            LINEAR,
+            "forward",
+            raising(NotImplementedError()),
+            "TypeError: forward() is not implemented; every layer needs this method",
+        ),
+        (LINEAR, "__init__", raising(NotImplementedError()), "TypeError: __init__() is not implemented; every layer"),
         (TWICE, "weight", property(raising(RuntimeError("not yet")), lambda *_: None), "RuntimeError: not yet"),
     ],
 )

@@ -236,7 +236,7 @@ def test_saved_and_loaded_where_the_last_names_would_mean_more(unit_llama, attac
     [
         ({"weights": {}}, r"expected a weight for each adapter, such as {'bard': 0.7, 'recipe': 0.3}, got {}"),
         ({"weights": "a"}, "expected a weight for each adapter, .* got 'a'"),
-        ({"how": "ties"}, "expected how to be one of 'cat', 'linear', 'svd', got 'ties'"),
+        ({"how": "ties"}, "expected `how` to be one of 'cat', 'linear', 'svd', got 'ties'"),
         ({"how": "cat", "r": 4}, "r can be set only for how='svd', got r=4 with how='cat'"),
         ({"how": "svd", "r": 0}, "expected the rank r to be a positive integer, got 0"),
         ({"how": "svd", "r": 2.5}, "expected the rank r to be a positive integer, got 2.5"),

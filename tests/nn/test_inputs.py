@@ -127,7 +127,7 @@ def test_scaled_rotary_positions(place):
 
 
 def test_a_config_survives_its_own_file_which_older_and_newer_readers_understand():
-    """transformers 4 reads rope_theta, version 5 rope_parameters; without it, each would silently use its default."""
+    """transformers 4 reads rope_theta, version 5 rope_parameters; each silently uses a default if it is missing."""
     config = LlamaConfig(num_key_value_heads=3, head_dim=10, rope_theta=7.0, rms_norm_eps=1e-3)
     values = config.to_dict()
     assert LlamaConfig.from_dict(values) == config

@@ -1,4 +1,4 @@
-"""Several adapters against PEFT: batches with a different adapter per row, and mixtures saved as a new adapter."""
+"""Several adapters against PEFT: batches with a different adapter per row, and mixtures as new adapters."""
 
 import numpy as np
 import pytest
@@ -96,7 +96,7 @@ def test_a_mixture(how, weights, both, off_by):
 
 @pytest.mark.parametrize("how", ["cat", "svd"])
 def test_a_saved_mixture_opens_there(how, both, tmp_path, unit_llama, in_transformers, draw_ids, their_logits, off_by):
-    """The rank differs between modules, so each module is named by its full path."""
+    """The rank differs between modules, and each module is named by its full path."""
     model, _ = both(ADAPTERS)
     ids = draw_ids(model)
     made = lora.mix(model, {"one": 0.7, "two": -1.2, "three": 0.4}, "mixed", how)

@@ -1,4 +1,4 @@
-"""Greedy generation gives the same tokens as transformers' `generate`, with and without an adapter."""
+"""Greedy generation with a cache gives the same tokens as transformers' `generate`, with and without an adapter."""
 
 import numpy as np
 import pytest

@@ -191,7 +191,8 @@ def test_a_checkpoint_without_the_state_of_a_hook_is_refused(make_method, run, c
     write_tensors(path, tensors, read_metadata(path))
     model = make_method("prune")
     before = bits(model)
-    with pytest.raises(CheckpointError, match=r"lacks hook\.default\.model\.layers\.0\.self_attn\.q_proj\.kept of"):
+    kept = r"hook\.default\.model\.layers\.0\.self_attn\.q_proj\.kept"
+    with pytest.raises(CheckpointError, match=f"lacks the tensor `{kept}` of"):
         run(model, config(), path, resume=True)
     assert bits(model) == before
 

@@ -105,7 +105,7 @@ def test_parameters_become_views_and_keep_their_values():
 
 
 def test_without_parameters_there_is_nothing_to_train():
-    with pytest.raises(ValueError, match="found none with requires_grad=True"):
+    with pytest.raises(ValueError, match="no trainable parameters: none has requires_grad=True"):
         AdamW([])
 
 

@@ -91,5 +91,5 @@ def test_resuming_a_finished_run_changes_nothing(config, result, tmp_path):
 
 
 def test_without_a_path_there_is_nothing_to_resume(make_model, config, run):
-    with pytest.raises(CheckpointError, match="without a checkpoint_path"):
+    with pytest.raises(CheckpointError, match="this run has no checkpoint_path"):
         run(make_model(), config(), resume=True)

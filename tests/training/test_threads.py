@@ -203,7 +203,7 @@ def test_a_forked_process_has_threads_of_its_own():
 
 def test_an_invalid_number_of_threads_is_refused():
     for number in (0, 1.5, "2"):
-        with pytest.raises(ValueError, match=f"expected threads to be a positive integer, got {number!r}"):
+        with pytest.raises(ValueError, match=f"expected `threads` to be a positive integer, got {number!r}"):
             Threads(number)
 
 

@@ -33,7 +33,9 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     B, H, T, D = q.shape
     G, S = k.shape[1], k.shape[2]
     if k.shape != v.shape or k.shape[0] != B or k.shape[3] != D or H % G or S < T:
-        raise ValueError(f"attention expects q (B, H, T, D) and k, v (B, G, S, D), got {q.shape}, {k.shape}, {v.shape}")
+        raise ValueError(
+            f"causal_attention() expects q (B, H, T, D) and k, v (B, G, S, D), got {q.shape}, {k.shape}, {v.shape}"
+        )
     scale = 1 / float(D) ** 0.5
     group = (B, G, H // G)
     qs = (q * scale).reshape(*group, T, D)  # (B, H, T, D) -> (B, G, H/G, T, D)

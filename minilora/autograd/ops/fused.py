@@ -84,7 +84,7 @@ def silu_gate(gate: Array, up: Array) -> Any:
     d gate = g up s (1 + gate (1 - s)),  d up = g gate s.
     """
     if gate.shape != up.shape:
-        raise ValueError(f"silu_gate expects gate and up of the same shape, got {gate.shape} and {up.shape}")
+        raise ValueError(f"silu_gate() expects `gate` and `up` of the same shape, got {gate.shape} and {up.shape}")
     s = logistic(gate)
     activated = gate * s
 
@@ -112,7 +112,7 @@ def rotary(x: Array, cos: Array, sin: Array) -> Any:
     """
     h = cos.shape[-1]
     if x.shape[-1] != 2 * h:
-        raise ValueError(f"rotary expects {2 * h} features for angles of shape {cos.shape}, got x of {x.shape}")
+        raise ValueError(f"rotary() expects {2 * h} features for angles of shape {cos.shape}, got x of shape {x.shape}")
     cosines = np.concatenate([cos, cos], axis=-1) + np.zeros_like(x[0])  # (T, 1, 2h) -> (T, H, 2h)
     sines = np.concatenate([-sin, sin], axis=-1) + np.zeros_like(x[0])
 
@@ -134,5 +134,5 @@ def dropout(x: Array, probability: float, rng: np.random.Generator) -> Any:
 
 
 def _row_dots(x: Array, y: Array) -> Array:
-    """Σ x y over the last axis, kept with length 1, without a temporary array of the size of x."""
+    """Σ x y over the last axis, kept with length 1, without a temporary array as large as x."""
     return np.einsum("...c,...c->...", x, y)[..., None]

@@ -17,7 +17,7 @@ def matmul(x: Array, y: Array) -> Any:
     With Z = XY: dX = G Yᵀ and dY = Xᵀ G. Vectors must be reshaped to one-row or one-column matrices.
     """
     if x.ndim < 2 or y.ndim < 2:
-        raise ValueError(f"matmul expects matrices, got shapes {x.shape} and {y.shape}; reshape vectors to (1, n)")
+        raise ValueError(f"matmul() expects matrices, got shapes {x.shape} and {y.shape}; reshape vectors to (1, n)")
     return x @ y, (lambda g: g @ np.swapaxes(y, -1, -2), lambda g: np.swapaxes(x, -1, -2) @ g)
 
 
@@ -29,7 +29,9 @@ def linear(x: Array, weight: Array) -> Any:
     """
     n_out, n_in = weight.shape
     if x.shape[-1] != n_in:
-        raise ValueError(f"linear expects {n_in} features for a weight of shape {weight.shape}, got x of {x.shape}")
+        raise ValueError(
+            f"linear() expects {n_in} features for a weight of shape {weight.shape}, got x of shape {x.shape}"
+        )
     rows = x.reshape(-1, n_in)  # (..., in) -> (tokens, in)
     y = (rows @ weight.T).reshape(*x.shape[:-1], n_out)
     return y, (

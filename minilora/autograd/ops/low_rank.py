@@ -43,7 +43,7 @@ def lora_linear(x: Array, weight: Array, A: Array, B: Array, scale: float = 1.0)
     n_out, n_in = weight.shape
     if x.shape[-1] != n_in or A.shape[1] != n_in or B.shape != (n_out, len(A)):
         raise ValueError(
-            f"lora_linear expects x (..., in), W (out, in), A (r, in) and B (out, r), got {x.shape}, {weight.shape}, "
+            f"lora_linear() expects x (..., in), W (out, in), A (r, in) and B (out, r), got {x.shape}, {weight.shape}, "
             f"{A.shape} and {B.shape}"
         )
     rows = x.reshape(-1, n_in)  # (..., in) -> (tokens, in)

@@ -18,7 +18,7 @@ def reshape(x: Array, shape: tuple[int, ...]) -> Any:
 
 @op
 def transpose(x: Array, axes: tuple[int, ...] | None = None) -> Any:
-    """Permute the axes; without `axes`, reverse them."""
+    """Permute the axes, or reverse them if `axes` is None."""
     axes = tuple(range(x.ndim))[::-1] if axes is None else axes
     inverse = tuple(sorted(range(x.ndim), key=lambda i: axes[i] % x.ndim))
     return np.transpose(x, axes), (lambda g: np.transpose(g, inverse),)

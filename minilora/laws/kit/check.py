@@ -35,7 +35,7 @@ def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float6
             raise ValueError(f"expected one of the groups {', '.join(CONFORMANCE)}; got {name!r}")
     for needed in ("__init__", "forward"):
         if not isinstance(layer, type) or not hasattr(layer, needed):
-            raise TypeError(f"check expects a class with __init__(W, A, B, alpha, r) and forward(x), got {layer!r}")
+            raise TypeError(f"check() expects a class with __init__(W, A, B, alpha, r) and forward(x), got {layer!r}")
     verdicts = []
     for law in catalogue(*(groups or CONFORMANCE)):
         verdicts.append(run(law, layer, cases, dtype, seed))
@@ -61,7 +61,7 @@ def explanation(verdict: Verdict) -> str:
 
 
 def summary(verdicts: list[Verdict], layer: type[Any]) -> str:
-    """Count the laws that hold, are broken and were not tried, and list what the layer lacks for the last."""
+    """Count the laws that hold, are broken or were not tried, and list the members missing for the untried ones."""
     held, broken, passed_over = (sum(v.holds is word for v in verdicts) for word in (True, False, None))
     text = f"{held} laws hold, {broken} {'is' if broken == 1 else 'are'} broken"
     if passed_over:

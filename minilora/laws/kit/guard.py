@@ -63,7 +63,7 @@ def _crossing(method: Callable[..., Any], name: str) -> Callable[..., Any]:
             result = method(*copied(arguments))
         except NotImplementedError as error:
             if name in ("__init__", "forward"):
-                raise TypeError(f"{name} is not implemented; every layer needs it") from error
+                raise TypeError(f"{name}() is not implemented; every layer needs this method") from error
             raise
         return np.array(result) if name in FORWARDS else copied(result)
 

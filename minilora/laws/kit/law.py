@@ -80,7 +80,7 @@ def _specimen(layer: type[Any]) -> Any:
 
 
 def _offers(layer: Any, name: str) -> bool:
-    """Whether `layer` has the attribute. One that raises counts as present, so that the laws report the error."""
+    """Whether `layer` has the attribute. An attribute that raises counts as present: the laws report the error."""
     try:
         return hasattr(layer, name)
     except Exception:
