@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ import pytest
 
 NAMES = "chromium", "chromium-browser", "google-chrome"
 PATIENCE = 60_000  # ms, for whatever a page is waited for: other things may keep the machine busy
-LEARNING = 3  # seconds that a voice may learn
+LEARNING, LONG = 3, 600  # seconds to train a voice; LONG is far more than the timeout
 
 # Runs the app, and notes every address outside this machine that the server itself tries to reach.
 SERVER = """
@@ -58,13 +59,13 @@ def chromium():
 class App:
     """The running app: its address, its temporary folder, and what its process has printed."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, seconds=LEARNING):
         self.folder, self.log = folder, folder / "log"
         # GRADIO_IS_E2E_TEST: what a closed page kept is forgotten after a second, not after an hour.
         surroundings = {"TMPDIR": str(folder), "GRADIO_IS_E2E_TEST": "1", "PYTHONUNBUFFERED": "1"}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", SERVER, str(LEARNING)],
+                [sys.executable, "-c", SERVER, str(seconds)],
                 env={**os.environ, **surroundings},
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -80,7 +81,20 @@ class App:
 
 @pytest.fixture(scope="session")
 def app(chromium, tmp_path_factory):
-    app = App(tmp_path_factory.mktemp("app"))
+    with running(tmp_path_factory, LEARNING) as app:
+        yield app
+
+
+@pytest.fixture
+def patient_app(chromium, tmp_path_factory):
+    """An app that trains a voice for longer than any test waits."""
+    with running(tmp_path_factory, LONG) as app:
+        yield app
+
+
+@contextmanager
+def running(tmp_path_factory, seconds):
+    app = App(tmp_path_factory.mktemp("app"), seconds)
     yield app
     printed = app.close()
     assert "REACHED OUT" not in printed
@@ -164,6 +178,17 @@ class Visitor:
 
 @pytest.fixture
 def visit(app, browser):
+    """As `visiting`, for the app of the session."""
+    yield from visiting(app, browser)
+
+
+@pytest.fixture
+def visit_patient(patient_app, browser):
+    """As `visiting`, for `patient_app`."""
+    yield from visiting(patient_app, browser)
+
+
+def visiting(app, browser):
     """visit(width=1280, height=900): someone with a browser of their own; afterwards nothing may have gone wrong."""
     visitors = []
 

@@ -107,8 +107,9 @@ def test_a_voice_is_forgotten_with_its_page(app, visit):
     assert not own.exists()
 
 
-def test_stop_keeps_what_was_learned(visit):
-    visitor = visit()
+def test_stop_keeps_what_was_learned(visit_patient):
+    """Without the click on Stop, training would take longer than the timeout."""
+    visitor = visit_patient()
     teach(visitor)
     visitor.page.wait_for_function("document.querySelector('#learning').innerText.startsWith('Step')")
     visitor.page.click("#stop-learning")
