@@ -34,16 +34,16 @@ class Differentiable(Protocol):
     @property
     def size(self) -> int: ...
     @property
-    def place(self) -> Place: ...
+    def vertex(self) -> Vertex: ...
     @property
-    def edges(self) -> tuple[tuple[int, Place], ...]: ...
+    def edges(self) -> tuple[tuple[int, Vertex], ...]: ...
     @property
     def rules(self) -> tuple[Any, ...] | JointRule: ...
     @property
     def released(self) -> bool: ...
 
 
-Place: TypeAlias = "Node | Differentiable"
+Vertex: TypeAlias = "Node | Differentiable"
 """A vertex of the graph, where gradients accumulate: the node of an op's output, or a leaf tensor."""
 
 JointRule: TypeAlias = "Callable[[Array], tuple[Array, ...]]"
@@ -67,7 +67,9 @@ class Node:
 
     __slots__ = ("__weakref__", "birth", "dtype", "edges", "released", "rules", "shape")
 
-    def __init__(self, output: Array, edges: tuple[tuple[int, Place], ...], rules: tuple[Any, ...] | JointRule) -> None:
+    def __init__(
+        self, output: Array, edges: tuple[tuple[int, Vertex], ...], rules: tuple[Any, ...] | JointRule
+    ) -> None:
         self.shape, self.dtype, self.edges, self.rules = output.shape, output.dtype, edges, rules
         self.birth, self.released = next(_births), False
 
@@ -92,10 +94,10 @@ def gradients(
         raise ValueError(
             "gradients() expects tensors with requires_grad=True; a frozen tensor is not part of the graph"
         )
-    places = [id(x.place) for x in wrt]
-    arrived = _run(output, _ancestors(output), cotangent, set(places), release)
+    vertices = [id(x.vertex) for x in wrt]
+    arrived = _run(output, _ancestors(output), cotangent, set(vertices), release)
     # Several gradients can share one array (x + y passes the same array to both inputs); a copy is safe to modify.
-    return [arrived[p].copy() if p in arrived else np.zeros_like(x.data) for p, x in zip(places, wrt, strict=True)]
+    return [arrived[p].copy() if p in arrived else np.zeros_like(x.data) for p, x in zip(vertices, wrt, strict=True)]
 
 
 def backward(output: Differentiable, cotangent: Array | None = None) -> None:
@@ -114,18 +116,18 @@ def backward(output: Differentiable, cotangent: Array | None = None) -> None:
 
 
 def _run(
-    output: Differentiable, order: list[Place], cotangent: Any, keep: set[int], release: bool = False
+    output: Differentiable, order: list[Vertex], cotangent: Any, keep: set[int], release: bool = False
 ) -> dict[int, Array]:
     """Run the backward loop. Return the gradients of the vertices whose ids are in `keep`.
 
     With `release`, the arrays held by the rules of a node are freed as soon as the rules have been called.
     """
-    arrived = {id(output.place): _seed(output, cotangent)}
+    arrived = {id(output.vertex): _seed(output, cotangent)}
     owned: set[int] = set()  # sums allocated by the engine, which it may update in place
-    for place in reversed(order):
-        key = id(place)
+    for vertex in reversed(order):
+        key = id(vertex)
         g = arrived[key] if key in keep else arrived.pop(key)
-        for x, gx in _pull_back(place, g):
+        for x, gx in _pull_back(vertex, g):
             gx = _unbroadcast(gx, x)
             if id(x) not in arrived:
                 arrived[id(x)] = gx
@@ -134,33 +136,33 @@ def _run(
             else:
                 arrived[id(x)] = _unbroadcast(arrived[id(x)] + gx, x)
                 owned.add(id(x))
-        if release and isinstance(place, Node):
-            place.edges, place.rules, place.released = (), (), True
+        if release and isinstance(vertex, Node):
+            vertex.edges, vertex.rules, vertex.released = (), (), True
     return arrived
 
 
-def _pull_back(place: Place, g: Array) -> list[tuple[Place, Array]]:
-    """Apply the rules of `place` to its gradient g. Return (input, gradient) for each input that needs a gradient."""
-    if callable(place.rules):
-        pulled = place.rules(g)
-        return [(x, pulled[i]) for i, x in place.edges]
-    return [(x, place.rules[i](g)) for i, x in place.edges]
+def _pull_back(vertex: Vertex, g: Array) -> list[tuple[Vertex, Array]]:
+    """Apply the rules of `vertex` to its gradient g. Return (input, gradient) for each input that needs a gradient."""
+    if callable(vertex.rules):
+        pulled = vertex.rules(g)
+        return [(x, pulled[i]) for i, x in vertex.edges]
+    return [(x, vertex.rules[i](g)) for i, x in vertex.edges]
 
 
-def _ancestors(output: Differentiable) -> list[Place]:
+def _ancestors(output: Differentiable) -> list[Vertex]:
     """Return all vertices that `output` depends on, oldest first. Iterative, so the graph can have any depth."""
     if not output.requires_grad and not output.released:
         raise ValueError("expected a tensor that depends on a tensor with requires_grad=True; this one does not")
-    found = {id(output.place): output.place}
-    todo = [output.place]
+    found = {id(output.vertex): output.vertex}
+    todo = [output.vertex]
     while todo:
-        place = todo.pop()
-        if place.released:
+        vertex = todo.pop()
+        if vertex.released:
             raise RuntimeError(
                 "this graph was freed by an earlier backward(); recompute the loss, or use gradients(loss, ...), "
                 "which keeps the graph unless release=True"
             )
-        for _, x in place.edges:
+        for _, x in vertex.edges:
             if id(x) not in found:
                 found[id(x)] = x
                 todo.append(x)
@@ -186,14 +188,14 @@ def _seed(output: Differentiable, cotangent: Any) -> Array:
     return like(cotangent.astype(output.dtype, copy=False), output.data)
 
 
-def _unbroadcast(g: Array, place: Place) -> Array:
-    """Sum `g` over the axes along which `place` was broadcast, and convert it to the dtype of `place`."""
-    if g.shape != place.shape:
-        front = g.ndim - len(place.shape)  # broadcasting prepends missing axes ...
-        if front < 0 or any(n not in (1, m) for n, m in zip(place.shape, g.shape[front:], strict=True)):
-            raise ValueError(f"a rule returned a gradient of shape {g.shape} for an input of shape {place.shape}")
-        stretched = [front + i for i, n in enumerate(place.shape) if n == 1]  # ... and repeats axes of length 1
-        g = g.sum(axis=(*range(front), *stretched)).reshape(place.shape)
+def _unbroadcast(g: Array, vertex: Vertex) -> Array:
+    """Sum `g` over the axes along which `vertex` was broadcast, and convert it to the dtype of `vertex`."""
+    if g.shape != vertex.shape:
+        front = g.ndim - len(vertex.shape)  # broadcasting prepends missing axes ...
+        if front < 0 or any(n not in (1, m) for n, m in zip(vertex.shape, g.shape[front:], strict=True)):
+            raise ValueError(f"a rule returned a gradient of shape {g.shape} for an input of shape {vertex.shape}")
+        stretched = [front + i for i, n in enumerate(vertex.shape) if n == 1]  # ... and repeats axes of length 1
+        g = g.sum(axis=(*range(front), *stretched)).reshape(vertex.shape)
     if isinstance(g, np.generic):  # NumPy converts 0-d results to scalars
         g = np.asarray(g)
-    return g if g.dtype == place.dtype else g.astype(place.dtype)
+    return g if g.dtype == vertex.dtype else g.astype(vertex.dtype)

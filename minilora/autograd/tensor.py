@@ -3,8 +3,8 @@
 An *op* is a function on arrays that returns its output and, for each input, a *rule* that maps the gradient with
 respect to the output to the gradient with respect to that input (a vector-Jacobian product). The decorator `op` lets
 such a function accept Tensors: it calls the function on their arrays and records the inputs in a `Node` (see
-`engine.py`) of the output. These nodes form the graph. A *vertex* of the graph, called `Place` in the code, is a node
-or a leaf tensor, where gradients accumulate.
+`engine.py`) of the output. These nodes form the graph. A *vertex* of the graph is a node or a leaf tensor, where
+gradients accumulate.
 
 An input that needs no gradient has no edge in the graph, so its rule is never called. This is why LoRA never computes
 the gradient of a frozen weight.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from minilora.autograd import engine
-from minilora.autograd.engine import JointRule, Node, Place
+from minilora.autograd.engine import JointRule, Node, Vertex
 from minilora.backend import Array
 
 OPS: dict[str, Callable[..., Tensor]] = {}
@@ -81,12 +81,12 @@ class Tensor:
         return self.data.size
 
     @property
-    def place(self) -> Place:
+    def vertex(self) -> Vertex:
         """The vertex of this tensor in the graph, where its gradients accumulate: its node, or the leaf itself."""
         return self.node or self
 
     @property
-    def edges(self) -> tuple[tuple[int, Place], ...]:
+    def edges(self) -> tuple[tuple[int, Vertex], ...]:
         """The inputs that need gradients, see `Node`; empty for a leaf."""
         return self.node.edges if self.node else ()
 
@@ -256,7 +256,7 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
         output, rules = function(*map(_array, inputs), **options)
         result = Tensor(output)
         if _recording.get():
-            edges = tuple((i, x.place) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
+            edges = tuple((i, x.vertex) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
             if edges:
                 result.node, result.requires_grad = Node(result.data, edges, rules), True
         return result

@@ -106,7 +106,7 @@ def doubled(rules, *_):
 
 def as_they_are_found(right, output):
     """Order places by discovery, not by age: some are visited before all of their gradients have arrived."""
-    found = [output.place]
+    found = [output.vertex]
     for place in found:
         found += {id(x): x for _, x in place.edges if all(x is not known for known in found)}.values()
     return found[::-1]
