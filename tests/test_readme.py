@@ -1,4 +1,4 @@
-"""The README and the pages it links to are kept true: their code runs, their commands exist, their figures agree."""
+"""The README and the pages it links to are correct: the code runs, the commands exist, and the values agree."""
 
 import re
 import shlex
@@ -27,13 +27,13 @@ def test_the_readme_is_short():
 
 @pytest.fixture(scope="module")
 def namespaces():
-    """The names that the blocks of a page have defined so far: a block may continue the one before it."""
+    """The names defined by the previous code blocks, because a block may continue the one before it."""
     return {}
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
 def test_the_code_runs(number, namespaces, tmp_path, monkeypatch, capsys):
-    """With fewer steps, and a corpus that needs no network."""
+    """Run each block, with fewer steps and with a corpus that needs no network."""
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     block = BLOCKS[number].replace("iters=50", "iters=2").replace('"tinyshakespeare"', '"pastiche:verse:20000"')
@@ -50,7 +50,7 @@ def test_there_are_code_and_commands_to_check():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_commands_are_understood(command, monkeypatch):
-    """Each is parsed and reaches its own function; the tests of the command line check what that does."""
+    """Each command is parsed and calls one function; the tests in tests/cli check what the functions do."""
     ran = []
     for module in cli.COMMANDS:
         for name in vars(module):
@@ -88,7 +88,7 @@ def test_the_tables_have_all_laws():
 
 
 def test_the_voices_write_what_is_shown(capsys, monkeypatch):
-    """With the first seed, unedited."""
+    """The sample on the page is the unedited output, with the default seed."""
     monkeypatch.setenv("COLUMNS", "120")
     assert cli.main(["compare"]) == 0
     page = (VOICES / "README.md").read_text(encoding="utf-8")
@@ -104,7 +104,7 @@ def test_the_voices_losses_are_those_of_their_cards(voice):
 
 
 def test_the_mistake_is_found_as_it_is_printed(capsys):
-    """Line by line; a line of … stands for one or more that are left out."""
+    """Compare line by line; a line with only … stands for one or more omitted lines."""
     (block,) = [block for block in BLOCKS if "check(MyLoraLinear)" in block]
     printed = README.partition(block)[2].split("```")[2].strip("\n")
     exec(compile(block, "README.md", "exec"), {})
@@ -120,7 +120,7 @@ def test_no_block_waits_to_be_filled():
 
 
 def speed_rows(page):
-    """The rows of the speed tables: (what, ours, against, theirs, ratio), without the spread."""
+    """Return the rows of the speed tables, (what, ours, against, theirs, ratio), without the spread."""
     (marked,) = re.findall(r"<!-- speed: made by .*? -->\n(.*)<!-- end of speed -->", page, re.DOTALL)
     lines = [re.sub(r" \(.*?\)", "", line) for line in marked.splitlines() if line.startswith("| ")]
     return [tuple(line.strip("| ").split(" | ")) for line in lines]

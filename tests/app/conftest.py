@@ -1,4 +1,4 @@
-"""The app without a browser and without Gradio: the packaged model, a session of its own, and a text to learn from."""
+"""Fixtures for the app without a browser or Gradio: the packaged model, a session, and texts."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ from minilora.voices import ComparedText, ComparedToken, attach, voice_folder
 
 @pytest.fixture(scope="session")
 def model():
-    """The packaged base with the packaged voices, as the app's browsers share it."""
+    """The packaged base with the packaged voices, which all browsers share."""
     return attach()
 
 
@@ -27,7 +27,7 @@ def session(tmp_path):
 
 @pytest.fixture
 def teach():
-    """teach(session, name, like): give the session a voice without waiting for one to learn."""
+    """teach(session, name, like): add a copy of a packaged voice to the session, instead of training one."""
 
     def give(session, name, like="python"):
         shutil.copytree(voice_folder(like), session.folder(name))
@@ -38,7 +38,7 @@ def teach():
 
 @pytest.fixture(scope="session")
 def cells():
-    """cells(html): a table's texts, row by row."""
+    """cells(html): the text of each cell of a table, row by row."""
     return lambda html: [
         [unescape(re.sub("<[^>]*>", "", cell)).strip() for cell in re.findall("<t[hd].*?</t[hd]>", row)]
         for row in re.findall("<tr.*?</tr>", html)
@@ -47,13 +47,13 @@ def cells():
 
 @pytest.fixture(scope="session")
 def recipes():
-    """A text that is long enough to learn from."""
+    """A text that is long enough to train a voice on."""
     return pastiche.write("recipe", 4000)
 
 
 @pytest.fixture
 def letter():
-    """letter(text, ratio): one of a text, of which the other fields do not matter."""
+    """letter(text, ratio): a ComparedToken with this text and log-ratio; its other fields do not matter."""
     flat = np.full(256, -np.log(256))
     return lambda text, ratio=0.0: ComparedToken(
         ord(text[-1:] or "\0") % 256, text, ratio, {"a": ratio, "b": 2 * ratio}, flat, flat
@@ -62,5 +62,5 @@ def letter():
 
 @pytest.fixture
 def text(letter):
-    """text(("a", 0.5), ("b", -1.0)): a ComparedText of these characters and ratios, by one voice at strength 1."""
+    """text(("a", 0.5), ("b", -1.0)): a ComparedText of these characters and log-ratios, by one voice at strength 1."""
     return lambda *pairs: ComparedText({"a": 1.0}, [letter(*pair) for pair in pairs])

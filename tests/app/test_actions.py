@@ -1,4 +1,4 @@
-"""The handlers: what they show, and that browsers do not disturb each other."""
+"""The handlers: what they display, and that browsers do not affect each other."""
 
 import re
 from html import unescape
@@ -25,7 +25,7 @@ def mix(*strengths):
 
 
 def texts(html):
-    """The base's text and the voices', as a person reads them."""
+    """Return the texts of the base and of the voices as plain text."""
     return [
         unescape(re.sub("<[^>]*>", "", part)) for part in re.findall('class="written">(.*?)</span></p>', html, re.S)
     ]
@@ -46,8 +46,8 @@ def test_sliders_are_the_voices_in_their_order(act, session, model):
         assert texts(html)[1] == write(model, "The king ", 30, Sampler(0.8), 0, adapters=name)
 
 
-def test_a_voice_that_is_there_no_more_is_not_written_without(act, session):
-    """A slider of a page that was open when the app was started anew."""
+def test_a_voice_that_no_longer_exists_is_an_error(act, session):
+    """For example, the slider of a page that was open when the app was restarted."""
     with pytest.raises(ValueError, match="The voice gone no longer exists"):
         actions.parameters(session, "gone")
     with pytest.raises(ValueError, match="A voice trained on this page is gone"):
@@ -57,7 +57,7 @@ def test_a_voice_that_is_there_no_more_is_not_written_without(act, session):
 
 
 def test_a_stop_is_for_the_text_that_is_being_written(act, session):
-    actions.stop_writing(session)  # before: no text is there to be stopped
+    actions.stop_writing(session)  # too early: there is no text to stop yet
     writing = act.write(session, "The king ", 0.8, 0, 200, *mix(1.0))
     next(writing)
     actions.stop_writing(session)
@@ -72,13 +72,13 @@ def test_two_browsers_write_at_once_and_read_the_same_as_alone(act, model, teach
     calls = [(one, mix(1.0)), (other, mix(*[0.0] * 5, 1.0))]
     alone = [list(act.write(session, "The king ", 0.8, 0, 40, *strengths))[-1] for session, strengths in calls]
     running = [act.write(session, "The king ", 0.8, 0, 40, *strengths) for session, strengths in calls]
-    *_, together = zip(*running, strict=True)  # a step of one, a step of the other
+    *_, together = zip(*running, strict=True)  # the steps of the two alternate
     assert list(together) == alone
     assert texts(alone[1][1])[1] == write(model, "The king ", 40, Sampler(0.8), 0, adapters="recipe")
     assert "mine" not in actions.names(one)
 
 
-def test_a_voice_is_learned_into_its_own_session(act, session, model, tmp_path, recipes):
+def test_a_voice_is_trained_in_its_own_session(act, session, model, tmp_path, recipes):
     before = {name: array.tobytes() for name, array in model.state_dict().items()}
     status, progress = list(act.learn(session, "cook", recipes, None))[-1]
     assert status.startswith("Trained for")
@@ -93,7 +93,7 @@ def test_a_voice_is_learned_into_its_own_session(act, session, model, tmp_path, 
     assert "bit-for-bit identical" in actions.merging(session, "cook")
 
 
-def test_what_is_wrong_is_said_before_the_turn_and_at_it(act, session, teach, recipes):
+def test_errors_are_reported_before_the_queue_and_after_it(act, session, teach, recipes):
     for handler in (act.check, act.learn):
         with pytest.raises(ValueError, match="already a voice called shakespeare"):
             next(handler(session, "shakespeare", recipes, None))
@@ -115,9 +115,9 @@ def test_a_stopped_voice_is_kept(act, session, recipes):
     assert list(session.voices) == ["cook"]
 
 
-def test_a_stop_is_for_the_lesson_that_waits_too_and_not_for_the_next(act, session, recipes, monkeypatch):
+def test_a_stop_also_cancels_a_queued_training_but_not_the_next(act, session, recipes, monkeypatch):
     monkeypatch.setattr(learning, "learn", lambda *_: iter([]))
-    actions.stop_learning(session)  # before: there is nothing to be stopped
+    actions.stop_learning(session)  # too early: there is nothing to stop yet
     for stop in (False, True, False):
         list(act.check(session, "cook", recipes, None))
         if stop:

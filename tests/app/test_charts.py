@@ -1,4 +1,4 @@
-"""The charts say their numbers as text, and the right ones."""
+"""The charts show the correct values, and also show them as text."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from minilora.voices import ComparedText, ComparedToken
 
 
 def place(p, base, chosen="e"):
-    """A text whose last character had these probabilities, by character; the rest share what is left."""
+    """Return a text whose last character had these probabilities; all other characters share the remainder equally."""
 
     def log(shares):
         array = np.full(256, (1 - sum(shares.values())) / (256 - len(shares)))

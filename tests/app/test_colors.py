@@ -1,4 +1,4 @@
-"""Colors: the right sign and depth, nothing that a page would obey, and legible on every background."""
+"""Colors: the correct sign and depth, escaped text, and enough contrast on every background."""
 
 import re
 from html import unescape
@@ -75,7 +75,7 @@ def luminance(rgb):
 )
 @pytest.mark.parametrize("side", ["more", "less"])
 def test_text_can_be_read_on_every_color(mode, paper, ink, side):
-    """A contrast of at least 4.5, WCAG 2's for text of any size."""
+    """The contrast ratio is at least 4.5, which WCAG 2 requires for text of any size."""
     css = (resources.files("minilora.app") / "page.css").read_text()
     block = re.search(re.escape(mode) + r" \{(.*?)\}", css, re.S)[1]
     color = [int(n) for n in re.search(rf"--{side}: (\d+) (\d+) (\d+);", block).groups()]

@@ -1,4 +1,4 @@
-"""A text becomes a voice: what cannot is said, the time is kept, and the best of what was learned is saved."""
+"""Training a voice on a text: unusable texts are rejected, the time limit is kept, and the best adapter is saved."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def training_text(name="diary", pasted=LONG, upload=None, taken=("python", "Mine
         ({"pasted": "a" * 2_097_153}, "2,097,153 characters; the limit is 2,097,152"),
     ],
 )
-def test_what_cannot_be_learned_is_said(changes, message):
+def test_an_unusable_name_or_text_is_an_error(changes, message):
     with pytest.raises(ValueError, match=message):
         training_text(**changes)
 
@@ -54,7 +54,7 @@ def test_what_cannot_be_learned_is_said(changes, message):
         (b"a" * 2_097_153, "2,097,153 bytes; the limit is 2,097,152"),
     ],
 )
-def test_a_file_that_holds_no_text_to_learn_from(tmp_path, content, message):
+def test_a_file_without_usable_text_is_an_error(tmp_path, content, message):
     file = tmp_path / "secret-folder-name.txt"
     file.write_bytes(content)
     with pytest.raises(ValueError, match=message) as raised:
@@ -84,7 +84,7 @@ def test_the_settings_are_the_demos_and_short_texts_get_a_shorter_context():
     assert learning.settings(training_text(), 10).training.warmup == 2
 
 
-def test_a_voice_learns_and_is_saved(tmp_path, recipes):
+def test_a_voice_is_trained_and_saved(tmp_path, recipes):
     *_, end = learning.learn(training_text(pasted=recipes), tmp_path / "cook", seconds=4)
     assert end.finished
     assert end.best[1] < end.evaluations[0][1]
@@ -97,7 +97,7 @@ def test_a_voice_learns_and_is_saved(tmp_path, recipes):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """quick(losses): steps that only count, ten of them, and evaluations that find these losses; what was saved."""
+    """quick(losses): replace training with ten empty steps that evaluate to these losses; return the saved adapters."""
 
     def install(losses, seconds_a_step=0.0):
         clock = SimpleNamespace(now=0.0)
@@ -123,7 +123,7 @@ def quick(monkeypatch):
 
 
 def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
-    saved = quick([1.0, 2.0, 1.5, 1.6, 1.4, 1.7])  # before, and after steps 2, 4, 6, 8, 10
+    saved = quick([1.0, 2.0, 1.5, 1.6, 1.4, 1.7])  # before training, and after steps 2, 4, 6, 8, 10
     *_, end = learning.learn(training_text(), tmp_path, 60)
     assert end.evaluations == [(0, 1.0), (2, 2.0), (4, 1.5), (6, 1.6), (8, 1.4), (10, 1.7)]
     assert saved == ["diary"] * 3  # after steps 2, 4 and 8
@@ -150,7 +150,7 @@ def test_when_stopped_it_keeps_what_it_has(quick, tmp_path):
 def test_a_busy_machine_gets_half_as_much_time_again(quick, tmp_path):
     quick([1.0] * 6, seconds_a_step=20.0)
     *_, end = learning.learn(training_text(), tmp_path, 60)
-    assert len(end.losses) == 5  # 100 s: after 80 it was not yet more than 90
+    assert len(end.losses) == 5  # 100 s: the first check above 1.5 × 60 = 90 s
 
 
 @pytest.mark.parametrize(("seconds", "a_step", "steps"), [(60, 0.5, 104), (60, 0.25, 212), (1, 0.5, learning.PROBE)])

@@ -1,4 +1,4 @@
-"""The third tab's numbers are those of `lora.report` and `lora.merge_check`."""
+"""The values in the third tab are those of `lora.report` and `lora.merge_check`."""
 
 from minilora import lora
 from minilora.app import looking

@@ -1,4 +1,4 @@
-"""The server: on this machine alone, nothing sent anywhere, and a sentence when it cannot start."""
+"""The server: available only on this machine, no outgoing requests, and a clear error when it cannot start."""
 
 import argparse
 import os
@@ -53,7 +53,7 @@ def gradio():
 
 @pytest.fixture(scope="module")
 def config(gradio, model, tmp_path_factory):
-    """What the page tells the browser about itself."""
+    """The page's configuration, as sent to the browser."""
     from minilora.app.page import page
 
     return page(Actions(model, 60), tmp_path_factory.mktemp("voices")).get_config_file()

@@ -1,4 +1,4 @@
-"""A browser's own voices are its own: nothing that another one uses is changed by them."""
+"""The voices trained in a browser belong to its session and do not affect other browsers."""
 
 import pytest
 
@@ -59,7 +59,7 @@ def test_closing_removes_its_files_and_no_others(tmp_path, teach):
     kept = other.folder("mine")
     assert one.folder("mine") != kept
     one.close()
-    Session(tmp_path).close()  # without voices it has no files
+    Session(tmp_path).close()  # a session without voices has no files
     assert list(tmp_path.iterdir()) == [kept.parent]
     assert (one.voices, one.model) == ({}, None)
     assert one.stopped == {"writing", "learning"}

@@ -1,4 +1,4 @@
-"""What the first tab writes is what `generation.write` writes, and what cannot be written is said in a sentence."""
+"""The first tab generates the same texts as `generation.write` and reports invalid input in a sentence."""
 
 import math
 

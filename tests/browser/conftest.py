@@ -1,7 +1,7 @@
-"""The app in a real browser: it runs in a process of its own, and Chromium uses it as a person would.
+"""The app in a real browser: the app runs in a separate process, and the tests use it through Chromium.
 
-Skipped, with a reason, where Gradio, Playwright or a Chromium is missing. The browser is the machine's own, or the one
-that the environment variable MINILORA_CHROMIUM names; none is downloaded.
+The tests are skipped, with a reason, if Gradio, Playwright or Chromium is missing. The browser is the one installed on
+the machine, or the one at the path in the environment variable MINILORA_CHROMIUM; none is downloaded.
 """
 
 import importlib.util
@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import pytest
 
 NAMES = "chromium", "chromium-browser", "google-chrome"
-PATIENCE = 60_000  # ms, for whatever a page is waited for: other things may keep the machine busy
+PATIENCE = 60_000  # ms, the timeout of every wait; generous, because the machine may be busy
 LEARNING, LONG = 3, 600  # seconds to train a voice; LONG is far more than the timeout
 
-# Runs the app, and notes every address outside this machine that the server itself tries to reach.
+# Runs the app and prints every address outside this machine that the server tries to reach.
 SERVER = """
 import socket, sys
 from minilora.app.server import serve
@@ -46,22 +46,22 @@ serve(seconds=float(sys.argv[1]))
 
 @pytest.fixture(scope="session")
 def chromium():
-    """The path of a browser."""
+    """The path of the Chromium executable."""
     for package in ("gradio", "playwright"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
     found = os.environ.get("MINILORA_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if not found or not Path(found).exists():
-        pytest.skip("there is no Chromium here; install one, or set MINILORA_CHROMIUM to its path")
+        pytest.skip("no Chromium found; install it, or set MINILORA_CHROMIUM to its path")
     return found
 
 
 class App:
-    """The running app: its address, its temporary folder, and what its process has printed."""
+    """The running app: its process, its address, its temporary folder, and its log."""
 
     def __init__(self, folder, seconds=LEARNING):
         self.folder, self.log = folder, folder / "log"
-        # GRADIO_IS_E2E_TEST: what a closed page kept is forgotten after a second, not after an hour.
+        # GRADIO_IS_E2E_TEST: the state of a closed page is deleted after a second, not after an hour.
         surroundings = {"TMPDIR": str(folder), "GRADIO_IS_E2E_TEST": "1", "PYTHONUNBUFFERED": "1"}
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
@@ -74,7 +74,7 @@ class App:
         self.address = self.process.stdout.readline().split()[2]
 
     def close(self):
-        """What else it has printed, when it has ended."""
+        """End the app; return the rest of its output, and its log."""
         self.process.terminate()
         return self.process.communicate(timeout=60)[0] + self.log.read_text()
 
@@ -112,7 +112,7 @@ def browser(chromium):
 
 
 class Visitor:
-    """A browser context of its own, with the page open, and the few things that every test does there."""
+    """A separate browser context with the page open, and the actions that the tests share."""
 
     def __init__(self, browser, address, width, height):
         self.context = browser.new_context(viewport={"width": width, "height": height}, accept_downloads=True)
@@ -129,15 +129,15 @@ class Visitor:
         self.page.get_by_role("tab", name=tab).click()
 
     def say(self, label, value):
-        """Type into a field."""
+        """Fill a field."""
         self.page.get_by_label(label, exact=True).fill(str(value))
 
     def strength(self, name):
-        """The number beside a voice's slider."""
+        """Return the number field next to the slider of a voice."""
         return self.page.get_by_label(f"number input for {name}", exact=True)
 
     def begin(self, action=None):
-        """Do `action`, by default press Generate, and from now on note what changes."""
+        """Start recording changes of the page, then run `action`, by default a click on Generate."""
         self.page.evaluate(
             """window.changed = new Set();
             for (const id of ['status', 'texts'])
@@ -147,9 +147,9 @@ class Visitor:
         (action or (lambda: self.page.click("#write")))()
 
     def finished(self, characters, seed=0):
-        """Wait until a text of so many characters has been written since; the base's text and the voices'.
+        """Wait until new texts of this length are complete; return the texts of the base and of the voices.
 
-        They are read in the moment in which the status says so: leaving a field may have begun the next text by then.
+        The texts are read in the same call that checks the status, because leaving a field may start the next ones.
         """
         texts = self.page.wait_for_function(
             """status => changed.size == 2 && document.getElementById('status').innerText.trim() === status &&
@@ -159,16 +159,16 @@ class Visitor:
         return texts.json_value()
 
     def write(self, characters=200, seed=0):
-        """Press Generate, and wait."""
+        """Click Generate, and return the two texts when they are complete."""
         self.begin()
         return self.finished(characters, seed)
 
     def problem(self, place="status"):
-        """The sentence that says what is wrong."""
+        """Return the error message that is shown."""
         return self.page.locator(f"#{place} .problem").inner_text()
 
     def overflow(self):
-        """What sticks out of the page on the right."""
+        """Return the elements that extend beyond the right edge of the page."""
         return self.page.evaluate(
             """[...document.querySelectorAll('.main *')]
                 .filter(part => part.getBoundingClientRect().right > innerWidth + 1)
@@ -178,18 +178,21 @@ class Visitor:
 
 @pytest.fixture
 def visit(app, browser):
-    """As `visiting`, for the app of the session."""
+    """Like `visiting`, for `app`."""
     yield from visiting(app, browser)
 
 
 @pytest.fixture
 def visit_patient(patient_app, browser):
-    """As `visiting`, for `patient_app`."""
+    """Like `visiting`, for `patient_app`."""
     yield from visiting(patient_app, browser)
 
 
 def visiting(app, browser):
-    """visit(width=1280, height=900): someone with a browser of their own; afterwards nothing may have gone wrong."""
+    """visit(width=1280, height=900): open the page in a new browser context and return its Visitor.
+
+    At the end, check that no page reported an error or sent a request to another machine.
+    """
     visitors = []
 
     def come(width=1280, height=900):

@@ -1,4 +1,4 @@
-"""In the browser: a voice is taught, speaks in that browser alone, and can be taken home."""
+"""In the browser: a voice is trained, is available only in that browser, and can be downloaded."""
 
 import zipfile
 
@@ -32,7 +32,7 @@ def learned(visitor, name="cook"):
 
 
 def take_home(visitor, folder):
-    """Download the adapter; its folder."""
+    """Download the adapter and return its folder."""
     visitor.open("Train a new voice")
     with visitor.page.expect_download() as download:
         visitor.page.locator("a[download$='.zip']").first.click()
@@ -42,7 +42,7 @@ def take_home(visitor, folder):
     return folder / download.value.suggested_filename.removesuffix(".zip")
 
 
-def test_from_a_text_to_a_voice_and_home(visit, tmp_path):
+def test_a_voice_is_trained_used_and_downloaded(visit, tmp_path):
     visitor = visit()
     teach(visitor)
     visitor.page.wait_for_selector("#curve canvas, #curve svg")
@@ -68,7 +68,7 @@ def test_two_browsers_do_not_disturb_each_other(visit):
     model = attach()
     alone = write(model, "The king ", 400, Sampler(0.8), 0, adapters="shakespeare")
     other.say("number input for Length", 400)
-    assert other.write(400)[1] == alone  # while the owner's voice learns
+    assert other.write(400)[1] == alone  # while the owner's voice is being trained
     learned(owner)
     assert owner.strength("cook").is_visible()
     assert other.strength("cook").count() == 0
@@ -81,7 +81,7 @@ def test_two_browsers_do_not_disturb_each_other(visit):
     assert other.finished(400)[1] == write(model, "The king ", 400, Sampler(0.8), 0, adapters={"shakespeare": 0.95})
 
 
-def test_one_voice_learns_at_a_time(visit):
+def test_one_voice_is_trained_at_a_time(visit):
     first, second = visit(), visit()
     for visitor in (first, second):
         teach(visitor)
@@ -107,7 +107,7 @@ def test_a_voice_is_forgotten_with_its_page(app, visit):
     assert not own.exists()
 
 
-def test_stop_keeps_what_was_learned(visit_patient):
+def test_stop_keeps_the_trained_voice(visit_patient):
     """Without the click on Stop, training would take longer than the timeout."""
     visitor = visit_patient()
     teach(visitor)
@@ -130,11 +130,11 @@ def test_limits_are_said_in_the_page(visit, name, text, message):
     assert message in visitor.problem("learning")
     visitor.open("Generate")
     visitor.write()
-    assert visitor.strength("shakespeare").input_value() == "1"  # no voice came, so no slider moved
+    assert visitor.strength("shakespeare").input_value() == "1"  # no voice was added, so no slider moved
 
 
 def choose(visitor, file):
-    """Upload a file in place of the one before, and press Train."""
+    """Upload a file, replacing any previous one, and click Train."""
     clear = visitor.page.locator("#voice-file").get_by_label("Clear")
     if clear.count():
         clear.click()

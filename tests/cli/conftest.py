@@ -1,4 +1,4 @@
-"""The command line without a network, on a tiny model that it made itself, with two adapters."""
+"""Fixtures for the command line: no network, and a tiny model with two adapters, all trained by the commands."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ ADAPT = [*SHORT, "--lr", 0.05]
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path):
-    """An empty folder to work in, no corpora on this machine, no network, and no waiting for the disk."""
+    """Isolate each test: an empty working folder, no local corpora, no network, and no waiting for the disk."""
     for folder in ("work", "data", "cache"):
         (tmp_path / folder).mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -29,20 +29,20 @@ def alone(monkeypatch, tmp_path):
         raise OSError("there is no network")
 
     monkeypatch.setattr(sources, "_open", no_network)
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # nothing here pulls the plug
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no test simulates a power failure
 
 
 def call(arguments):
-    """The command's exit code."""
+    """Run a command and return its exit code."""
     try:
         return main([str(argument) for argument in arguments])
-    except SystemExit as stop:  # argparse leaves this way, after --help and after a wrong flag
+    except SystemExit as stop:  # argparse exits this way after --help or an invalid flag
         return stop.code
 
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
-    """Folders, made once: `text` and `verse` (files), `tiny` (a model), `bard` and `log` (adapters of it)."""
+    """A folder, made once, with the files `text` and `verse`, the model `tiny`, and its adapters `bard` and `log`."""
     root = tmp_path_factory.mktemp("original")
     for name, voice in (("text", "prose"), ("verse", "verse")):
         (root / name).write_text(pastiche.write(voice, 2500))
@@ -55,7 +55,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def here(original, tmp_path):
-    """The same folders, as a copy that a test may spoil: here.tiny, here.bard, ...; here.work is empty."""
+    """A copy of `original` that a test may modify: here.tiny, here.bard, ...; here.work is empty."""
     for name in ("tiny", "bard", "log"):
         shutil.copytree(original / name, tmp_path / name)
     for name in ("text", "verse"):
@@ -65,7 +65,7 @@ def here(original, tmp_path):
 
 @pytest.fixture
 def model(here):
-    """The tiny model with bard at 0.75 and log at -0.5, attached by hand."""
+    """The tiny model with bard at 0.75 and log at -0.5, attached through the library."""
     model = Llama.from_pretrained(here.tiny)
     for name in ("bard", "log"):
         lora.load_adapter(model, getattr(here, name), name)
@@ -75,13 +75,13 @@ def model(here):
 
 @pytest.fixture
 def both(here):
-    """The flags that mean the same."""
+    """The flags for the same model and adapters as `model`."""
     return ["--model", here.tiny, "--adapter", f"{here.bard}:0.75", "--adapter", f"{here.log}:-0.5"]
 
 
 @pytest.fixture
 def minilora(capsys):
-    """minilora(*arguments): what a command that goes well prints."""
+    """minilora(*arguments): run a command that must succeed and return its output."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -95,7 +95,7 @@ def minilora(capsys):
 
 @pytest.fixture
 def fails(capsys):
-    """fails(*arguments): the one line that a command prints which does not go well."""
+    """fails(*arguments): run a command that must fail and return its one-line error message."""
 
     def run(*arguments):
         capsys.readouterr()
@@ -112,7 +112,7 @@ def fails(capsys):
 
 @pytest.fixture(scope="session")
 def contents():
-    """contents(folder): every file's bytes, by path."""
+    """contents(folder): the bytes of every file, by relative path."""
     return lambda folder: {
         str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()
     }
@@ -120,7 +120,7 @@ def contents():
 
 @pytest.fixture
 def written(here, minilora, contents):
-    """written(command, *flags): what a command prints, but for its speed, and the files that it leaves in {out}."""
+    """written(command, *flags): run a command; return its output without the speed lines, and its files in {out}."""
 
     def run(command, *flags):
         out = here.root / "-".join(flags)

@@ -1,4 +1,4 @@
-"""`minilora bench` on a model of a few hundred numbers: what it writes and prints, never how long it took."""
+"""`minilora bench` on a model of a few thousand parameters: its output and JSON file, regardless of the times."""
 
 import functools
 import json
@@ -18,14 +18,14 @@ ADAPTER = 2 * 2 * (4 * (16 + 16) + 3 * (16 + 24))  # layers · r · Σ (in + out
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    """Fewer tokens to write, fewer batches."""
+    """Generate fewer tokens and use fewer batches."""
     monkeypatch.setattr(bench, "TOKENS", 4)
     monkeypatch.setattr(bench, "BATCHES", 3)
 
 
 @pytest.fixture
 def figures(minilora, tmp_path):
-    """figures(*flags): what the JSON file says, and what is printed."""
+    """figures(*flags): run the benchmark; return the contents of the JSON file, and the printed output."""
 
     def run(*flags):
         out = minilora(*COMMAND, *flags, "--json", tmp_path / "made" / "bench.json")
@@ -119,7 +119,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("flags", WRONG)
-def test_what_cannot_be_is_refused_before_anything_is_measured(flags, fails, tmp_path, monkeypatch):
+def test_invalid_flags_are_refused_before_anything_is_measured(flags, fails, tmp_path, monkeypatch):
     (tmp_path / "work" / "file").touch()
     monkeypatch.setattr(bench, "_in_turns", None)
     assert WRONG[flags] in fails(*COMMAND, *flags.split())

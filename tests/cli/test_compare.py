@@ -1,4 +1,4 @@
-"""`minilora compare`, `minilora voices`, and `--voice` wherever an adapter can be given."""
+"""`minilora compare`, `minilora voices`, and the `--voice` flag of the commands that accept adapters."""
 
 import re
 
@@ -14,12 +14,12 @@ PAINTED = re.compile(r"\x1b\[30;48;5;(\d+)m(.)\x1b\[0m")
 
 @pytest.fixture
 def terminal(monkeypatch):
-    """terminal(width): how many characters a line has."""
+    """terminal(width): set the number of characters per line."""
     return lambda width: monkeypatch.setenv("COLUMNS", str(width))
 
 
 def texts_of(out):
-    """The columns of the first band, each with its title, joined again."""
+    """Return the columns of the first band, each with its title, as one string per column."""
     lines = [line.split(" | ") for line in out.split("\n\n\n")[0].splitlines()]
     cells = zip(*[row + [""] * (len(lines[0]) - len(row)) for row in lines], strict=True)
     return [" ".join(cell.strip() for cell in column if cell.strip()) for column in cells]
@@ -49,7 +49,7 @@ def test_all_voices_are_the_default(minilora, terminal):
 
 
 def test_adapters_of_ones_own_can_be_compared(minilora, here, terminal, monkeypatch):
-    """Each under the name that it was given, however alike the names are."""
+    """Each column is titled with the name as given, even if the names are similar."""
     terminal(120)
     monkeypatch.chdir(here.root)
     here.log.rename("a-b")
@@ -128,7 +128,7 @@ def test_a_voice_that_is_named_twice_is_attached_once(minilora, terminal):
     assert first.partition("---")[2] == second.partition("---")[2] != third.partition("---")[2]
 
 
-def test_what_does_not_fit_beside_follows_below(terminal):
+def test_columns_that_do_not_fit_go_below(terminal):
     texts = [Column(name, [(name, 0.0)]) for name in "abcde"]
     for width, beside in [(30, 1), (74, 1), (75, 2), (113, 2), (114, 3), (120, 3), (500, 3)]:
         terminal(width)

@@ -1,4 +1,4 @@
-"""`minilora demo` from end to end on the packaged base, where there is no network and no corpus."""
+"""`minilora demo` from end to end, without a network or a corpus: on the packaged base or on a small one."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ COMMAND = ["demo", "--quick", "--iters", "3", "--json", "figures.json", "--out",
 
 @pytest.fixture
 def small(monkeypatch):
-    """Short samples, few and small batches: the same demo in a tenth of the time."""
+    """Short samples and small batches, so that the same demo takes a tenth of the time."""
     chosen = demo._settings
 
     def fewer(flags):
@@ -41,7 +41,7 @@ def small(monkeypatch):
 
 @pytest.fixture
 def figures(small):
-    """figures(*flags): what the demo writes down."""
+    """figures(*flags): run the demo and return the contents of its JSON file."""
 
     def run(*flags):
         assert main([*COMMAND, *flags]) == 0
@@ -50,7 +50,7 @@ def figures(small):
     return run
 
 
-@pytest.mark.skipif(not (BASE / "config.json").exists(), reason="the packaged base model is not here")
+@pytest.mark.skipif(not (BASE / "config.json").exists(), reason="the packaged base model is missing")
 def test_the_demo_on_pastiche(figures, capsys, tmp_path):
     figures = figures()
     out = capsys.readouterr().out
@@ -79,12 +79,12 @@ def test_the_demo_on_pastiche(figures, capsys, tmp_path):
 
     for name in ("val_loss_before", "val_loss_after", "base_val_loss_adapter_on", "base_val_loss_adapter_off"):
         assert f"{figures[name]:.3f}" in out, name
-    assert out.count("The king ") >= 5  # the samples: before, while it learns, and after
+    assert out.count("The king ") >= 5  # the samples before, during and after training
 
 
 @pytest.fixture
 def small_base(monkeypatch, tmp_path, here):
-    """A base that takes no time, in place of the packaged one."""
+    """A tiny base in place of the packaged one, to save time."""
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     folder = tmp_path / "base"
     Llama(LlamaConfig(**shape, max_position_embeddings=128), np.random.default_rng(0)).save_pretrained(folder)
@@ -107,7 +107,7 @@ def test_the_picture_is_small(figures, small_base, capsys, tmp_path):
 def test_without_matplotlib_the_demo_ends_without_a_picture(figures, small_base, capsys, tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as Python marks a module that cannot be found
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # makes `import matplotlib` raise ImportError
     assert figures().keys() == set(FIGURES.split())
     assert "no plot: matplotlib is not installed" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.png"))
@@ -125,7 +125,7 @@ def test_what_it_says_to_try_next_works(small, capsys):
 
 
 def test_the_demo_on_another_device(figures, small_base, monkeypatch):
-    """On a stand-in for a GPU, where a batch is one piece: the sums are rounded another way."""
+    """On the stand-in for a GPU. The tolerance is for rounding: a GPU does not divide a large batch into pieces."""
     host = figures("--device", "cpu")
     monkeypatch.setitem(sys.modules, "cupy", standin.module())
     card = figures("--device", "cuda")

@@ -1,5 +1,5 @@
-"""`--device cuda`: on the stand-in of tests/gpu every command that takes it writes what it writes without; where there
-is no GPU, it says so in one line before anything is written.
+"""`--device cuda`: on the CuPy stand-in of tests/gpu, the output and the files are the same as on the CPU. Without CuPy
+or a GPU, the command fails with one line before it writes anything.
 """
 
 import sys
@@ -19,7 +19,7 @@ COMMANDS = {
 
 @pytest.fixture
 def moved(monkeypatch):
-    """The arrays that were brought to the stand-in."""
+    """The arrays that were copied to the stand-in."""
     cupy, arrays = standin.module(), []
     asarray = cupy.asarray
     cupy.asarray = lambda array: (arrays.append(array), asarray(array))[1]
@@ -35,11 +35,11 @@ def test_the_device_changes_nothing_that_is_written(command, written, moved):
     assert moved
 
 
-def test_a_run_goes_on_on_another_device(here, minilora, contents, moved):
+def test_a_run_resumes_on_another_device(here, minilora, contents, moved):
     flags = COMMANDS["finetune"].format(out=here.root / "out", **vars(here)).split()
     minilora(*flags, "--device", "cuda")
     expected = contents(here.root / "out")
-    minilora("finetune", "--resume", "--out", here.root / "out", "--device", "cpu")  # to its end: nothing is left to do
+    minilora("finetune", "--resume", "--out", here.root / "out", "--device", "cpu")  # already finished
     assert contents(here.root / "out") == expected
 
 
@@ -54,5 +54,5 @@ def test_without_cupy_one_line_says_what_to_do(command, here, fails, monkeypatch
 
 def test_without_a_gpu_one_line_says_so(here, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", standin.module(devices=0))
-    line = fails("generate", "--model", "nowhere", "--device", "cuda")  # and says it first
+    line = fails("generate", "--model", "nowhere", "--device", "cuda")  # reported before the missing model
     assert line.startswith("device 'cuda' requires an NVIDIA GPU, but CuPy finds none")

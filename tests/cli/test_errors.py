@@ -1,4 +1,4 @@
-"""Whatever goes wrong is said in one line that begins `minilora: error:`, with exit code 2 and no traceback."""
+"""Every error is one line that starts with `minilora: error:`, with exit code 2 and no traceback."""
 
 import re
 
@@ -57,7 +57,7 @@ def test_one_line(case, here, fails, contents):
     arguments = [word.format(**vars(here)) for word in line.split(" ") if word]
     assert re.search(words, fails(*arguments))
     after = contents(here.root)
-    assert {name: after.get(name) for name in before} == before  # nothing that was there has changed
+    assert {name: after.get(name) for name in before} == before  # existing files are unchanged
 
 
 def test_a_missing_corpus_without_a_network(here, capsys):
@@ -69,7 +69,7 @@ def test_a_missing_corpus_without_a_network(here, capsys):
         "minilora: error: tinyshakespeare could not be downloaded: there is no network. Download https://"
     )
     assert sources.SOURCES["tinyshakespeare"].sha256 in line
-    assert str(here.data) in line  # where MINILORA_DATA is now
+    assert str(here.data) in line  # the folder in MINILORA_DATA
 
 
 @pytest.mark.parametrize("command", ["eval --model {tiny} --corpus grimm", "data fetch grimm", "data verify"])

@@ -1,4 +1,4 @@
-"""Every command's help ends with an example, and the example is a command."""
+"""The help of every command explains every flag and ends with an example that is a valid command."""
 
 import re
 
@@ -28,7 +28,7 @@ def test_the_commands_are_these(capsys):
 
 @pytest.fixture
 def parsed(monkeypatch):
-    """Commands that do nothing, and the flags they were called with."""
+    """Replace the commands with stubs; the flags that they were called with."""
     found = []
     for module in COMMANDS:
         for name in [name for name in vars(module) if name == "run" or name.startswith("run_")]:

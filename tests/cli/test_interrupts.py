@@ -1,7 +1,7 @@
-"""Ctrl-C and `kill -9` on `minilora finetune`: whatever the moment, `--resume` ends with the same bytes.
+"""Ctrl-C and `kill -9` during a run: at any moment, `--resume` ends with bit-for-bit identical files.
 
-The processes here are real and so are the signals. When they come is counted, in steps or in function calls, and not
-timed, so that a failure can be repeated.
+The processes and the signals are real. The moment of a signal is a number of steps or function calls, not a time, so
+that a failure is reproducible.
 """
 
 import os
@@ -18,12 +18,12 @@ import pytest
 
 from minilora.files import read_tensors
 
-ROOT = Path(__file__).parents[2]  # where the methods of the tests are imported from
+ROOT = Path(__file__).parents[2]  # so that the processes can import tests.training.methods
 ITERS = 8
 TRAINING = dict(iters=ITERS, batch=2, context=16, accumulate=2, lr=0.05, warmup=2, eval_every=3, eval_windows=4)
 
-# `python -m minilora ...`, which kills itself at the `moment`th call of a function after everything is loaded, when
-# the run begins to write; without a moment, it counts the calls.
+# `python -m minilora ...`, which kills itself at function call number `moment`, counted from the moment at which
+# everything is loaded and the run starts to write files. With moment 0, it only counts the calls.
 KILLED = textwrap.dedent(
     """
     import os, runpy, signal, sys
@@ -46,8 +46,8 @@ KILLED = textwrap.dedent(
         return texts
 
     minilora.runs.runner.load_ids = begin
-    minilora.runs.runner.write = lambda *_, **__: ""  # samples would be most of the calls, and no state is in them
-    os.fsync = lambda handle: None  # this kills processes, not machines
+    minilora.runs.runner.write = lambda *_, **__: ""  # samples would be most of the calls, but have no state
+    os.fsync = lambda handle: None  # processes are killed here, not the machine
     try:
         runpy.run_module("minilora", run_name="__main__")
     finally:
@@ -56,7 +56,7 @@ KILLED = textwrap.dedent(
     """
 )
 
-# `python -m minilora ...`, which says when its third step begins, and waits for a Ctrl-C to arrive in it.
+# `python -m minilora ...`, which prints a line in its third step and waits there for a Ctrl-C.
 WAITING = textwrap.dedent(
     """
     import os, runpy, signal, time
@@ -69,7 +69,7 @@ WAITING = textwrap.dedent(
         if self.steps == 2:
             ours = signal.getsignal(signal.SIGINT)
             print("third step", flush=True)
-            while signal.getsignal(signal.SIGINT) is ours:  # a first Ctrl-C gives the signal back to Python
+            while signal.getsignal(signal.SIGINT) is ours:  # the first Ctrl-C restores the previous handler
                 time.sleep(0.01)
         return clip(self, max_norm)
 
@@ -89,7 +89,7 @@ def start(script, *arguments):
 
 @pytest.fixture(scope="module")
 def preset(original, tmp_path_factory):
-    """preset(checkpoint_every, method): a run with dropout and accumulation, as a TOML file."""
+    """preset(checkpoint_every, method): a TOML file for a run with dropout and gradient accumulation."""
 
     def write(checkpoint_every, method="lora"):
         path = tmp_path_factory.mktemp("preset") / "run.toml"
@@ -105,7 +105,7 @@ def preset(original, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(preset, contents, tmp_path_factory):
-    """whole(method): a run that nothing stopped: its preset, what it left, and how many calls it took."""
+    """whole(method): an uninterrupted run: its preset, its files, and its number of function calls."""
 
     @cache
     def of(method):
@@ -127,7 +127,7 @@ CHAINS = [
 
 @pytest.mark.parametrize(("method", "parts"), CHAINS)
 def test_kill_at_any_moment(method, parts, here, whole, contents):
-    """Killed after parts of the calls that a whole run takes, again and again: what is left is whole each time."""
+    """Kill a run repeatedly, each time after a fraction of the calls of a complete run; its files stay valid."""
     preset, expected, calls = whole(method)
     folder = here.work / "killed"
     path, steps = folder / "checkpoint.safetensors", [0]
@@ -141,11 +141,11 @@ def test_kill_at_any_moment(method, parts, here, whole, contents):
     go_on = ["--resume"] if (folder / "run.toml").exists() else ["--preset", preset]
     run = start(KILLED, 0, "finetune", *go_on, "--out", folder)
     assert (run.communicate()[1], run.returncode) == ("", 0)
-    assert contents(folder) == expected  # and nothing else lies there
+    assert contents(folder) == expected  # and there are no other files
 
 
 def interrupted(*command):
-    """What a run says that gets a Ctrl-C in its third step."""
+    """Run a command, interrupt it in its third step, and return its stderr."""
     run = start(WAITING, *command)
     while "third step" not in run.stdout.readline():
         assert run.poll() is None
@@ -161,7 +161,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(method, here, preset, minilora, cont
     said = interrupted(*flags, "--out", "stopped")
     assert said == f"minilora: stopped after step 3 of {ITERS}; resume with: minilora finetune --resume --out stopped\n"
     assert len(read_tensors("stopped/checkpoint.safetensors")["losses"]) == 3
-    minilora(*said.rpartition(": minilora ")[2].split())  # exactly what it said
+    minilora(*said.rpartition(": minilora ")[2].split())  # the command in the message, verbatim
     minilora(*flags, "--out", "whole")
     assert contents(here.work / "stopped") == contents(here.work / "whole")
     assert ("adapter_model.safetensors" in contents(here.work / "whole")) == (method == "lora")

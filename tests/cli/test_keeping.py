@@ -1,4 +1,4 @@
-"""What is there is kept: a run's folder, a model's, an adapter's; a run goes on as the run it was, or not at all."""
+"""Existing runs, models and adapters are never overwritten, and a run resumes only with its own settings and data."""
 
 import pytest
 
@@ -51,7 +51,7 @@ def test_resuming_with_other_flags(command, given, here, fails, contents):
     ],
 )
 def test_resuming_another_run(old, new, words, here, original, minilora, fails, contents):
-    """The record of the run was edited, or what it names has changed: the checkpoint is not of this run."""
+    """A run is not resumed if its record was edited, because its checkpoint belongs to a different run."""
     minilora("pretrain", "--preset", here.tiny / "run.toml", "--seed", 5, "--out", here.root / "other")
     old, new = (text.format(original=original, root=here.root) for text in (old, new))
     record = here.bard / "run.toml"

@@ -1,4 +1,4 @@
-"""`minilora laws`: the catalogue to read, the verdicts, and what it says of a layer with a mistake."""
+"""`minilora laws`: the listing, the verdicts, and the report on a layer with a mistake."""
 
 import json
 import sys
@@ -26,14 +26,14 @@ class Mine:
 
 @pytest.fixture
 def mine(monkeypatch):
-    """A file in the current folder with a layer that forgets to divide by r."""
+    """The name of a layer that does not divide by r, in a file in the current folder."""
     Path("mine_with_a_mistake.py").write_text(MINE)
     yield "mine_with_a_mistake:Mine"
     sys.modules.pop("mine_with_a_mistake", None)
 
 
 def test_the_list_is_the_catalogue_to_read(minilora, monkeypatch):
-    monkeypatch.setattr("minilora.laws.run", None)  # nothing is run
+    monkeypatch.setattr("minilora.laws.run", None)  # no law may be run
     out = minilora("laws", "--list")
     places = [out.index(f"\n  {law.name}\n      {law.statement}\n      {law.equation}\n") for law in catalogue()]
     assert places == sorted(places)
@@ -88,7 +88,7 @@ def test_a_layer_of_ones_own_with_a_mistake(mine, capsys):
     assert broken["worst_error"] > 0.1
     assert "h should be" in broken["counterexample"]
     assert record["merging-twice-is-merging-once"]["holds"] is None
-    assert call(["laws", "--layer", "twenty-lines", "--only", "many", "--cases", 2]) == 0  # not run is not broken
+    assert call(["laws", "--layer", "twenty-lines", "--only", "many", "--cases", 2]) == 0  # a law not run is not broken
 
 
 def test_infinite_errors_are_valid_json(mine):

@@ -1,4 +1,4 @@
-"""`minilora generate`, `merge`, `eval`, `info` and `data` on folders that there are."""
+"""`minilora generate`, `merge`, `eval`, `info` and `data` on existing folders."""
 
 import hashlib
 import json
@@ -27,8 +27,8 @@ def test_generate_writes_what_the_library_writes(both, model, minilora):
     assert minilora("generate", *both, *flags, "--seed", 5) != out
 
 
-def test_generate_ends_before_a_text(here, minilora):
-    """Of several the first that comes; \\n is a line end."""
+def test_generate_ends_before_a_stop_text(here, minilora):
+    """Of several stop texts, the one that occurs first counts; \\n stands for a newline."""
     flags = ["generate", "--voice", "shakespeare", "--prompt", "The king ", "--tokens", 60]
     whole = minilora(*flags)
     body = whole.removeprefix("The king ").removesuffix("\n")
@@ -38,7 +38,7 @@ def test_generate_ends_before_a_text(here, minilora):
     assert minilora(*flags, "--stop", "no such text") == whole
 
 
-def test_a_strength_of_zero_is_no_adapter_and_none_is_one(here, minilora):
+def test_a_strength_of_zero_is_no_adapter_and_the_default_is_one(here, minilora):
     flags = ["--model", here.tiny, "--tokens", 40]
     base = minilora("generate", *flags)
     assert minilora("generate", *flags, "--adapter", f"{here.bard}:0") == base
@@ -70,8 +70,8 @@ def test_merge_says_how_exact_it_is_and_saves_what_was_attached(here, both, mode
     assert {a.dtype for a in read_tensors("half/model.safetensors").values()} == {np.dtype(np.float16)}
 
 
-def test_merge_says_when_the_head_is_the_embedding_no_more(minilora):
-    """The packaged base's head is tied, and the voice python adapts it."""
+def test_merge_says_when_the_head_is_no_longer_tied(minilora):
+    """The head of the packaged base is tied to the embedding, and the voice python adapts it."""
     for voice, head in (("recipe", ""), ("python", " plus lm_head.weight, which is no longer tied to the embedding")):
         out = minilora("merge", "--voice", voice, "--out", voice)
         assert out.splitlines()[-1].endswith(f"the same names as the base{head}")
@@ -89,7 +89,7 @@ def test_eval_says_what_the_library_measures(here, both, model, minilora):
     assert (figures["corpus"], figures["windows"], figures["context"]) == ([str(here.verse)], 20, 12)
     assert f"{loss:.4f} nats per character ({loss / np.log(2):.4f} bits), 20 windows of 12 tokens" in out
     out = minilora("eval", *both, "--corpus", here.verse, "--windows", 16)
-    assert "16 windows of 16 tokens" in out  # the model's context
+    assert "16 windows of 16 tokens" in out  # by default, the model's context
 
 
 def test_info_on_a_model(here, minilora, monkeypatch):
@@ -176,7 +176,7 @@ def test_data_verify_and_fetch(here, minilora, monkeypatch):
 
 
 def test_info_hands_no_control_characters_to_the_terminal(here, minilora):
-    """What a stranger's file says is shown in one line, and a terminal does not obey it."""
+    """Text from an untrusted file is shown on one line, without escape sequences for the terminal to interpret."""
     file = here.bard / "adapter_config.json"
     config = json.loads(file.read_text())
     config["target_modules"].append("v_proj\n\x1b[2J\x07")

@@ -1,4 +1,4 @@
-"""`minilora mix`: several adapters become one, which writes as they did together."""
+"""`minilora mix`: combine several adapters into one that has the same effect as all of them together."""
 
 import re
 
@@ -35,7 +35,7 @@ def test_svd_of_a_rank(both, model, minilora):
     expected = model(IDS).data
     np.testing.assert_array_equal(logits_of(model, "blend"), expected)
     assert out.splitlines()[0] == str(made).replace("expected", "mixed")
-    assert float(re.search(r"together: (\S+)", out)[1]) > 1e-3  # not the same, and it says so
+    assert float(re.search(r"together: (\S+)", out)[1]) > 1e-3  # the approximation error is reported
 
 
 def test_linear(both, here, minilora, model):
@@ -56,7 +56,7 @@ def test_half_precision_on_disk_is_part_of_the_difference(both, minilora):
 
 
 def test_one_adapter_keeps_what_it_does_at_its_strength(here, minilora):
-    """Its strength and its scale become part of the new adapter, which generates at 1 what it did at 5."""
+    """The new adapter includes the strength: at strength 1, it generates the same text as the old one at 5."""
     minilora("mix", "--model", here.tiny, "--adapter", f"{here.bard}:5", "--out", "strong")
     flags = ["generate", "--model", here.tiny, "--tokens", 40]
     strong = minilora(*flags, "--adapter", "strong")

@@ -1,4 +1,4 @@
-"""The command as a process of its own: what a shell sees."""
+"""The command in a separate process, as run from a shell."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def shell(here):
-    """shell(*arguments): `python -m minilora` with the given arguments, run to its end."""
+    """shell(*arguments): run `python -m minilora` with the given arguments and return the completed process."""
 
     def run(*arguments, **environment):
         command = [sys.executable, "-m", "minilora", *map(str, arguments)]

@@ -1,4 +1,4 @@
-"""`minilora pretrain` and `minilora finetune`: what they leave behind, and that it is what they say."""
+"""`minilora pretrain` and `minilora finetune`: the files that they save, and that these match their output."""
 
 import json
 import re
@@ -46,7 +46,7 @@ def test_lora_leaves_an_adapter_and_the_base_as_it_was(here, minilora, adapt, co
     lora.load_adapter(model, "new")
     tensors = read_tensors("new/adapter_model.safetensors")
     assert {array.shape[0 if ".lora_A." in name else 1] for name, array in tensors.items()} == {4}
-    assert all(array.any() for array in tensors.values())  # B began at zero
+    assert all(array.any() for array in tensors.values())  # B was initialized to zero
     said = re.search(r"validation loss (\d+\.\d+) nats per character; saved in new", out)
     _, val_ids = load_ids([str(here.verse)])
     windows = load_settings("new/run.toml").training.eval_windows
@@ -60,7 +60,7 @@ def test_full_fine_tuning_leaves_a_model_that_begins_as_the_base(here, minilora,
     before, after = (Llama.from_pretrained(folder).state_dict() for folder in (here.tiny, "new"))
     assert all((before[name] != after[name]).any() for name in before)
     first = [json.loads((f / "history.json").read_text())["evaluations"] for f in (here.tiny, here.work / "new")]
-    assert first[1][0][1] == pytest.approx(first[0][-1][1], rel=0.05)  # the same text, other windows
+    assert first[1][0][1] == pytest.approx(first[0][-1][1], rel=0.05)  # the same text, but different windows
 
 
 def test_targets_and_dtype(here, minilora, adapt):

@@ -1,4 +1,4 @@
-"""Folders that are cut short, incomplete or of something else are refused in one line, by name."""
+"""A truncated, incomplete or mismatched model or adapter is rejected with a one-line error."""
 
 import json
 import re
@@ -83,7 +83,7 @@ def test_a_spoiled_config(file, content, words, here, fails):
 
 @pytest.mark.parametrize("name", ["hidden_size", "num_attention_heads", "vocab_size", "num_hidden_layers"])
 @pytest.mark.parametrize("value", ["16", 0, -2, 2.5, None, [16]])
-def test_numbers_in_a_config_that_are_none(name, value, here, fails):
+def test_invalid_sizes_in_a_config(name, value, here, fails):
     path = here.tiny / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
     assert fails("info", here.tiny)

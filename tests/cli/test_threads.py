@@ -1,4 +1,4 @@
-"""`--threads`: any number writes the same bytes, and what is no number is refused before anything is written."""
+"""`--threads`: the output does not depend on the number; an invalid number is rejected before anything is written."""
 
 import pytest
 
@@ -11,7 +11,7 @@ CHOSEN = {name: COMMANDS[name] for name in ("pretrain", "finetune", "eval")}
 
 @pytest.fixture
 def asked(monkeypatch):
-    """The numbers of threads that were asked for; and small batches are cut as large ones are."""
+    """The requested numbers of threads. Small batches are divided into pieces, as large ones are."""
     for name in ("PIECE", "MIN_TOKENS", "MIN_TOKENS_LARGE"):
         monkeypatch.setattr(pieces, name, 20)
     numbers, init = [], threads.Threads.__init__
