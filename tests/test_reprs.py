@@ -1,4 +1,4 @@
-"""Public objects describe themselves in a few lines, and in a notebook as a table."""
+"""Public objects have a repr of a few lines, and some are shown as a table in a notebook."""
 
 import re
 from html.parser import HTMLParser
@@ -18,13 +18,13 @@ LONGEST = 700  # characters: a settings object with all its fields
 
 
 def broken(case):
-    """Every number is below 3."""
+    """Check that a random number equals 3, which fails."""
     case.equal("<b>", case.size("<i>n</i>", 1, 9), 3)
 
 
 @pytest.fixture(scope="module")
 def objects():
-    """One of each public class, by name."""
+    """One object of each public class, by name."""
     model = ml.load_model()
     lora.inject(model, r=8, target_modules="all-linear", adapter="bard")
     ids, val = load_ids("pastiche:verse:20000")
@@ -55,7 +55,7 @@ def objects():
         "LoraLinear": lora.LoraLinear(np.eye(3), r=1),
         "Run": run,
         "AdamW": run.optimizer,
-        "ParameterGroup": run.optimizer.groups[0][0],
+        "ParameterGroup": run.optimizer.groups[0],
         "History": History([1.5] * 1000, [(0, 2.5), (1000, 1.25)]),
         "StepMemory": step_memory(model, (ids[None, :32], ids[None, 1:33])),
         "Request": request,
@@ -159,7 +159,7 @@ def test_a_merged_model_says_so():
 
 
 class Cells(HTMLParser):
-    """The texts of the tables' cells, row by row; every tag that is opened must be closed."""
+    """Parse the text of each table cell, row by row, and check that every tag that is opened is closed."""
 
     def __init__(self, html):
         super().__init__()

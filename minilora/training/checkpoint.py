@@ -69,6 +69,7 @@ def save(
     }
     state = {
         "step": optimizer.steps,
+        "updates": optimizer.updates,
         "generator": rng.bit_generator.state,
         "layout": [[name, list(shape)] for name, shape in optimizer.layout],
         "settings": settings,
@@ -111,6 +112,7 @@ def load(
     for name, array in arrays.items():
         copy_into(array, tensors[name])
     optimizer.steps = state["step"]
+    optimizer.updates = state.get("updates", [optimizer.steps] * len(optimizer.updates))
     rng.bit_generator.state = state["generator"]
     history.losses[:] = tensors["losses"].tolist()
     history.evaluations[:] = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]

@@ -8,8 +8,9 @@ AdamW's state cover only A and B, which is where fine-tuning with LoRA saves mem
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+from itertools import groupby
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -34,14 +35,17 @@ class ParameterGroup(NamedTuple):
 
 
 class Optimizer(ABC):
-    """Base class: flat buffers, gradient accumulation and gradient clipping.
+    """Base class: flat buffers, gradient accumulation, gradient clipping, and the parameters that a step updates.
+
+    As in PyTorch, a step skips a parameter whose `.grad` is None: no update, no weight decay, no change of its state.
 
     Parameters
     ----------
-    groups : the parameters to train; their `.data` and `.grad` become views into the buffers `data` and `grad`
+    groups : the parameters to train; their `.data` become views into the buffer `data`, and their `.grad`, while they
+        have one, into `grad`
     betas : decay rates of the running averages, for optimizers that have them
 
-    A subclass updates `data` in `step` and returns from `state` the arrays that a checkpoint must include.
+    A subclass defines `update`, and returns from `state` the arrays that a checkpoint must include.
     """
 
     name: ClassVar[str]
@@ -51,8 +55,10 @@ class Optimizer(ABC):
         named = [pair for group in groups for pair in group.parameters]
         if not named:
             raise ValueError("no trainable parameters: none has requires_grad=True")
+        _check_alike(named)
         self.parameters = [p for _, p in named]
         self.layout = [(name, p.shape) for name, p in named]
+        self.updates = [0] * len(named)  # number of updates of each parameter
         self.data, self.grad = self._buffer(), self._buffer()
         self._parts: dict[int, slice] = {}
         self._views: list[tuple[Tensor, Array, Array]] = []
@@ -61,17 +67,36 @@ class Optimizer(ABC):
             start, end = end, end + p.size
             here = self._parts[id(p)] = slice(start, end)
             self.data[here] = p.data.reshape(-1)
-            p.data, p.grad = self.data[here].reshape(p.shape), self.grad[here].reshape(p.shape)
-            self._views.append((p, p.data, p.grad))
-        ends = np.cumsum([0, *(sum(p.size for _, p in group.parameters) for group in groups)]).tolist()
-        self.groups = [(g, slice(a, b)) for g, a, b in zip(groups, ends, ends[1:], strict=False)]
+            p.data = self.data[here].reshape(p.shape)
+            self._views.append((p, p.data, self.grad[here].reshape(p.shape)))
+        self.groups = groups
+        self._group_of = [group for group, (parameters, *_) in enumerate(groups) for _ in parameters]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(parameters={self.data.size:,}, groups={len(self.groups)}, steps={self.steps})"
 
     @abstractmethod
+    def update(self, part: slice, lr: float, weight_decay: float, t: int) -> None:
+        """Update one part of the flat buffers, of parameters updated for the `t`-th time, counted from 1."""
+
     def step(self, lr: float) -> None:
-        """Perform one update with learning rate `lr`. The gradient is kept until `zero_grad`."""
+        """Perform one update with learning rate `lr`. The gradients are kept until `zero_grad`."""
+        self.collect()
+        self.steps += 1
+        self.updates = [n + (p.grad is not None) for n, p in zip(self.updates, self.parameters, strict=True)]
+        for group, part, t in self._spans():
+            self.update(part, lr * group.lr_scale, group.weight_decay, t)
+
+    def _spans(self) -> Iterator[tuple[ParameterGroup, slice, int]]:
+        """Yield the parts of the buffers to update: adjacent parameters of one group with as many updates."""
+
+        def kind(i: int) -> tuple[int, int] | None:
+            return None if self.parameters[i].grad is None else (self._group_of[i], self.updates[i])
+
+        for found, members in groupby(range(len(self.parameters)), kind):
+            if found:
+                parts = [self._parts[id(self.parameters[i])] for i in members]
+                yield self.groups[found[0]], slice(parts[0].start, parts[-1].stop), found[1]
 
     @property
     def state(self) -> dict[str, Array]:
@@ -84,28 +109,29 @@ class Optimizer(ABC):
         return sum(array.nbytes for array in self.state.values())
 
     def zero_grad(self) -> None:
-        """Set all gradients to zero."""
-        self.grad.fill(0)
-        for p, _, grad in self._views:
-            p.grad = grad
+        """Set all gradients to None, as in PyTorch."""
+        for p in self.parameters:
+            p.grad = None
 
     def add(self, gradients: Iterable[Array]) -> None:
         """Add one gradient per parameter, in the order of `parameters`."""
         self.collect()
-        for p, gradient in zip(self.parameters, gradients, strict=True):
-            assert p.grad is not None  # set by `collect`
-            p.grad += gradient
+        for (p, _, grad), gradient in zip(self._views, gradients, strict=True):
+            grad += gradient
+            p.grad = grad
 
     def collect(self) -> None:
-        """Copy gradients that were assigned to `p.grad` into the flat buffer; None counts as zero.
+        """Copy the gradients into the flat buffer; it is zero where a gradient is None.
 
         Raises RuntimeError if a parameter's data was replaced, for example by `astype` or a second optimizer.
         """
         for (p, data, grad), (name, _) in zip(self._views, self.layout, strict=True):
             if p.data is not data:
                 raise RuntimeError(f"{name} was replaced after this optimizer was created; create a new optimizer")
-            if p.grad is not grad:
-                grad[...] = 0 if p.grad is None else p.grad
+            if p.grad is None:
+                grad.fill(0)
+            elif p.grad is not grad:
+                grad[...] = p.grad
                 p.grad = grad
 
     def clip(self, max_norm: float) -> float:
@@ -124,6 +150,20 @@ class Optimizer(ABC):
     def _buffer(self) -> Array:
         """A flat array of zeros for all parameters, with their dtype and on their device."""
         return np.zeros_like(self.parameters[0].data, shape=sum(p.size for p in self.parameters))
+
+
+def _check_alike(named: list[tuple[str, Tensor]]) -> None:
+    """Raise ValueError unless all parameters have the same dtype and none is listed twice."""
+    seen: dict[int, str] = {}
+    for name, p in named:
+        if p.dtype != named[0][1].dtype:
+            raise ValueError(
+                f"expected parameters of one dtype, got {named[0][0]} with {named[0][1].dtype} and {name} with "
+                f"{p.dtype}; convert the model with astype, or create an optimizer for each dtype"
+            )
+        if id(p) in seen:
+            raise ValueError(f"expected each parameter once, got the same one as {seen[id(p)]} and as {name}")
+        seen[id(p)] = name
 
 
 def optimizer(cls: type[Optimizer]) -> type[Optimizer]:
@@ -145,13 +185,9 @@ class SGD(Optimizer):
 
     name = "sgd"
 
-    def step(self, lr: float) -> None:
-        self.collect()
-        self.steps += 1
-        for group, part in self.groups:
-            rate = lr * group.lr_scale
-            self.data[part] *= 1 - rate * group.weight_decay
-            self.data[part] -= rate * self.grad[part]
+    def update(self, part: slice, lr: float, weight_decay: float, t: int) -> None:
+        self.data[part] *= 1 - lr * weight_decay
+        self.data[part] -= lr * self.grad[part]
 
 
 @optimizer
@@ -163,7 +199,8 @@ class AdamW(Optimizer):
 
     Parameters
     ----------
-    parameters : named tensors, which form one group, or a list of ParameterGroup, each with its own λ
+    parameters : named tensors, such as `model.named_parameters()`, which form one group, or a list of ParameterGroup,
+        each with its own λ. Frozen ones are never changed but take up memory
     weight_decay : λ for named tensors
     betas, eps : β₁, β₂ and ε
     """
@@ -192,10 +229,9 @@ class AdamW(Optimizer):
     def nbytes(self) -> int:
         return super().nbytes + self._scratch.nbytes
 
-    def step(self, lr: float) -> None:
-        self.collect()
-        self.steps += 1
-        (b1, b2), g, m, v, s = self.betas, self.grad, self.m, self.v, self._scratch
+    def update(self, part: slice, lr: float, weight_decay: float, t: int) -> None:
+        (b1, b2), data, g = self.betas, self.data[part], self.grad[part]
+        m, v, s = self.m[part], self.v[part], self._scratch[part]
         np.multiply(g, 1 - b1, out=s)
         m *= b1
         m += s
@@ -204,12 +240,10 @@ class AdamW(Optimizer):
         v *= b2
         v += s
         np.sqrt(v, out=s)
-        s *= 1 / (1 - b2**self.steps) ** 0.5
+        s *= 1 / (1 - b2**t) ** 0.5
         s += self.eps
         np.divide(m, s, out=s)
-        for group, part in self.groups:
-            rate = lr * group.lr_scale
-            s[part] *= rate / (1 - b1**self.steps)
-            if group.weight_decay:
-                self.data[part] *= 1 - rate * group.weight_decay
-        self.data -= s
+        s *= lr / (1 - b1**t)
+        if weight_decay:
+            data *= 1 - lr * weight_decay
+        data -= s

@@ -199,8 +199,8 @@ def a_norm_is_not_frozen(right, model, *rest, **options):
 
 
 def gains_decay(right, self, lr):
-    decay = self.groups[0][0].weight_decay
-    self.groups = [(group._replace(weight_decay=decay), part) for group, part in self.groups]
+    decay = self.groups[0].weight_decay
+    self.groups = [group._replace(weight_decay=decay) for group in self.groups]
     right(self, lr)
 
 

@@ -23,7 +23,7 @@ def parameters(shapes, rng, dtype=np.float64):
 
 def give(named, grads):
     for (_, p), g in zip(named, grads, strict=True):
-        p.grad += g
+        p.grad = g if p.grad is None else p.grad + g
 
 
 @settings(deadline=None)
@@ -64,7 +64,7 @@ def test_named_parameters_are_one_group_that_decays():
     books = [Textbook(p.data, 0.2, (0.9, 0.999), 1e-8) for _, p in named]
     optimizer = AdamW(named, weight_decay=0.2)
     for (_, p), book in zip(named, books, strict=True):
-        p.grad[...] = p.data
+        p.grad = p.data.copy()
         book.step(p.data.copy(), 0.1)
     optimizer.step(0.1)
     for (_, p), book in zip(named, books, strict=True):
@@ -98,6 +98,10 @@ def test_parameters_become_views_and_keep_their_values():
     for (_, p), old in zip(named, before, strict=True):
         np.testing.assert_array_equal(p.data, old)
         assert np.shares_memory(p.data, optimizer.data)
+        assert p.grad is None
+    optimizer.add([old for old in before])
+    for (_, p), old in zip(named, before, strict=True):
+        np.testing.assert_array_equal(p.grad, old)
         assert np.shares_memory(p.grad, optimizer.grad)
     for buffer in (optimizer.data, optimizer.grad, optimizer.m, optimizer.v):
         assert (buffer.shape, buffer.dtype) == ((12,), np.float32)
@@ -110,22 +114,79 @@ def test_without_parameters_there_is_nothing_to_train():
 
 
 def test_a_gradient_set_anew_counts_all_the_same():
-    """PyTorch users often set `p.grad = None` at the start of a step."""
+    """It does not matter whether a gradient is assigned to `p.grad` or added to the buffer."""
     rng = np.random.default_rng(0)
     p, same = (Tensor(np.ones((2, 3)), requires_grad=True) for _ in range(2))
     optimizer, reference = AdamW([("p", p)]), AdamW([("p", same)])
     for _ in range(3):
-        g = rng.standard_normal((2, 3))
-        p.grad, same.grad[...] = g, g
+        p.grad = rng.standard_normal((2, 3))
+        reference.zero_grad()
+        reference.add([p.grad])
         optimizer.step(0.1)
         reference.step(0.1)
     np.testing.assert_array_equal(p.data, same.data)
     p.grad = None
     assert optimizer.clip(1.0) == 0
-    assert np.shares_memory(p.grad, optimizer.grad)
-    p.grad[...] = 1
+    assert p.grad is None
+    p.grad = np.ones((2, 3))
     optimizer.zero_grad()
-    assert (p.grad == 0).all()
+    assert p.grad is None
+
+
+moves = st.lists(st.lists(st.booleans(), min_size=4, max_size=4), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(moves=moves, decay=st.sampled_from([0.0, 0.3]), max_norm=st.sampled_from([0.0, 0.5]), seed=st.integers(0, 99))
+def test_a_parameter_without_a_gradient_is_skipped(moves, decay, max_norm, seed):
+    """As in PyTorch: no update, no decay, and its moments and its number of updates stay the same."""
+    rng = np.random.default_rng(seed)
+    named = parameters([(2, 3), (4,), (1,), (2, 2)], rng)
+    books = [Textbook(p.data, decay, (0.9, 0.99), 1e-8) for _, p in named]
+    optimizer = AdamW(named, weight_decay=decay, betas=(0.9, 0.99))
+    for moving in moves:
+        optimizer.zero_grad()
+        grads = [rng.standard_normal(p.shape) if moves else None for (_, p), moves in zip(named, moving, strict=True)]
+        for (_, p), g in zip(named, grads, strict=True):
+            p.grad = None if g is None else g.copy()
+        length = math.sqrt(sum((g**2).sum() for g in grads if g is not None))
+        assert optimizer.clip(max_norm) == pytest.approx(length, rel=EXACT)
+        shrink = max_norm / length if length > max_norm > 0 else 1.0
+        optimizer.step(0.1)
+        for (_, p), book, g in zip(named, books, grads, strict=True):
+            if g is not None:
+                book.step(g * shrink, 0.1)
+            np.testing.assert_allclose(p.data, book.theta, rtol=EXACT, atol=EXACT)
+    assert optimizer.updates == [sum(column) for column in zip(*moves, strict=True)]
+    assert optimizer.steps == len(moves)
+
+
+@pytest.mark.parametrize("kind", [AdamW, SGD])
+def test_a_frozen_parameter_is_not_changed(kind):
+    rng = np.random.default_rng(0)
+    W, A = Tensor(rng.standard_normal((3, 3))), Tensor(rng.standard_normal((3, 3)), requires_grad=True)
+    before = W.data.copy(), A.data.copy()
+    optimizer = kind([ParameterGroup([("W", W), ("A", A)], weight_decay=0.5)])
+    for _ in range(2):
+        optimizer.zero_grad()
+        ((W + A) * (W + A)).mean().backward()
+        optimizer.step(0.1)
+    assert W.data.tobytes() == before[0].tobytes()
+    assert not np.isclose(A.data, before[1]).any()
+
+
+def test_parameters_of_two_dtypes_are_refused():
+    single, double = Tensor(np.ones(2, np.float32), True), Tensor(np.ones(2), True)
+    message = "expected parameters of one dtype, got a with float32 and b with float64; convert the model with astype"
+    with pytest.raises(ValueError, match=message):
+        AdamW([("a", single), ("b", double)])
+    assert (single.dtype, double.dtype) == (np.float32, np.float64)
+
+
+def test_a_parameter_listed_twice_is_refused():
+    p = Tensor(np.ones(2), True)
+    with pytest.raises(ValueError, match="expected each parameter once, got the same one as a and as b"):
+        AdamW([ParameterGroup([("a", p)]), ParameterGroup([("b", p)])])
 
 
 def test_a_parameter_that_was_replaced_is_not_quietly_left_behind():
