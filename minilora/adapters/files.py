@@ -125,7 +125,10 @@ def _look(folder: str | Path) -> tuple[Method, Path, Header]:
     config = folder / CONFIG
     with _refusing(config):
         if not config.exists() and not config.is_symlink():
-            raise AdapterError(f"{_name(Path(folder))} is not an adapter folder: expected {CONFIG} and {WEIGHTS} in it")
+            voices = "" if folder.exists() else f", or the name of a packaged voice: {', '.join(_voices())}"
+            raise AdapterError(
+                f"{_name(folder)} is not an adapter folder: expected a folder with {CONFIG} and {WEIGHTS}{voices}"
+            )
         values = read_json(regular_file(folder, CONFIG), limit=LARGEST_CONFIG)
     try:
         options = recognize(values)
@@ -136,10 +139,13 @@ def _look(folder: str | Path) -> tuple[Method, Path, Header]:
         return options, file, read_header(file)
 
 
+def _voices() -> dict[str, Path]:
+    return {config.parent.name: config.parent for config in sorted(VOICES.glob(f"*/{CONFIG}"))}
+
+
 def _voice(folder: str | Path) -> Path | None:
     """The folder of a packaged voice, if `folder` is the name of one and not an existing path."""
-    known = {config.parent.name: config.parent for config in VOICES.glob(f"*/{CONFIG}")}
-    voice = known.get(str(folder))
+    voice = _voices().get(str(folder))
     return None if voice and Path(folder).exists() else voice
 
 
@@ -197,7 +203,7 @@ def _parts(config: Method, sizes: Sizes) -> Iterator[ExpectedTensor]:
 
 
 def _inferred_sizes(config: Method, header: Header) -> Sizes:
-    """Infer the feature sizes of the adapted layers, each from the first tensor that has this dimension."""
+    """Infer the feature sizes of the adapted layers, each from the first tensor with such a dimension."""
     sizes: Sizes = {}
     for key, (_, shape) in header.items():
         path, name = place_of(key)
@@ -264,7 +270,7 @@ def _stored(array: Array, dtype: str, what: str) -> Array:
 
 
 def _finite(file: Path, key: str, array: Array, dtype: np.dtype | type) -> Array:
-    """Return the array in `dtype`. Raises AdapterError if a value is not finite in it."""
+    """Convert the array to `dtype`. Raises AdapterError if a converted value is not finite."""
     with np.errstate(all="ignore"):
         fitted = array.astype(dtype)
     if not np.isfinite(fitted).all():

@@ -1,4 +1,4 @@
-"""The adapted Linear layer: a frozen Linear, and the updates attached to it by adapter name.
+"""The adapted Linear layer: a frozen Linear, and the updates attached to it, keyed by adapter name.
 
         h = W x + Σ strength · u(x)        over the active updates, each computed from x and W x
 
@@ -78,7 +78,7 @@ class AdaptedLinear(Linear):
             table.pop(adapter, None)
 
     def activate(self, strengths: Mapping[str, float]) -> None:
-        """Set the active, trainable updates. Updates that were active before keep their `requires_grad`."""
+        """Set which updates are active; only these are trainable. Those active before keep their `requires_grad`."""
         for name, update in self.updates.items():
             if (name in strengths) != (name in self.active):
                 update.set_trainable(name in strengths)

@@ -19,7 +19,7 @@ import numpy as np
 
 from minilora.adapters.expressions import ENDING, Matcher
 from minilora.adapters.hook import Hook
-from minilora.adapters.settings import check_layers, check_names_or_none, check_settings, check_targets, setting
+from minilora.adapters.settings import check_layers, check_names_or_none, check_settings, check_targets, one_of, setting
 from minilora.adapters.update import Update
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
@@ -45,11 +45,13 @@ class Method(ABC):
         A string is a regular expression that must match the entire path. "all-linear" selects all but the output head
     exclude_modules : Linear layers to exclude: a list of names or a regular expression
     layers_to_transform : indices of the layers to adapt; None for all
+    task_type : PEFT's name for the kind of model; it has no effect here
     """
 
     target_modules: list[str] | str = setting(["q_proj", "v_proj"], check_targets)
     exclude_modules: list[str] | str | None = setting(None, check_names_or_none)
     layers_to_transform: list[int] | int | None = setting(None, check_layers)
+    task_type: str | None = setting("CAUSAL_LM", one_of("CAUSAL_LM", None))
 
     name: ClassVar[str]
     """The name in minilora and on the command line, such as "lora"."""
@@ -140,7 +142,7 @@ class Method(ABC):
                 raise AdapterError(f"expected an adapter with {name} {value!r}, found {shown(values.get(name))}")
         if absent := [name for name in cls.required if values.get(name) is None]:
             raise AdapterError(f"the adapter's config is missing {', '.join(absent)}, which the update depends on")
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {field.name for field in dataclasses.fields(cls)} - IGNORED
         for name, value in values.items():
             if name not in known | IGNORED | cls.recognized_by.keys() and value and value != "none":
                 option = one_line(name[:LONGEST_SHOWN])
@@ -154,7 +156,6 @@ class Method(ABC):
         return {
             **dataclasses.asdict(self),
             "target_modules": targets if isinstance(targets, str) else sorted(targets),
-            "task_type": "CAUSAL_LM",
             "inference_mode": True,
             **self.recognized_by,
         }

@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from minilora.adapters.expressions import ENDING, refuse_invalid
 from minilora.messages import shown
 from minilora.nn.module import AdapterError
 
+T = TypeVar("T")
 Check: TypeAlias = Callable[[str, Any], None]
 """Called with the name and the value of a setting; raises AdapterError if the value is invalid."""
 
@@ -32,6 +33,14 @@ def setting(default: Any, check: Check) -> Any:
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: copy.copy(default), metadata={"check": check})
     return dataclasses.field(default=default, metadata={"check": check})
+
+
+def replace_settings(config: T, settings: Mapping[str, Any]) -> T:
+    """Return a copy of a config with some settings replaced. Raises TypeError for an unknown name."""
+    valid = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+    if unknown := ", ".join(name for name in settings if name not in valid):
+        raise TypeError(f"{type(config).__name__} has no setting {unknown}; valid settings: {', '.join(valid)}")
+    return dataclasses.replace(config, **settings)  # type: ignore[type-var]
 
 
 def check_settings(config: Any) -> None:

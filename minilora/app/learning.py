@@ -112,7 +112,8 @@ def _read(file: Path) -> str:
 def _ascii(text: str) -> str:
     """Convert the text to ASCII, the characters that the base supports.
 
-    Raises ValueError if the result is too short or too long, contains NUL bytes, or is less than half of the text.
+    Raises ValueError if the result is too short or too long, contains NUL bytes, or is less than half as long as the
+    text.
     """
     folded = to_ascii(text)
     if 2 * len(folded) < len(text):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 TITLE = "minilora: voices"
 HEADER = f"""<header><h1>{TITLE}</h1><p>The base is a small language model, trained on US presidents’ addresses
-and then frozen. A <em>voice</em> is a LoRA adapter: 6 % more parameters, trained on a different text. The base and
+and then frozen. A <em>voice</em> is a LoRA adapter: 6% more parameters, trained on a different text. The base and
 the voice each generate a text from the same prompt and seed.</p></header>"""
 EMPTY = """<p class="hint">Press <b>Generate</b> to compare two texts: one from the base, the other from the same model
 with the voices set on the sliders.</p>"""
@@ -161,7 +161,10 @@ def _drawn(learn: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
     def shown(*values: Any) -> Iterator[Any]:
         for status, progress in learn(*values):
             if not isinstance(progress, learning.Progress) or not progress.losses:
-                yield status, gr.skip()  # a plot keeps its first set of lines, so wait until both losses exist
+                yield (
+                    status,
+                    gr.skip(),
+                )  # the plot fixes its set of lines when first drawn, so wait until both losses exist
                 continue
             points = [(step, loss, "training") for step, loss in enumerate(progress.losses, 1)]
             points += [(step, loss, "held out") for step, loss in progress.evaluations]

@@ -17,11 +17,14 @@ from minilora.files import write_json
 from minilora.lora.facts import ModuleFacts, loaders, module_facts
 from minilora.messages import one_line
 from minilora.nn import Llama
+from minilora.voices import NAMES, voice_folder
 
 
 def add(commands: Any) -> None:
     parser = options.command(commands, "info", "describe a model or adapter folder", "minilora info runs/bard")
-    parser.add_argument("folder", nargs="?", help="model or adapter folder (default: the packaged base model)")
+    parser.add_argument(
+        "folder", nargs="?", help="model or adapter folder, or a voice (default: the packaged base model)"
+    )
     parser.add_argument("--model", metavar="FOLDER", help="base of the adapter (default: the packaged base model)")
     parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
     parser.set_defaults(run=run)
@@ -29,6 +32,8 @@ def add(commands: Any) -> None:
 
 def run(flags: Namespace) -> None:
     folder = Path(flags.folder or BASE)
+    if flags.folder in NAMES and not folder.exists():
+        folder = voice_folder(flags.folder)
     if (folder / "adapter_config.json").exists():
         _adapter_info(folder, flags)
     elif flags.model or flags.json:

@@ -41,6 +41,10 @@ def train(flags: Namespace, fresh: bool) -> None:
     except Interrupted as stop:
         raise Interrupted(f"{stop}; resume with: minilora {flags.command} --resume --out {flags.out}") from None
     print(f"validation loss {history.val_loss:.4f} nats per character; saved in {flags.out}")
+    step, best = min(history.evaluations, key=lambda pair: pair[1])
+    if round(best, 3) < round(history.val_loss, 3):
+        advice = "fewer steps (--iters)" if step else "a lower learning rate (--lr)"
+        print(f"the validation loss was lower after step {step}: {best:.4f}; {advice} may give a better result")
 
 
 def _preset(flags: Namespace) -> str:

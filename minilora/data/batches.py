@@ -31,6 +31,10 @@ def check_length(ids: np.ndarray, context: int) -> None:
     """Raise ValueError if `context` is not positive, or `ids` has fewer than `context` + 1 tokens."""
     if context < 1:
         raise ValueError(f"expected a context of at least 1 token, got {context}")
+    if getattr(ids, "ndim", None) != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(
+            f"expected token ids, an integer array of shape (n,), got {type(ids).__name__}; load_ids reads a text"
+        )
     if len(ids) < context + 1:
         raise ValueError(
             f"the text has {len(ids)} tokens, but one window needs {context + 1}; "

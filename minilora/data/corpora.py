@@ -137,6 +137,11 @@ def _documents(name: str, download: bool) -> tuple[str, ...]:
         return _folder(path)
     if os.path.isfile(path):
         return (_local(path),)
+    if set(name) & {"/", "\\", "."}:
+        raise CorpusError(
+            f"there is no file or folder {name!r}; expected the path of a text file or a folder of .txt files, "
+            f"or one of {', '.join(names())}"
+        )
     raise CorpusError(
         f"unknown corpus {name!r}; expected one of {', '.join(names())}, "
         "or the path of a text file or a folder of .txt files"

@@ -1,8 +1,8 @@
 """The sources of the known corpora, and the check that each file is the expected one.
 
-A corpus file is searched for in the folder given by the environment variable MINILORA_DATA, then in the user's cache
-folder. If it is in neither, it is downloaded. A file is used only if its size and SHA-256 match those in `SOURCES`, so
-a name refers to the same bytes on every machine. Read `corpora.py` next.
+A corpus file is first looked for in the folder given by the environment variable MINILORA_DATA, then in the user's
+cache folder. If it is in neither, it is downloaded. A file is used only if its size and SHA-256 match those in
+`SOURCES`, so a name refers to the same bytes on every machine. Read `corpora.py` next.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from minilora.files import write_atomically
 
 SOCKET_SECONDS = 5.0  # for a connection attempt, and for each read
-OPEN_SECONDS = 8.0  # until the server responds, including name resolution and attempts at all addresses
+OPEN_SECONDS = 8.0  # until the server responds, including name resolution and connection attempts to every address
 TRANSFER_SECONDS = 300.0  # for a complete file
 _NLTK = "https://raw.githubusercontent.com/nltk/nltk_data/5db857e6f7df11eabb5e5665836db9ec8df07e28/packages/corpora"
 
@@ -40,7 +40,7 @@ class Source:
     url: str
     terms: str
     description: str
-    members: str = ""  # for a zip archive: the file name pattern that documents match
+    members: str = ""  # for a zip archive: glob pattern for the names of the document files
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def cache_folder() -> Path:
 
 
 def find(source: Source) -> Path | None:
-    """The checked file of `source` on this machine, or None. MINILORA_DATA takes precedence over the cache folder.
+    """The local, verified file of `source`, or None. MINILORA_DATA takes precedence over the cache folder.
 
     Raises CorpusError if a file with that name has different content; the file is neither used nor deleted.
     """
@@ -200,7 +200,7 @@ def _by_hand(source: Source) -> str:
 
 
 def _download(source: Source) -> bytes:
-    """Download a source; stop reading shortly past the expected size. Raises OSError."""
+    """Download a source; stop reading just past the expected size. Raises OSError."""
     from http.client import HTTPException
 
     from tqdm import tqdm

@@ -100,18 +100,17 @@ class Decoding:
 
     def remove(self, request: Request) -> None:
         """End a request immediately, finished or not."""
-        active_request = next(
-            active_request for active_request in self.in_progress if active_request.request is request
-        )
-        self.in_progress.remove(active_request)
-        active_request.text.close()
+        one = next(one for one in self.in_progress if one.request is request)
+        self.in_progress.remove(one)
+        one.text.close()
 
     def step(self) -> list[Token]:
         """Return one new token per request, in the order in which they were added, and remove the requests that end.
 
-        After an error, all texts are as they were before the step. Remove the request that caused it and continue.
+        After an error, all texts are as they were before the step. The caller can remove the request that caused the
+        error and continue.
         """
-        texts = [active_request.text for active_request in self.in_progress]
+        texts = [one.text for one in self.in_progress]
         lengths = [text.length for text in texts]
         try:
             logits = self._read(texts)
@@ -120,10 +119,7 @@ class Decoding:
             for text, length in zip(texts, lengths, strict=True):
                 text.go_back(length)
             raise
-        tokens = [
-            active_request.write(token, row)
-            for active_request, token, row in zip(self.in_progress, chosen, logits, strict=True)
-        ]
+        tokens = [one.write(token, row) for one, token, row in zip(self.in_progress, chosen, logits, strict=True)]
         for token in tokens:
             if token.finish_reason:
                 self.remove(token.request)
@@ -131,10 +127,10 @@ class Decoding:
 
     def _choose(self, logits: Array) -> Array:
         """Choose a token for each row of logits, with the sampler of its request."""
-        draws = np.array([active_request.draw() for active_request in self.in_progress])
+        draws = np.array([one.draw() for one in self.in_progress])
         samplers: dict[Chooser, list[int]] = {}
-        for row, active_request in enumerate(self.in_progress):
-            samplers.setdefault(active_request.request.sampler, []).append(row)
+        for row, one in enumerate(self.in_progress):
+            samplers.setdefault(one.request.sampler, []).append(row)
         if len(samplers) == 1:
             return next(iter(samplers)).choose(logits, draws)
         chosen = np.empty(len(logits), dtype=np.int64)

@@ -118,7 +118,7 @@ class Reader:
         return self.buckets[room]
 
     def _arranged(self, texts: list[ActiveText]) -> list[ActiveText]:
-        """Return the texts in row order; those of the last step keep theirs if possible, to avoid copying adapters."""
+        """Return the texts in row order. To copy few adapters, those of the last step keep their rows if possible."""
         if texts == self.rows:
             return texts
         now, before = set(map(id, texts)), set(map(id, self.rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from minilora.adapters import attach
 from minilora.adapters.host import AdaptedLinear
 from minilora.adapters.method import Method
+from minilora.adapters.settings import replace_settings
 from minilora.autograd.tensor import Tensor
 from minilora.lora.config import LoraConfig
 from minilora.nn import Linear, Module
@@ -38,7 +38,7 @@ def inject(
     their names and values. Raises AdapterError, before anything is changed, if a target matches no module, the name
     is taken or invalid, or adapters are merged.
     """
-    attach.inject(model, dataclasses.replace(config or LoraConfig(), **settings), adapter, rng=rng)
+    attach.inject(model, replace_settings(config or LoraConfig(), settings), adapter, rng=rng)
 
 
 class LoraLinear(AdaptedLinear):

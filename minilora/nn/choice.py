@@ -88,7 +88,9 @@ def strengths(choice: Choice, known: Sequence[str]) -> dict[str, float]:
     named = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
     for name, strength in named.items():
         if name not in known:
-            raise AdapterError(f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}")
+            raise AdapterError(
+                f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}; load_adapter adds one"
+            )
         if not isinstance(strength, Real) or not abs(strength) <= sys.float_info.max:
             raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength!r}")
     return {name: float(strength) for name, strength in named.items()}

@@ -1,7 +1,7 @@
 """The Llama model: embedding, attention and MLP layers on a residual stream, final norm, output head.
 
-Computation and parameter names are the same as in Hugging Face's LlamaForCausalLM, so weights can be exchanged in both
-directions (`pretrained.py`). Read `layers.py` and `attention.py` first.
+The computation and the parameter names match those of Hugging Face's LlamaForCausalLM, so weights can be exchanged in
+both directions (`pretrained.py`). Read `layers.py` and `attention.py` first.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _drawing: ContextVar[np.random.Generator | None] = ContextVar("drawing", default
 
 
 class AdapterError(ValueError):
-    """Raised when an adapter cannot be created, found, loaded or used. The message states why and what to do."""
+    """Raised when an adapter cannot be created, found, loaded or used. The message gives the reason and the remedy."""
 
 
 class Module:
@@ -147,11 +147,11 @@ class Module:
         """Whether adapters are merged into the weights of this module or a submodule."""
         return any(part.merged for _, part in self._parts() if isinstance(part, Module))
 
-    def refuse_if_merged(self, wish: str) -> None:
-        """Raise AdapterError ("cannot {wish} …") if adapters are merged: their effect is then part of the weights."""
+    def refuse_if_merged(self, action: str) -> None:
+        """Raise AdapterError ("cannot {action} …") if adapters are merged: their effect is then part of the weights."""
         if self.merged:
             raise AdapterError(
-                f"cannot {wish} while adapters are merged into the weights; call lora.unmerge(model) first"
+                f"cannot {action} while adapters are merged into the weights; call lora.unmerge(model) first"
             )
 
     def _parts(self) -> Iterator[tuple[str, Tensor | Module]]:

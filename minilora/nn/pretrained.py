@@ -23,6 +23,10 @@ def read(folder: str | Path) -> tuple[LlamaConfig, dict[str, Array]]:
     Raises ValueError if a file is missing or invalid, or the config requires a feature that minilora does not have.
     """
     folder = Path(folder)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} contains an adapter; load its base model, then the adapter with lora.load_adapter")
+    if not folder.exists():
+        raise ValueError(f"there is no folder {folder}; models from the Hugging Face Hub must be downloaded first")
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a model folder: expected it to contain config.json and {WEIGHTS}")
     values = read_json(folder / "config.json")

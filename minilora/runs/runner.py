@@ -46,7 +46,7 @@ def run(
         identical for any number of threads
     quiet : print nothing
 
-    Raises the errors of `train`, and ValueError if `out` already contains a run, a model or an adapter.
+    Raises the same errors as `train`, and ValueError if `out` already contains a run, a model or an adapter.
     """
     folder = Path(out)
     if not resume:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import signal
 import threading
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from minilora.adapters.settings import replace_settings
 from minilora.nn import Llama
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig
@@ -61,7 +61,7 @@ def train(
     ValueError : no parameter is trainable, a text is too short for the context, the context is longer than the
         model's, adapters are merged, or threads is below 1; nothing is written
     """
-    config = dataclasses.replace(config or TrainingConfig(), **settings)
+    config = replace_settings(config or TrainingConfig(), settings)
     steps = train_steps(
         model, train_ids, val_ids, config, checkpoint_path, resume=resume, sample=sample, quiet=quiet, threads=threads
     )

@@ -35,14 +35,14 @@ class ParameterGroup(NamedTuple):
 
 
 class Optimizer(ABC):
-    """Base class: flat buffers, gradient accumulation, gradient clipping, and the parameters that a step updates.
+    """Base class: flat buffers, gradient accumulation and clipping, and the selection of the parameters to update.
 
     As in PyTorch, a step skips a parameter whose `.grad` is None: no update, no weight decay, no change of its state.
 
     Parameters
     ----------
-    groups : the parameters to train; their `.data` become views into the buffer `data`, and their `.grad`, while they
-        have one, into `grad`
+    groups : the parameters to train; their `.data` become views into the buffer `data`, and their `.grad`, unless it
+        is None, into `grad`
     betas : decay rates of the running averages, for optimizers that have them
 
     A subclass defines `update`, and returns from `state` the arrays that a checkpoint must include.
@@ -77,7 +77,7 @@ class Optimizer(ABC):
 
     @abstractmethod
     def update(self, part: slice, lr: float, weight_decay: float, t: int) -> None:
-        """Update one part of the flat buffers, of parameters updated for the `t`-th time, counted from 1."""
+        """Update one part of the flat buffers. This is update number `t` of its parameters, counted from 1."""
 
     def step(self, lr: float) -> None:
         """Perform one update with learning rate `lr`. The gradients are kept until `zero_grad`."""
@@ -88,7 +88,7 @@ class Optimizer(ABC):
             self.update(part, lr * group.lr_scale, group.weight_decay, t)
 
     def _spans(self) -> Iterator[tuple[ParameterGroup, slice, int]]:
-        """Yield the parts of the buffers to update: adjacent parameters of one group with as many updates."""
+        """Yield the parts of the buffers to update: adjacent parameters of one group with equal numbers of updates."""
 
         def kind(i: int) -> tuple[int, int] | None:
             return None if self.parameters[i].grad is None else (self._group_of[i], self.updates[i])
@@ -162,7 +162,7 @@ def _check_alike(named: list[tuple[str, Tensor]]) -> None:
                 f"{p.dtype}; convert the model with astype, or create an optimizer for each dtype"
             )
         if id(p) in seen:
-            raise ValueError(f"expected each parameter once, got the same one as {seen[id(p)]} and as {name}")
+            raise ValueError(f"expected each parameter once, got one under two names, {seen[id(p)]} and {name}")
         seen[id(p)] = name
 
 

@@ -10,15 +10,18 @@ generated at temperature 1, the mean estimates the Kullback-Leibler divergence D
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from minilora import lora
 from minilora.backend import Array
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation import Request, Sampler, Token, decode
-from minilora.messages import shown
+from minilora.messages import shown, visible
 from minilora.nn import Llama
 from minilora.nn.choice import Choice, strengths
 from minilora.voices.colored import columns
@@ -94,6 +97,9 @@ class ComparedText:
     def __repr__(self) -> str:
         return f"ComparedText({self.label}, style meter {self.meter:+.2f}, {shown(self.text)})"
 
+    def __str__(self) -> str:
+        return self.text
+
     def _repr_html_(self) -> str:
         return columns("", [self._title], [self.characters])
 
@@ -112,13 +118,16 @@ class Comparison(list[ComparedText]):
     def __repr__(self) -> str:
         return f"Comparison({shown(self.prompt)}, {', '.join(text.label for text in self)})"
 
+    def __str__(self) -> str:
+        return "\n\n".join(f"{text._title}\n{visible(self.prompt + text.text)}" for text in self)
+
     def _repr_html_(self) -> str:
         return columns(self.prompt, [text._title for text in self], [text.characters for text in self])
 
 
 def compare(
     prompt: str,
-    voices: Sequence[Choice],
+    voices: Sequence[Choice] | str,
     seed: int = 0,
     *,
     tokens: int = 200,
@@ -130,13 +139,17 @@ def compare(
     Parameters
     ----------
     prompt : the beginning of every text, at most as long as the model's context
-    voices : for each text, a voice's name, a dict of strengths by name, or "base" (or None) for the base
+    voices : for each text, a voice's name, a dict of strengths by name, or "base" (or None) for the base. If `model`
+        is None, a name may also be the path of an adapter folder
     seed, tokens, sampler : seed of the random numbers; number of bytes to generate; temperature, top-k and top-p
     model : a model with the adapters named in `voices`; by default the packaged base with the packaged voices
 
     Raises AdapterError for an unknown voice, and ValueError for a prompt that is empty or longer than the context.
     """
-    model = model or attach()
+    voices = [voices] if isinstance(voices, str) else list(voices)
+    if model is None:
+        model = attach()
+        voices = _with_folders(model, voices)
     texts = Comparison(prompt, (ComparedText(mix, []) for mix in _mixes(model, voices)))
     for column in stream(model, prompt, voices, seed, tokens=tokens, sampler=sampler):
         for text, token in zip(texts, column, strict=True):
@@ -156,6 +169,29 @@ def stream(
     ]
     steps = decode(model, [request for text in texts for request in text.requests])
     return ([column[place] for place in places] for column in _columns(texts, steps))
+
+
+def _with_folders(model: Llama, voices: Sequence[Choice]) -> list[Choice]:
+    """Load the adapter folders named in `voices` into the model, and replace each by the name of its adapter."""
+    names = {name: name for name in [BASE, *model.adapters]}
+
+    def name_of(voice: str) -> str:
+        if voice not in names and Path(voice).is_dir():
+            stem = name = re.sub("[^A-Za-z0-9_-]", "_", Path(voice).resolve().name) or "adapter"
+            while name in names.values():
+                name = f"{stem}_{len(names)}"
+            lora.load_adapter(model, voice, name)
+            names[voice] = name
+        return names.get(voice, voice)
+
+    found: list[Choice] = []
+    for voice in voices:
+        if isinstance(voice, Mapping):
+            found.append({name_of(name): strength for name, strength in voice.items()})
+        else:
+            found.append(name_of(voice) if isinstance(voice, str) else voice)
+    lora.set_active(model, None)
+    return found
 
 
 def _mixes(model: Llama, voices: Sequence[Choice]) -> list[dict[str, float]]:
@@ -178,7 +214,7 @@ def _columns(texts: list[_TextInProgress], steps: Iterator[list[Token]]) -> Iter
 
 @dataclass(frozen=True, eq=False)
 class _SampleFirstRow:
-    """Chooser for the rows of one text: samples a token from the first row and uses it in all rows."""
+    """Sampler for the rows of one text: samples a token from the first row and uses it in all rows."""
 
     sampler: Sampler
 

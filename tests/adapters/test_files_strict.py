@@ -219,7 +219,7 @@ def test_missing_files(folder, model, snapshot, tmp_path):
     (folder / "adapter_model.safetensors").unlink()
     refused(model, folder, snapshot, r"adapter_model\.safetensors does not exist")
     (folder / "adapter_config.json").unlink()
-    message = r"is not an adapter folder: expected adapter_config\.json and adapter_model\.safetensors in it"
+    message = r"is not an adapter folder: expected a folder with adapter_config\.json and adapter_model\.safetensors"
     refused(model, folder, snapshot, message)
     refused(model, tmp_path / "nowhere", snapshot, message)
 

@@ -16,8 +16,14 @@ CASES = {
     "unknown preset": (f"{TUNE} --preset nothing", f"unknown preset 'nothing'; expected one of {', '.join(presets())}"),
     "unknown corpus": ("eval --model {tiny} --corpus hamlet", "unknown corpus 'hamlet'; expected one of tinysh"),
     "no corpus": ("finetune --model {tiny} --preset {root}/empty.toml --out out", "expected at least one corpus"),
-    "missing model": ("generate --model nowhere", "nowhere is not a model folder: expected it to contain config.json"),
-    "missing adapter": (f"{WRITE} --adapter nowhere", "nowhere is not an adapter folder: expected adapter_config.json"),
+    "missing model": (
+        "generate --model nowhere",
+        "there is no folder nowhere; models from the Hugging Face Hub must be downloaded first",
+    ),
+    "missing adapter": (
+        f"{WRITE} --adapter nowhere",
+        "nowhere is not an adapter folder: expected a folder with adapter_config.json",
+    ),
     "unknown target": (f"{TUNE} --targets q_proj,w_proj", f"'w_proj' matches no linear module; .* named {LINEAR}"),
     "broken target expression": (f"{TUNE} --targets (w", "is not a valid regular expression"),
     "rank 0": (f"{TUNE} --rank 0", "rank r to be a positive integer, got 0"),
@@ -44,7 +50,7 @@ CASES = {
     "unknown flag": ("generate --temprature 1", "unrecognized arguments: --temprature 1; see minilora generate --help"),
     "missing flag": ("merge --model {tiny}", "required: --out; see minilora merge --help"),
     "rank is a word": (f"{TUNE} --rank many", "--rank: invalid int value: 'many'; see minilora finetune --help"),
-    "a name with a line break": ("info two\nlines", "two lines is not a model folder"),
+    "a name with a line break": ("info two\nlines", "there is no folder two lines"),
 }
 
 

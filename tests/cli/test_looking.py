@@ -16,6 +16,7 @@ from minilora.generation import Sampler, write
 from minilora.messages import visible
 from minilora.nn import Llama
 from minilora.training import evaluate
+from minilora.voices import voice_folder
 
 
 def test_generate_writes_what_the_library_writes(both, model, minilora):
@@ -184,3 +185,7 @@ def test_info_hands_no_control_characters_to_the_terminal(here, minilora):
     out = minilora("info", here.bard, "--model", here.tiny)
     assert "v_proj  [2J " in out.splitlines()[1]
     assert not set(out) & {"\x1b", "\x07"}
+
+
+def test_info_on_a_voice(minilora):
+    assert minilora("info", "python") == minilora("info", voice_folder("python"))

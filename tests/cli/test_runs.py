@@ -102,3 +102,34 @@ def test_resuming_a_finished_run_changes_nothing(name, here, minilora, contents)
     before = contents(folder)
     minilora("finetune" if name == "bard" else "pretrain", "--resume", "--out", folder)
     assert contents(folder) == before
+
+
+def test_a_run_that_ends_worse_than_it_was_says_so(here, minilora, adapt, monkeypatch):
+    losses = iter([2.0, 1.25, 1.5])
+    monkeypatch.setattr("minilora.training.run.evaluate", lambda *_, **options: next(losses))
+    (here.work / "mine.toml").write_text(PRESET)
+    out = minilora("finetune", "--preset", "mine.toml", "--model", here.tiny, "--corpus", here.verse, "--out", "new")
+    assert out.splitlines()[-2:] == [
+        "validation loss 1.5000 nats per character; saved in new",
+        "the validation loss was lower after step 2: 1.2500; fewer steps (--iters) may give a better result",
+    ]
+
+
+def test_a_run_that_only_does_harm_says_so(here, minilora, adapt, monkeypatch):
+    losses = iter([1.0, 1.5])
+    monkeypatch.setattr("minilora.training.run.evaluate", lambda *_, **options: next(losses))
+    out = minilora("finetune", "--model", here.tiny, "--corpus", here.verse, *adapt, "--out", "new")
+    assert "was lower after step 0: 1.0000; a lower learning rate (--lr) may give a better result" in out
+
+
+PRESET = """
+method = "lora"
+[lora]
+r = 2
+[training]
+iters = 4
+batch = 2
+context = 16
+eval_every = 2
+eval_windows = 2
+"""

@@ -168,3 +168,19 @@ def test_a_single_layer_is_no_model(call, layer, tmp_path, monkeypatch):
         call(layer)
     assert not layer.merged
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones():
+    model = ml.load_model()
+    with pytest.raises(TypeError, match=r"LoraConfig has no setting rank; valid settings: target_modules, .* r, lora_"):
+        lora.inject(model, rank=8)
+    assert lora.adapters(model) == []
+
+
+def test_pefts_task_type_is_accepted():
+    config = lora.LoraConfig(task_type="CAUSAL_LM")
+    assert config == lora.LoraConfig()
+    assert config.to_dict()["task_type"] == "CAUSAL_LM"
+    assert lora.LoraConfig.from_dict({**config.to_dict(), "task_type": "SEQ_CLS"}) == config
+    with pytest.raises(lora.AdapterError, match="expected task_type to be 'CAUSAL_LM' or None, got 'SEQ_CLS'"):
+        lora.LoraConfig(task_type="SEQ_CLS")

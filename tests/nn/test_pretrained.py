@@ -8,7 +8,7 @@ import pytest
 
 from minilora import lora
 from minilora.files import read_json, read_tensors, write_json, write_tensors
-from minilora.nn import Llama, LlamaConfig
+from minilora.nn import Llama, LlamaConfig, load_model
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -174,3 +174,18 @@ def test_an_index_cannot_point_outside(target, sharded):
     )
     with pytest.raises(ValueError, match="refers to a file outside its folder"):
         Llama.from_pretrained(folder)
+
+
+def test_what_is_no_model_folder_but_often_taken_for_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = load_model()
+    lora.inject(model, r=1)
+    lora.save_adapter(model, "mine")
+    with pytest.raises(
+        ValueError, match=r"mine contains an adapter; load its base model, then the adapter with lora\.load"
+    ):
+        load_model("mine")
+    with pytest.raises(
+        ValueError, match=r"there is no folder meta-llama/Llama-3\.2-1B; models from the Hugging Face Hub"
+    ):
+        load_model("meta-llama/Llama-3.2-1B")

@@ -133,3 +133,28 @@ def test_what_cannot_work_is_refused_before_anything_is_written(changes, words, 
 def test_settings_that_mean_nothing_are_refused_by_name(name, value, config):
     with pytest.raises(ValueError, match=name):
         config(**{name: value})
+
+
+def test_settings_replace_those_of_the_config(make_model, ids):
+    config = TrainingConfig(iters=3, batch=2, context=8, eval_windows=2, warmup=1)
+    long, short, plain = make_model(), make_model(), make_model()
+    train(long, ids, ids, config, quiet=True)
+    train(short, ids, ids, TrainingConfig(iters=9, eval_windows=2, warmup=1), iters=3, batch=2, context=8, quiet=True)
+    train(plain, ids, ids, iters=3, batch=2, context=8, eval_windows=2, warmup=1, quiet=True)
+    for name, array in long.state_dict().items():
+        assert array.tobytes() == short.state_dict()[name].tobytes() == plain.state_dict()[name].tobytes()
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones(make_model, ids):
+    with pytest.raises(TypeError, match="TrainingConfig has no setting steps; valid settings: iters, batch, context"):
+        train(make_model(), ids, ids, steps=3)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["my.txt", [1, 2, 3] * 100, np.ones(500), np.ones((50, 50), int)], ids=lambda x: type(x).__name__
+)
+def test_ids_that_are_no_ids_are_refused(wrong, make_model, ids):
+    message = r"expected token ids, an integer array of shape \(n,\), got (str|list|ndarray); load_ids reads a text"
+    for texts in ((wrong, ids), (ids, wrong)):
+        with pytest.raises(ValueError, match=message):
+            train(make_model(), *texts, iters=1, context=8)

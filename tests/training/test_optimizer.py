@@ -185,7 +185,7 @@ def test_parameters_of_two_dtypes_are_refused():
 
 def test_a_parameter_listed_twice_is_refused():
     p = Tensor(np.ones(2), True)
-    with pytest.raises(ValueError, match="expected each parameter once, got the same one as a and as b"):
+    with pytest.raises(ValueError, match="expected each parameter once, got one under two names, a and b"):
         AdamW([ParameterGroup([("a", p)]), ParameterGroup([("b", p)])])
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minilora import lora
+from minilora.assets import BASE
 from minilora.generation import Sampler, write
 from minilora.nn import Llama, LlamaConfig
 from minilora.voices import ComparedText, ComparedToken, compare, stream
@@ -129,3 +130,35 @@ def test_a_mistake_is_said_before_anything_is_written(wrong, says, model):
         stream(model, call["prompt"], call["voices"], tokens=call["tokens"])
     with pytest.raises(ValueError, match=says):
         compare(call["prompt"], call["voices"], tokens=call["tokens"], model=model)
+
+
+def test_an_adapter_folder_is_compared_by_its_path(tmp_path, monkeypatch):
+    """Also within a mixture, and with the name of an existing adapter; a folder called base is not the base's."""
+    monkeypatch.chdir(tmp_path)
+    own = Llama.from_pretrained(BASE)
+    lora.inject(own, r=2, init_lora_weights=False, rng=3)
+    lora.save_adapter(own, "runs/python")
+    lora.save_adapter(own, "base")
+    mixes = ["base", "runs/python", {"runs/python": 0.5, "python": 0.5}, "python"]
+    texts = compare("The king ", mixes, tokens=20)
+    assert [text.strengths for text in texts] == [
+        {},
+        {"python_6": 1.0},
+        {"python_6": 0.5, "python": 0.5},
+        {"python": 1.0},
+    ]
+    assert texts[0].text == write(Llama.from_pretrained(BASE), "The king ", 20)
+    assert texts[1].text == write(own, "The king ", 20)
+    assert texts[3].text == compare("The king ", "python", tokens=20)[0].text != texts[1].text
+    with pytest.raises(
+        lora.AdapterError, match=r"there is no adapter 'runs/mine'; the model has shakespeare, .*adds one"
+    ):
+        compare("The king ", ["runs/mine"])
+
+
+def test_a_printed_comparison_has_all_texts(model):
+    texts = compare("The", ["base", "bard"], tokens=5, model=model)
+    first, second = str(texts).split("\n\n")
+    assert first.startswith("base\nThe")
+    assert second.startswith(f"bard, style meter {texts[1].meter:+.2f} nats per character\nThe")
+    assert str(texts[1]) == texts[1].text

@@ -134,5 +134,5 @@ def dropout(x: Array, probability: float, rng: np.random.Generator) -> Any:
 
 
 def _row_dots(x: Array, y: Array) -> Array:
-    """Σ x y over the last axis, kept with length 1, without a temporary array as large as x."""
+    """Σ x y over the last axis, which is kept as an axis of length 1, without a temporary array as large as x."""
     return np.einsum("...c,...c->...", x, y)[..., None]

@@ -16,9 +16,9 @@ def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float6
     layer : a class with the interface described in `layer.py`; `__init__` and `forward` are enough
     groups : any of "lora", "merge", "many"; all three by default
     cases : the number of cases for each law
-    dtype, seed : the dtype of the arrays, and the seed that the cases are drawn from
+    dtype, seed : the dtype of the arrays, and the seed for drawing the cases
 
-    Returns True if at least one law applies to the layer and all laws that apply hold. Raises TypeError if `layer` is
+    Returns True if at least one law applies to the layer and all applicable laws hold. Raises TypeError if `layer` is
     not a class with both methods, and ValueError for an invalid group, dtype or number of cases.
 
         class MyLoraLinear:
@@ -61,7 +61,7 @@ def explanation(verdict: Verdict) -> str:
 
 
 def summary(verdicts: list[Verdict], layer: type[Any]) -> str:
-    """Count the laws that hold, are broken or were not tried, and list the members missing for the untried ones."""
+    """Count the laws that hold, are broken or were not tried, and list the members that the untried laws need."""
     held, broken, passed_over = (sum(v.holds is word for v in verdicts) for word in (True, False, None))
     text = f"{held} laws hold, {broken} {'is' if broken == 1 else 'are'} broken"
     if passed_over:
