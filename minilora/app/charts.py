@@ -61,7 +61,7 @@ def next_characters(text: ComparedText, count: int = 10) -> str:
 def _next_row(token: int, base: float, p: float, chosen: int) -> str:
     mark = ' class="chosen"' if chosen == token else ""
     cells = "".join(
-        f"<td>{_bar(side, share)}<span>{100 * share:.1f} %</span></td>" for side, share in (("less", base), ("more", p))
+        f"<td>{_bar(side, share)}<span>{100 * share:.1f}%</span></td>" for side, share in (("less", base), ("more", p))
     )
     note = " <small>chosen</small>" if mark else ""
     return f'<tr{mark}><th scope="row"><kbd>{character(token)}</kbd>{note}</th>{cells}</tr>'

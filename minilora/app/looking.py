@@ -43,7 +43,7 @@ def _shape(modules: int, shape: tuple[int, ...]) -> str:
 
 def _row(path: str, shape: str, trained: int, total: int, shared: bool = False) -> str:
     """Return a table row. `shared` means that the weight is tied to the embedding and counted there."""
-    percent = "shared" if shared else f"{100 * trained / total:.2f} %"
+    percent = "shared" if shared else f"{100 * trained / total:.2f}%"
     path = path.replace(".", ".<wbr>").replace("_", "_<wbr>")  # line-break opportunities for narrow screens
     return (
         f'<tr><th scope="row">{path}</th><td>{shape}</td><td>{trained:,}</td><td>{total:,}</td><td>{percent}</td></tr>'

@@ -46,7 +46,7 @@ def _parameters(axes: Any, counts: Report) -> None:
     for bar, shade in zip(bars, ("#c2571a", "0.6"), strict=True):
         bar.set_color(shade)
     axes.bar_label(bars, labels=[f"{int(bar.get_width()):,}" for bar in bars], padding=4)
-    axes.set(title=f"{counts.percent:.1f} % of all parameters are trained", xlabel="parameters")
+    axes.set(title=f"{counts.percent:.1f}% of all parameters are trained", xlabel="parameters")
     axes.set_xlim(right=1.35 * (counts.total - counts.trainable))
     axes.ticklabel_format(axis="x", style="sci", scilimits=(6, 6), useMathText=True)
     axes.grid(visible=False)

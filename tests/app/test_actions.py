@@ -89,7 +89,7 @@ def test_a_voice_is_trained_in_its_own_session(act, session, model, tmp_path, re
     assert actions.names(Session(tmp_path)) == actions.names(session)[:-1]
     assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
     assert lora.adapters(model) == actions.names(session)[:-1]
-    assert "6.19 %" in actions.parameters(session, "cook")
+    assert "6.19%" in actions.parameters(session, "cook")
     assert "bit-for-bit identical" in actions.merging(session, "cook")
 
 

@@ -48,8 +48,8 @@ def test_the_likeliest_of_both_are_shown_with_both_probabilities(cells):
     assert found[0] == ["next", "base", "voices"]
     assert [row[0].split()[0] for row in found[1:3]] == ["e", "␣"]
     assert {row[0] for row in found[3:]} == {"⏎", "<"}
-    assert found[1] == ["e chosen", "0.1 %", "60.0 %"]
-    assert ["⏎", "70.0 %", "0.1 %"] in found
+    assert found[1] == ["e chosen", "0.1%", "60.0%"]
+    assert ["⏎", "70.0%", "0.1%"] in found
 
 
 def test_ten_characters_are_shown_and_what_stands_before(cells):
