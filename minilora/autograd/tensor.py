@@ -13,16 +13,18 @@ the gradient of a frozen weight.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minilora.autograd import engine
 from minilora.autograd.engine import JointRule, Node, Vertex
-from minilora.backend import Array
+from minilora.backend import Array, device_of
+from minilora.messages import shown
 
 OPS: dict[str, Callable[..., Tensor]] = {}
 """All ops by name. The tests iterate over this dict, so an op without a test fails the test suite."""
@@ -48,21 +50,29 @@ class Tensor:
     node : the record of the op that computed this tensor; None for a leaf or if nothing was recorded
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
+    __slots__ = ("__weakref__", "_requires_grad", "data", "grad", "node")
     birth = 0  # a leaf is older than every node
     __array_ufunc__ = None  # array + tensor calls Tensor.__radd__
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         if isinstance(data, Tensor):
             raise TypeError("expected an array, got a Tensor; use the Tensor itself, or pass its .data")
-        self.data: Array = data if hasattr(data, "dtype") else np.asarray(data, dtype=np.float32)
-        if isinstance(self.data, np.generic):
-            self.data = np.asarray(self.data)
-        if requires_grad and self.data.dtype.kind != "f":
-            raise TypeError(f"only floating-point tensors can require gradients, got dtype {self.data.dtype}")
+        self.data: Array = as_array(data)
+        if requires_grad and self.data.dtype.kind == "c":
+            raise TypeError("only floating-point tensors can require gradients, got complex numbers")
         self.requires_grad = requires_grad
         self.grad: Array | None = None
         self.node: Node | None = None
+
+    @property
+    def requires_grad(self) -> bool:
+        return self._requires_grad
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if wanted and self.data.dtype.kind not in "fc":  # complex values serve the laws' complex steps
+            raise TypeError(f"only floating-point tensors can require gradients, got dtype {self.data.dtype}")
+        self._requires_grad = wanted
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -133,6 +143,51 @@ class Tensor:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         raise TypeError("converting a Tensor to a NumPy array would lose its gradient; use a minilora op, or .data")
+
+    # Comparisons are elementwise and return boolean arrays, for `where` and for indexing; they have no gradient.
+    def __eq__(self, other: Any) -> Any:
+        return self.data == _operand(other, self)
+
+    def __ne__(self, other: Any) -> Any:
+        return self.data != _operand(other, self)
+
+    def __lt__(self, other: Any) -> Any:
+        return self.data < _operand(other, self)
+
+    def __le__(self, other: Any) -> Any:
+        return self.data <= _operand(other, self)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.data > _operand(other, self)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.data >= _operand(other, self)
+
+    __hash__ = object.__hash__
+
+    # As in PyTorch, `w -= lr * w.grad` changes a leaf in place inside `no_grad`. Outside, this is an error if the leaf
+    # requires a gradient; for other tensors, `total += loss` creates a new one.
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._in_place("add", np.add, other)
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._in_place("sub", np.subtract, other)
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._in_place("mul", np.multiply, other)
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._in_place("div", np.divide, other)
+
+    def _in_place(self, name: str, function: Callable[..., Any], other: Any) -> Tensor:
+        if self.node is not None or (recording() and not self.requires_grad):
+            return OPS[name](self, other)
+        if recording():
+            raise RuntimeError(
+                "a leaf tensor that requires a gradient cannot be changed in place; do it inside `with no_grad():`"
+            )
+        function(self.data, _operand(other, self), out=self.data, casting="same_kind")
+        return self
 
     # Each operator and method below calls an op of `ops/`, looked up by name.
     def __add__(self, other: Any) -> Tensor:
@@ -247,27 +302,83 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
     if name in OPS and OPS[name].__module__ != function.__module__:  # the operators would call the wrong op
         raise ValueError(f"an op named {name!r} already exists in {OPS[name].__module__}; choose another name")
 
+    takes_array = _array_parameters(function)
+
     @functools.wraps(function)
     def apply(*inputs: Any, **options: Any) -> Tensor:
         if options:  # no gradients flow through these
             if any(isinstance(x, Tensor) for x in options.values()):
                 raise TypeError(f"{name}() accepts tensors only as positional arguments, got one by keyword")
             options = {key: _plain(x) for key, x in options.items()}
-        output, rules = function(*map(_array, inputs), **options)
+        if takes_array.any_number and len(inputs) == 1 and isinstance(inputs[0], list | tuple):
+            inputs = tuple(inputs[0])
+        output, rules = function(*_arrays(inputs, takes_array), **options)
         result = Tensor(output)
         if _recording.get():
             edges = tuple((i, x.vertex) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
             if edges:
-                result.node, result.requires_grad = Node(result.data, edges, rules), True
+                result.node, result._requires_grad = Node(result.data, edges, rules), True
         return result
 
     OPS[name] = apply
     return apply
 
 
-def _array(x: Any) -> Any:
-    """Return the array of a Tensor, and any other input as a plain value."""
-    return x.data if isinstance(x, Tensor) else _plain(x)
+class _ArrayParameters(NamedTuple):
+    """Which positional parameters of an op are arrays: by position, and all others if `any_number`."""
+
+    positions: frozenset[int]
+    any_number: bool
+
+
+def _array_parameters(function: Callable[..., Any]) -> _ArrayParameters:
+    """The parameters annotated with Array. Inputs for them may also be lists; those of other types are settings."""
+    parameters = inspect.signature(function).parameters.values()
+    arrays = [i for i, p in enumerate(parameters) if p.annotation in (Array, "Array")]
+    return _ArrayParameters(frozenset(arrays), any(p.kind is p.VAR_POSITIONAL for p in parameters))
+
+
+def _arrays(inputs: tuple[Any, ...], takes: _ArrayParameters) -> list[Any]:
+    """The arrays and settings to call an op's function with. Lists get the dtype of the tensors, or float32."""
+    found: list[Any] = []
+    for i, x in enumerate(inputs):
+        if isinstance(x, Tensor):
+            found.append(x.data)
+        elif takes.any_number or i in takes.positions:
+            found.append(_operand(x, next((y for y in inputs if isinstance(y, Tensor)), None)))
+        else:
+            found.append(_plain(x))
+    return found
+
+
+def _operand(x: Any, beside: Tensor | None) -> Any:
+    """An input of an op as an array or a Python number. Numbers, lists and 0-d arrays never widen the dtype."""
+    if isinstance(x, Tensor):
+        return x.data
+    if isinstance(x, np.ndarray) and x.ndim == 0:
+        return x.item()
+    if isinstance(x, int | float | complex | np.generic):
+        return _plain(x)
+    dtype = beside.dtype if beside is not None and beside.dtype.kind == "f" else np.dtype(np.float32)
+    return as_array(x, dtype)
+
+
+def as_array(data: Any, dtype: Any = np.float32) -> Array:
+    """Convert numbers, nested lists and array-likes, such as a pandas Series, to an array.
+
+    Arrays keep their dtype; numbers and lists are converted to `dtype`. Raises TypeError for anything but numbers.
+    """
+    if type(data) is np.ndarray or device_of(data) != "cpu":
+        array = data
+    else:
+        try:
+            array = np.asarray(data)
+        except (TypeError, ValueError):  # lists of different lengths
+            array = np.asarray(None)
+    if array.dtype.kind not in "fiubc":
+        kind = f"{type(data).__name__} of {array.dtype}" if hasattr(data, "dtype") else shown(data)
+        raise TypeError(f"expected an array, a number or a nested list of numbers, got {kind}")
+    return array if hasattr(data, "dtype") else array.astype(dtype)
 
 
 def _plain(x: Any) -> Any:

@@ -13,7 +13,7 @@ def test_the_table_is_the_report(cells):
     assert head == ["module", "weight", "trained", "total", "percent"]
     assert [row[0] for row in rows] == [row.path for row in report.rows]
     assert [row[2] for row in rows] == [f"{row.trainable:,}" for row in report.rows]
-    assert total == ["all", "", f"{report.trainable:,}", f"{report.total:,}", f"{report.percent:.2f} %"]
+    assert total == ["all", "", f"{report.trainable:,}", f"{report.total:,}", f"{report.percent:.2f}%"]
     assert report.trainable > 0
     assert ["model.layers.*.self_attn.q_proj", "6 × 192×192"] in [row[:2] for row in rows]
 

@@ -40,14 +40,15 @@ FUNCTIONS = {  # those that `cupy.ndarray.__array_function__` finds in the modul
     "stack": "tup axis out dtype casting",
     "sum": "a axis dtype out keepdims",
     "swapaxes": "a axis1 axis2",
+    "take_along_axis": "a indices axis",
     "transpose": "a axes",
     "triu": "m k",
     "where": "condition x y",
     "zeros_like": "a dtype order shape",
 }
 UFUNCS = (
-    "absolute add cos divide equal exp greater greater_equal isfinite less less_equal log matmul maximum minimum "
-    "multiply negative not_equal power sin sqrt subtract tanh"
+    "absolute add cos divide equal exp greater greater_equal isfinite less less_equal log log1p matmul maximum minimum "
+    "multiply negative not_equal power reciprocal sin sqrt subtract tanh"
 )
 
 made: list[tuple[np.dtype, str]] | None = None

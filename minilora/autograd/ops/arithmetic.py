@@ -72,9 +72,13 @@ def sqrt(x: Array) -> Any:
 
 @op
 def tanh(x: Array) -> Any:
-    """Hyperbolic tangent; its derivative is 1 - tanh(x)**2."""
-    y = np.tanh(x)
-    return y, (lambda g: g * (1 - y * y),)
+    """Hyperbolic tangent; its derivative is 1 - tanh(x)² = 4t / (1 + t)² with t = e**(-2|x|), which does not cancel."""
+
+    def pull(g: Array) -> Array:
+        t = np.exp(-2 * np.abs(x))
+        return g * (4 * t / ((1 + t) * (1 + t)))
+
+    return np.tanh(x), (pull,)
 
 
 @op
@@ -85,16 +89,16 @@ def relu(x: Array) -> Any:
 
 @op
 def sigmoid(x: Array) -> Any:
-    """1 / (1 + e**-x); its derivative is s(1 - s)."""
+    """s(x) = 1 / (1 + e**-x); its derivative is s(x) s(-x)."""
     s = logistic(x)
-    return s, (lambda g: g * (s * (1 - s)),)
+    return s, (lambda g: g * (s * logistic(-x)),)
 
 
 @op
 def silu(x: Array) -> Any:
     """x * sigmoid(x); its derivative is s(1 + x(1 - s))."""
     s = logistic(x)
-    return x * s, (lambda g: g * (s * (1 + x * (1 - s))),)
+    return x * s, (lambda g: g * (s * (1 + x * logistic(-x))),)
 
 
 @op
@@ -108,8 +112,20 @@ def where(condition: Any, x: Array, y: Array) -> Any:
 
 
 def logistic(x: Array) -> Array:
-    """The sigmoid of an array, computed in one buffer as s(x) = (1 + tanh(x/2)) / 2, which cannot overflow."""
-    s = np.tanh(0.5 * x)
-    s *= 0.5
-    s += 0.5
+    """The sigmoid of an array, 1 / (1 + e**-x), with a small relative error in both tails."""
+    x = floating(x)
+    with np.errstate(over="ignore"):
+        s = np.negative(x, out=np.empty_like(x))
+        np.exp(s, out=s)
+        s += 1
+        np.reciprocal(s, out=s)
+    if s.size and not s.min() > np.finfo(s.dtype).tiny:  # e**-x overflowed; here s(x) equals e**x
+        s = np.where(x < -80, np.exp(np.minimum(x, 0)), s)
     return s
+
+
+def floating(x: Array) -> Array:
+    """An array as floating-point numbers: integers become float32."""
+    if not hasattr(x, "dtype"):
+        return np.asarray(x, dtype=np.float32)
+    return x if x.dtype.kind in "fc" else x.astype(np.float32)

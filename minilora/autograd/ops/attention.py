@@ -49,7 +49,10 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     for rows, seen in blocks:
         e = qs[..., rows, :] @ np.swapaxes(ks[..., :seen, :], -1, -2)  # (B, G, H/G, rows, seen)
         e[..., S - T + rows.start :] += _future(e.shape[-2], q)
-        e -= e.max(axis=-1, keepdims=True)
+        top = e.max(axis=-1, keepdims=True)
+        if not np.isfinite(top).all():
+            e, top = _wide_scores(qs[..., rows, :], ks[..., :seen, :], S - T + rows.start)
+        e -= top
         np.exp(e, out=e)
         totals[..., rows, 0] = np.einsum("...s->...", e)  # faster than `sum` for short rows
         np.matmul(e, vs[..., :seen, :], out=outs[..., rows, :])
@@ -79,6 +82,16 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
 def _future(n: int, like: Array) -> Array:
     """The (n, n) mask: -inf above the diagonal, 0 elsewhere."""
     return np.triu(np.full_like(like, -np.inf, shape=(n, n)), k=1)
+
+
+def _wide_scores(q: Array, k: Array, first: int) -> tuple[Array, Array]:
+    """The masked scores minus their row maximum, and zeros, for scores that overflow: computed in float64."""
+    scores = q.astype(np.float64) @ np.swapaxes(k, -1, -2).astype(np.float64)
+    scores[..., first:] += _future(scores.shape[-2], scores)
+    scores -= scores.max(axis=-1, keepdims=True)
+    with np.errstate(over="ignore"):
+        scores = scores.astype(q.dtype)
+    return scores, np.zeros_like(scores[..., :1])
 
 
 def _add_to(total: Array | None, part: Array) -> Array:

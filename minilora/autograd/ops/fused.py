@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from minilora.autograd.ops.arithmetic import logistic
+from minilora.autograd.ops.arithmetic import floating, logistic
+from minilora.autograd.ops.linear import as_ids
 from minilora.autograd.tensor import op
 from minilora.backend import Array, array_module, like
 
@@ -21,18 +22,29 @@ def softmax(x: Array) -> Any:
 
     dpᵢ/dxⱼ = pᵢ(δᵢⱼ - pⱼ), so dx = p * (g - Σ g p).
     """
+    x = floating(x)
     p = x - x.max(axis=-1, keepdims=True)  # avoids overflow; entries of -inf become exactly 0
     np.exp(p, out=p)
     p /= p.sum(axis=-1, keepdims=True)
-    return p, (lambda g: p * (g - np.sum(g * p, axis=-1, keepdims=True)),)
+
+    def pull(g: Array) -> Array:
+        # Where one p is almost 1, g - Σ g p would consist of rounding error. The gradient does not depend on a constant
+        # added to g, so g is first shifted to be 0 at the largest p.
+        shifted = g - np.take_along_axis(g, p.argmax(axis=-1)[..., None], axis=-1)
+        return p * (shifted - np.sum(shifted * p, axis=-1, keepdims=True))
+
+    return p, (pull,)
 
 
 @op
-def cross_entropy(logits: Array, targets: Array) -> Any:
+def cross_entropy(logits: Array, targets: Any) -> Any:
     """Mean of -log softmax(logits)[target], in nats: a scalar, for logits (..., V) and integer targets (...).
 
-    With p = softmax(logits) and y the one-hot target: d loss / d logits = (p - y) / N for N targets.
+    With p = softmax(logits) and y the one-hot target: d loss / d logits = (p - y) / N for N targets. At a target, p - 1
+    is computed as minus the sum of the other probabilities, and so is the loss, as log(1 + Σ others) where the target
+    has the largest logit: neither loses accuracy where p is almost 1.
     """
+    logits, targets = floating(logits), as_ids(targets)
     n_classes = logits.shape[-1]
     if targets.shape != logits.shape[:-1]:
         raise ValueError(f"expected targets of shape {logits.shape[:-1]}, one per logit row, got {targets.shape}")
@@ -42,15 +54,16 @@ def cross_entropy(logits: Array, targets: Array) -> Any:
     p = logits.reshape(-1, n_classes) - logits.reshape(-1, n_classes).max(axis=-1, keepdims=True)  # (N, V)
     at_target = p[chosen]
     np.exp(p, out=p)
-    total = p.sum(axis=-1, keepdims=True)
-    loss = np.mean(np.log(total[:, 0]) - at_target)
-    p /= total
+    likelihood = p[chosen]  # of the target, unnormalized; 1 if it has the largest logit
+    p[chosen] = 0
+    others = p.sum(axis=-1)
+    total = others + likelihood
+    loss = np.mean(np.where(at_target == 0, np.log1p(others), np.log(total) - at_target))
+    p /= total[:, None]
+    p[chosen] = -others / total  # p - y
 
     def pull(g: Array) -> Array:
-        step = g / targets.size
-        gx = p * step
-        gx[chosen] -= step
-        return gx.reshape(logits.shape)
+        return (p * (g / targets.size)).reshape(logits.shape)
 
     return loss, (pull,)
 
@@ -61,8 +74,8 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Any:
 
     With r = 1/√(mean(x²) + ε), x̂ = r x and u = g w:  dx = r (u - x̂ mean(u x̂)),  dw = Σ over rows of g x̂.
     """
-    width = x.shape[-1]
-    r = 1 / np.sqrt(_row_dots(x, x) / width + eps)
+    x, width = floating(x), x.shape[-1]
+    r = _inverse_rms(x, eps)
     normed = x * r  # x̂
 
     def pull_x(g: Array) -> Array:
@@ -77,6 +90,18 @@ def rms_norm(x: Array, weight: Array, eps: float = 1e-6) -> Any:
     return normed * weight, (pull_x, pull_weight)
 
 
+def _inverse_rms(x: Array, eps: float) -> Array:
+    """1/√(mean(x²) + ε) over the last axis, kept with length 1, also where x² overflows or underflows."""
+    with np.errstate(over="ignore"):
+        squares = _row_dots(x, x) / x.shape[-1] + eps
+    if squares.size == 0 or (squares.max() < np.inf and squares.min() > np.finfo(x.dtype).tiny):
+        return 1 / np.sqrt(squares)
+    largest = np.abs(x).max(axis=-1, keepdims=True)
+    scale = np.where((largest > 0) & (largest < np.inf), largest, 1)
+    scaled = x / scale
+    return 1 / np.sqrt(_row_dots(scaled, scaled) / x.shape[-1] + (float(eps) ** 0.5 / scale) ** 2) / scale
+
+
 @op
 def silu_gate(gate: Array, up: Array) -> Any:
     """silu(gate) * up, the gating step of SwiGLU (Shazeer 2020). With s = sigmoid(gate):
@@ -85,6 +110,7 @@ def silu_gate(gate: Array, up: Array) -> Any:
     """
     if gate.shape != up.shape:
         raise ValueError(f"silu_gate() expects `gate` and `up` of the same shape, got {gate.shape} and {up.shape}")
+    gate, up = floating(gate), floating(up)
     s = logistic(gate)
     activated = gate * s
 

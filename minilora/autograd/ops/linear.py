@@ -41,14 +41,14 @@ def linear(x: Array, weight: Array) -> Any:
 
 
 @op
-def embedding(weight: Array, ids: Array) -> Any:
+def embedding(weight: Array, ids: Any) -> Any:
     """Look up rows of a table: weight is (vocabulary, C), ids are integers of any shape (...), the output is (..., C).
 
     The gradient of a row is the sum over all positions of its id. On the CPU, the positions are sorted by id and runs
     of equal ids are summed with `reduceat`, which handles repeated ids correctly and is much faster than `np.add.at`.
     On a GPU, `add.at` is fast, while `reduceat` takes differences of a cumulative sum and loses accuracy to rounding.
     """
-    n_rows = weight.shape[0]
+    n_rows, ids = weight.shape[0], as_ids(ids)
     if ids.size and not (ids.min() >= 0 and ids.max() < n_rows):
         raise ValueError(f"expected ids from 0 to {n_rows - 1}, got ids from {ids.min()} to {ids.max()}")
 
@@ -65,3 +65,11 @@ def embedding(weight: Array, ids: Array) -> Any:
         return gw
 
     return weight[ids], (pull,)
+
+
+def as_ids(ids: Any) -> Array:
+    """Convert integers, lists of them and array-likes to an integer array. Raises TypeError for anything else."""
+    array = ids if hasattr(ids, "dtype") and (type(ids) is np.ndarray or device_of(ids) != "cpu") else np.asarray(ids)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"expected integer ids, got {array.dtype}")
+    return array if array.size else array.astype(np.int64)
