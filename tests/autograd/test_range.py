@@ -277,3 +277,27 @@ def test_ops_over_several_entries_are_accurate_everywhere(name, data, dtype, mix
     if name == "rms_norm eps 0":
         assume(np.all(np.abs(inputs[0]).max(axis=-1) > 1e-36))  # else r itself overflows
     check(call, inputs, value, gradient, dtype, True, seed, name)
+
+
+@pytest.mark.parametrize("gap", [1, 5, 17, 40, 87, 100])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_loss_of_a_certain_prediction_is_accurate(gap, dtype):
+    """-log p and p - 1 for p almost 1: both about 2 e**-gap."""
+    x = np.array([[gap, 0, 0], [0, 0, gap]], dtype)
+    logits = Tensor(x, requires_grad=True)
+    loss, eps, tiny = ops.cross_entropy(logits, TARGETS), float(np.finfo(dtype).eps), float(np.finfo(dtype).tiny)
+    assert loss.item() == pytest.approx(float(cross_entropy(x.astype(L), TARGETS)), rel=10 * eps, abs=tiny)
+    (found,) = gradients(loss, [logits])
+    (expected,) = cross_entropy_gradient(L(1), x.astype(L), TARGETS)
+    np.testing.assert_allclose(found, expected.astype(float), rtol=100 * eps, atol=tiny)
+
+
+@pytest.mark.parametrize("scale", [1e18, 1e25, 1e30])
+def test_attention_scores_that_overflow_select_the_largest(scale):
+    q, k, v = (np.ones((1, 1, 3, 2), np.float32) for _ in range(3))
+    k[0, 0, :, 0], v[0, 0] = [1, 3, 2], [[1, 2], [3, 4], [5, 6]]
+    tensors = [Tensor(a, requires_grad=True) for a in (q * np.float32(scale), k * np.float32(scale), v)]
+    out = ops.causal_attention(*tensors)
+    assert out.data[0, 0].tolist() == [[1, 2], [3, 4], [3, 4]]
+    assert gradients(out.sum(), tensors)[2][0, 0].tolist() == [[1, 1], [2, 2], [0, 0]]
+    assert all(np.isfinite(g).all() for g in gradients(out.sum(), tensors))
