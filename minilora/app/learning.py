@@ -166,7 +166,6 @@ def settings(text: TrainingText, iters: int) -> Settings:
         PRESET,
         iters=iters,
         context=min(demo.context, len(text.val_ids) - 1),
-        warmup=min(demo.warmup, iters // 5),
         eval_every=iters,  # evaluation is left to `learn`
         eval_windows=WINDOWS,
         targets=TARGETS,

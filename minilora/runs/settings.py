@@ -81,7 +81,8 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
     Parameters
     ----------
     fresh : train from scratch (True) or start from `base` (False); by default as in the preset
-    changes : settings by the names in CHANGEABLE. If rank is given without alpha, alpha is scaled to keep α/r
+    changes : settings by the names in CHANGEABLE. If rank is given without alpha, alpha is scaled to keep α/r; if iters
+        is given without warmup, the warmup is limited to a fifth of the steps
 
     Raises ValueError for an unknown preset, an unknown setting, or invalid values.
     """
@@ -98,6 +99,8 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
     for name, (section, entry) in CHANGEABLE.items():
         if section and name in changes and (section != "model" or "model" in table):
             table.setdefault(section, {})[entry] = changes[name]
+    if "iters" in changes and "warmup" not in changes:
+        _shorten_warmup(table["training"])
     if fresh is False:
         table.pop("model", None)
     elif "context" in changes and "model" in table:
@@ -124,6 +127,13 @@ def _entries(method: Any) -> dict[str, Any]:
     """The settings of a method with their default values; empty for "full"."""
     chosen = methods().get(str(method))
     return dataclasses.asdict(chosen()) if chosen else {}
+
+
+def _shorten_warmup(training: dict[str, Any]) -> None:
+    """Limit the preset's warmup to a fifth of the steps, so that a short run reaches its learning rate."""
+    iters, warmup = training["iters"], training.get("warmup")
+    if isinstance(iters, int) and isinstance(warmup, int):
+        training["warmup"] = min(warmup, iters // 5)
 
 
 def _keep_scale(table: dict[str, Any], rank: int) -> None:

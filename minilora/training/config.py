@@ -9,6 +9,8 @@ from numbers import Real
 from minilora.training.optimizer import optimizers
 from minilora.training.schedule import SCHEDULES
 
+LONGEST_WARMUP = 100  # steps, if none are given
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -21,7 +23,8 @@ class TrainingConfig:
     accumulate : number of batches whose gradients are averaged in one step
     optimizer : name of the optimizer, "adamw" or "sgd"
     schedule : learning-rate schedule after the warmup, "cosine", "linear" or "constant"
-    lr, min_lr, warmup : peak learning rate, final learning rate, and number of warmup steps
+    lr, min_lr : peak and final learning rate
+    warmup : number of warmup steps; None for 100, but at most a fifth of `iters`
     weight_decay : weight decay λ, for every optimizer
     beta1, beta2 : AdamW's β₁ and β₂
     grad_clip : maximum gradient norm; 0 for no limit
@@ -38,7 +41,7 @@ class TrainingConfig:
     schedule: str = "cosine"
     lr: float = 1e-3
     min_lr: float = 1e-4
-    warmup: int = 100
+    warmup: int | None = None
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.99
@@ -54,16 +57,21 @@ class TrainingConfig:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"expected `{name}` to be a positive integer, got {value!r}")
         for name in ("lr", "min_lr", "warmup", "weight_decay", "beta1", "beta2", "grad_clip", "seed"):
-            if not isinstance(value := getattr(self, name), Real):
+            if not isinstance(value := getattr(self, name), Real) and (name, value) != ("warmup", None):
                 raise ValueError(f"expected `{name}` to be a number, got {value!r}")
         for name, known in {"optimizer": [*optimizers()], "schedule": [*SCHEDULES]}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"expected `{name}` to be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("min_lr", "warmup", "weight_decay", "grad_clip", "seed"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if not 0 <= (getattr(self, name) or 0) < math.inf:
                 raise ValueError(f"expected `{name}` to be non-negative and finite, got {getattr(self, name)!r}")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"expected `{name}` to be at least 0 and below 1, got {getattr(self, name)!r}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"expected `lr` to be positive and finite, got {self.lr}")
+
+    @property
+    def warmup_steps(self) -> int:
+        """The number of warmup steps, also if `warmup` is None."""
+        return min(LONGEST_WARMUP, self.iters // 5) if self.warmup is None else self.warmup

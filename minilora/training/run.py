@@ -85,7 +85,7 @@ class Run:
     def rate(self) -> float:
         """The learning rate of the next step."""
         c = self.config
-        return learning_rate(self.steps, c.iters, schedule=c.schedule, lr=c.lr, min_lr=c.min_lr, warmup=c.warmup)
+        return learning_rate(self.steps, c.iters, schedule=c.schedule, lr=c.lr, min_lr=c.min_lr, warmup=c.warmup_steps)
 
     def __repr__(self) -> str:
         kind = type(self.optimizer).__name__

@@ -122,3 +122,10 @@ def test_every_setting_is_written(tmp_path):
     for table in ("adapter", "training"):
         for name, value in dataclasses.asdict(getattr(chosen, table)).items():
             assert value is None or f"\n{name} = " in text, name
+
+
+@pytest.mark.parametrize(("iters", "warmup"), [(40, 8), (99, 19), (100, 20), (1000, 20)])
+def test_a_short_run_has_a_short_warmup(iters, warmup):
+    assert load_settings("demo").training.warmup == 20
+    assert load_settings("demo", iters=iters).training.warmup == warmup
+    assert load_settings("demo", iters=iters, warmup=30).training.warmup == 30

@@ -46,7 +46,7 @@ def test_it_brings_back_all_that_was_saved(make_model, tmp_path):
     for array in (first.data, first.m, first.v):
         array[...] = rng.standard_normal(first.data.shape)
     rng.integers(0, 100, 3)
-    first.steps = 41
+    first.steps, first.updates = 41, [41, 3] * (len(first.updates) // 2) + [40] * (len(first.updates) % 2)
     history = History([1.5, 0.1 + 0.2], [(0, 2.5), (2, 1 / 3)])
     checkpoint.save(path, first, rng, history, {"lr": 0.1})
     other_rng, other_history = np.random.default_rng(9), History([9.0], [])
@@ -55,6 +55,7 @@ def test_it_brings_back_all_that_was_saved(make_model, tmp_path):
     for name in ("data", "m", "v"):
         assert getattr(second, name).tobytes() == getattr(first, name).tobytes(), name
     assert second.steps == 41
+    assert second.updates == first.updates
     assert other_history == history
     assert all(p.data is view for p, view in zip(models[1].parameters(), views, strict=True))
     assert other_rng.integers(0, 100, 5).tolist() == rng.integers(0, 100, 5).tolist()
@@ -125,3 +126,15 @@ def test_lora_keeps_nothing_of_the_base_in_it(saved, make_model):
     trained = sum(p.size for p in make_model("lora").parameters(trainable=True))
     tensors = read_tensors(saved)
     assert [tensors[name].size for name in ("parameters", "exp_avg", "exp_avg_sq")] == [trained] * 3
+
+
+def test_a_checkpoint_from_before_updates_were_counted(make_model, tmp_path):
+    """Every parameter was updated in every step."""
+    path, optimizer = tmp_path / "checkpoint.safetensors", AdamW(make_model().named_parameters())
+    optimizer.steps = 7
+    checkpoint.save(path, optimizer, np.random.default_rng(0), History(), {})
+    metadata = json.loads(read_metadata(path)["minilora_checkpoint"])
+    del metadata["updates"]
+    write_tensors(path, read_tensors(path), {"minilora_checkpoint": json.dumps(metadata)})
+    checkpoint.load(path, optimizer, np.random.default_rng(0), History(), {})
+    assert optimizer.updates == [7] * len(optimizer.parameters)

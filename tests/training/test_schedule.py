@@ -4,6 +4,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from minilora.training import AdamW, TrainingConfig, train
 from minilora.training.schedule import SCHEDULES, learning_rate
 
 
@@ -38,3 +39,18 @@ def test_linear_falls_in_a_straight_line_and_constant_stays():
     linear = [learning_rate(step, 6, schedule="linear", lr=1.0, min_lr=0.5, warmup=2) for step in range(2, 9)]
     assert linear == [1.0, 0.875, 0.75, 0.625, 0.5, 0.5, 0.5]
     assert {learning_rate(step, 6, schedule="constant", lr=0.1, min_lr=0.05) for step in range(9)} == {0.1}
+
+
+@pytest.mark.parametrize(("iters", "warmup", "steps"), [(40, None, 8), (3, None, 0), (5000, None, 100), (40, 100, 100)])
+def test_the_default_warmup_fits_the_run(iters, warmup, steps):
+    config = TrainingConfig(iters=iters, warmup=warmup)
+    assert config.warmup_steps == steps
+    assert TrainingConfig(iters=1000).warmup_steps == 100
+
+
+def test_a_short_run_reaches_its_learning_rate(make_model, ids, monkeypatch):
+    rates = []
+    monkeypatch.setattr(AdamW, "step", lambda self, lr: rates.append(lr) or setattr(self, "steps", self.steps + 1))
+    train(make_model(), ids, ids, iters=20, batch=2, context=8, eval_windows=2, lr=1e-2, quiet=True)
+    assert max(rates) == pytest.approx(1e-2)
+    assert rates.index(max(rates)) == 3

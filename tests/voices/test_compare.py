@@ -138,7 +138,7 @@ def test_an_adapter_folder_is_compared_by_its_path(tmp_path, monkeypatch):
     own = Llama.from_pretrained(BASE)
     lora.inject(own, r=2, init_lora_weights=False, rng=3)
     lora.save_adapter(own, "runs/python")
-    lora.save_adapter(own, "base")
+    (tmp_path / "base").mkdir()
     mixes = ["base", "runs/python", {"runs/python": 0.5, "python": 0.5}, "python"]
     texts = compare("The king ", mixes, tokens=20)
     assert [text.strengths for text in texts] == [
