@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import NoReturn
 
@@ -39,11 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="LoRA from scratch: pretrain a small Llama, fine-tune it and inspect the result.",
         epilog="Start with: minilora demo",
     )
-    parser.add_argument("--version", action="version", version=f"minilora {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"minilora {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in COMMANDS:
         module.add(commands)
-    options, unknown = parser.parse_known_args(arguments)
+    options, unknown = parser.parse_known_args(_with_help(parser, arguments))
     if unknown:  # reported by the command's own parser, so that the hint points to that command's help
         commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
@@ -63,3 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minilora: stopped", file=sys.stderr)
         return 130
+
+
+def _with_help(parser: Parser, arguments: Sequence[str] | None) -> list[str]:
+    """Turn no arguments and `help [COMMAND]` into --help, and report an unknown command with the most similar one."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if given[0] == "help":
+        given = [*given[1:2], "--help"]
+    if not given[0].startswith("-") and given[0] not in NAMES.split():
+        close = get_close_matches(given[0], NAMES.split(), n=1)
+        advice = f"did you mean {close[0]}?" if close else f"commands: {', '.join(NAMES.split())}"
+        parser.error(f"unknown command {given[0]!r} ({advice})")
+    return given

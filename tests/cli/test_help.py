@@ -60,3 +60,42 @@ def test_the_version(capsys):
         main(["--version"])
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"minilora {package.__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["help"], ["--help"]], ids=str)
+def test_without_a_command_the_help_is_shown(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == help_of(capsys)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_of_a_command(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["help", name])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == help_of(capsys, name)
+
+
+@pytest.mark.parametrize(
+    ("word", "advice"),
+    [
+        ("finetun", "did you mean finetune?"),
+        ("generat", "did you mean generate?"),
+        ("xyz", f"commands: {', '.join(NAMES)}"),
+    ],
+)
+@pytest.mark.parametrize("before", [[], ["help"]], ids=str)
+def test_an_unknown_command(before, word, advice, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*before, word])
+    assert stop.value.code == 2
+    expected = f"minilora: error: unknown command {word!r} ({advice}); see minilora --help\n"
+    assert capsys.readouterr() == ("", expected)
+
+
+def test_the_short_flag_for_the_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["-V"])
+    assert capsys.readouterr().out == f"minilora {package.__version__}\n"
