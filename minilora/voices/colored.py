@@ -33,7 +33,8 @@ def columns(prompt: str, titles: Sequence[str], texts: Sequence[Iterable[tuple[s
         f'<td style="{style}"><i>{escape(visible(prompt))}</i>{"".join(_colored(*span) for span in spans(text))}</td>'
         for text in texts
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>"
+    layout = "table-layout:fixed; width:100%"  # columns of equal width
+    return f'<table style="{layout}"><thead><tr>{head}</tr></thead><tbody><tr>{cells}</tr></tbody></table>'
 
 
 def _colored(shade: int, text: str) -> str:
