@@ -46,6 +46,7 @@ class LlamaConfig:
     eos_token_id: int | Sequence[int] | None = None
 
     def __post_init__(self) -> None:
+        plain_scalars(self)
         if self.num_key_value_heads is None:
             object.__setattr__(self, "num_key_value_heads", self.num_attention_heads)
         for field in dataclasses.fields(self):
@@ -180,3 +181,10 @@ def _flatten_rope(values: dict[str, Any]) -> dict[str, Any]:
     if "type" in rope and "rope_type" not in rope:
         flat["rope_type"] = rope["type"]
     return {**values, **flat}
+
+
+def plain_scalars(config: Any) -> None:
+    """Convert the NumPy scalars among the fields of a frozen dataclass to Python numbers, in place."""
+    for name, value in vars(config).items():
+        if hasattr(value, "dtype") and getattr(value, "shape", None) == ():
+            object.__setattr__(config, name, value.item())

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+from minilora.nn.config import plain_scalars
 from minilora.training.optimizer import optimizers
 from minilora.training.schedule import SCHEDULES
 
@@ -52,6 +53,7 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        plain_scalars(self)
         for name in ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:

@@ -31,7 +31,7 @@ def train(
     val_ids: np.ndarray,
     config: TrainingConfig | None = None,
     *,
-    checkpoint_path: Path | None = None,
+    checkpoint_path: str | Path | None = None,
     resume: bool = False,
     sample: Callable[[], str] | None = None,
     quiet: bool = False,
@@ -78,7 +78,7 @@ def train_steps(
     train_ids: np.ndarray,
     val_ids: np.ndarray,
     config: TrainingConfig,
-    checkpoint_path: Path | None = None,
+    checkpoint_path: str | Path | None = None,
     *,
     resume: bool = False,
     sample: Callable[[], str] | None = None,
@@ -93,7 +93,7 @@ def train_steps(
     run = Run(model, train_ids, val_ids, config, checkpoint_path, threads)
     if resume:
         run.load()
-    elif checkpoint_path and checkpoint_path.exists():
+    elif checkpoint_path and Path(checkpoint_path).exists():
         raise CheckpointError(f"{checkpoint_path} already exists; continue with resume=True, or choose another path")
     else:
         run.save()

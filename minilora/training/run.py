@@ -62,13 +62,14 @@ class Run:
         train_ids: Array | None,
         val_ids: Array | None,
         config: TrainingConfig,
-        checkpoint_path: Path | None = None,
+        checkpoint_path: str | Path | None = None,
         threads: int | None = None,
     ) -> None:
         _check(model, train_ids, val_ids, config.context)
         keep_freed_memory()
         self.model, self.train_ids, self.val_ids, self.config = model, train_ids, val_ids, config
-        self.checkpoint_path, self.threads = checkpoint_path, Threads(threads, model.device)
+        self.checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
+        self.threads = Threads(threads, model.device)
         self.rng = np.random.default_rng(config.seed)
         self.history = History()
         if checkpoint_path:  # before a hook can change a frozen weight

@@ -189,3 +189,9 @@ def test_what_is_no_model_folder_but_often_taken_for_one(tmp_path, monkeypatch):
         ValueError, match=r"there is no folder meta-llama/Llama-3\.2-1B; models from the Hugging Face Hub"
     ):
         load_model("meta-llama/Llama-3.2-1B")
+
+
+def test_a_config_of_numpy_scalars_is_saved(tmp_path):
+    config = LlamaConfig(hidden_size=np.int64(8), num_attention_heads=np.int32(2), rms_norm_eps=np.float64(1e-5))
+    Llama(config, np.random.default_rng(0)).save_pretrained(tmp_path)
+    assert Llama.from_pretrained(tmp_path).config == config

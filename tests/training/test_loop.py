@@ -158,3 +158,15 @@ def test_ids_that_are_no_ids_are_refused(wrong, make_model, ids):
     for texts in ((wrong, ids), (ids, wrong)):
         with pytest.raises(ValueError, match=message):
             train(make_model(), *texts, iters=1, context=8)
+
+
+def test_numpy_scalars_and_paths_as_text_are_settings_like_others(make_model, ids, tmp_path):
+    settings = {"iters": 3, "batch": 2, "context": 8, "eval_windows": 2, "lr": 1e-3, "seed": 1}
+    as_numpy = {name: np.float64(v) if name == "lr" else np.int64(v) for name, v in settings.items()}
+    plain, scalars = make_model(), make_model()
+    train(plain, ids, ids, **settings, quiet=True)
+    train(scalars, ids, ids, **as_numpy, quiet=True, checkpoint_path=str(tmp_path / "c.safetensors"))
+    assert all(a.tobytes() == scalars.state_dict()[name].tobytes() for name, a in plain.state_dict().items())
+    assert (tmp_path / "c.safetensors").is_file()
+    assert TrainingConfig(**as_numpy) == TrainingConfig(**settings)
+    assert type(TrainingConfig(lr=np.float32(1e-3)).lr) is float
