@@ -11,6 +11,7 @@ import hashlib
 import os
 import queue
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -117,10 +118,13 @@ SOURCES: dict[str, Source] = {
 
 
 def cache_folder() -> Path:
-    """The folder for downloads: the user's cache folder for minilora."""
+    """The folder for downloads: the user's cache folder, or a temporary folder for a user without a home."""
     from platformdirs import user_cache_dir
 
-    return Path(user_cache_dir("minilora"))
+    try:
+        return Path(user_cache_dir("minilora"))
+    except RuntimeError:  # neither HOME nor an entry for the user, as in some containers
+        return Path(tempfile.gettempdir()) / "minilora"
 
 
 def find(source: Source) -> Path | None:

@@ -5,6 +5,7 @@ import hashlib
 import io
 import re
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -72,6 +73,17 @@ def test_a_file_that_cannot_be_read_is_an_error(source, cache, monkeypatch):
 def test_the_cache_is_the_users_own(monkeypatch):
     platformdirs = pytest.importorskip("platformdirs")
     assert sources.cache_folder() == Path(platformdirs.user_cache_dir("minilora"))
+
+
+def test_a_user_without_a_home_has_a_temporary_cache(source, data, monkeypatch):
+    """And does not need it for a file in the chosen folder."""
+
+    def no_home(name):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.undo()
+    monkeypatch.setattr("platformdirs.user_cache_dir", no_home)
+    assert sources.cache_folder() == Path(tempfile.gettempdir()) / "minilora"
 
 
 def test_verify_reports_each_corpus(source, data, monkeypatch):
