@@ -24,17 +24,20 @@ def add(commands: Any) -> None:
     parser.add_argument("--dropout", type=float, metavar="P", help="dropout probability for the input of the adapter")
     parser.add_argument(
         "--targets",
-        type=_targets,
-        metavar="NAMES",
-        help="linear layers to adapt: comma-separated names, a regular expression, or all-linear",
+        nargs="+",
+        metavar="NAME",
+        help="linear layers to adapt: names with spaces or commas between them, a regular expression, or all-linear",
     )
     parser.set_defaults(run=run)
 
 
 def run(flags: Namespace) -> None:
+    flags.targets = _targets(flags.targets)
     training.train(flags, fresh=False)
 
 
-def _targets(text: str) -> list[str] | str:
-    """Split comma-separated names; return "all-linear" and regular expressions unchanged."""
-    return text if text == "all-linear" or set(text) & set(r"\*()[]|+?^$") else text.split(",")
+def _targets(words: list[str] | None) -> list[str] | str | None:
+    """Split the words at commas into names; return "all-linear" and a regular expression unchanged."""
+    if words and len(words) == 1 and (words[0] == "all-linear" or set(words[0]) & set(r"\*()[]|+?^$")):
+        return words[0]
+    return words and [name for word in words for name in word.replace(",", " ").split()]

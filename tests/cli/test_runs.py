@@ -133,3 +133,12 @@ context = 16
 eval_every = 2
 eval_windows = 2
 """
+
+
+@pytest.mark.parametrize(
+    "words", [["q_proj,down_proj"], ["q_proj", "down_proj"], ["q_proj, down_proj"], ["q_proj,", "down_proj"]], ids=str
+)
+def test_targets_are_separated_by_spaces_or_commas(words, here, minilora, adapt):
+    flags = ["finetune", "--model", here.tiny, "--corpus", here.verse, *adapt, "--targets", *words]
+    minilora(*flags, "--out", "new")
+    assert lora.read_adapter("new")[0].target_modules == ["down_proj", "q_proj"]
