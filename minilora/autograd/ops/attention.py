@@ -47,9 +47,10 @@ def causal_attention(q: Array, k: Array, v: Array) -> Any:
     blocks = [(slice(start, min(start + BLOCK, T)), S - T + min(start + BLOCK, T)) for start in range(0, T, BLOCK)]
     weights = []
     for rows, seen in blocks:
-        e = qs[..., rows, :] @ np.swapaxes(ks[..., :seen, :], -1, -2)  # (B, G, H/G, rows, seen)
-        e[..., S - T + rows.start :] += _future(e.shape[-2], q)
-        top = e.max(axis=-1, keepdims=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # computed again below
+            e = qs[..., rows, :] @ np.swapaxes(ks[..., :seen, :], -1, -2)  # (B, G, H/G, rows, seen)
+            e[..., S - T + rows.start :] += _future(e.shape[-2], q)
+            top = e.max(axis=-1, keepdims=True)
         if not np.isfinite(top).all():
             e, top = _wide_scores(qs[..., rows, :], ks[..., :seen, :], S - T + rows.start)
         e -= top
