@@ -23,8 +23,8 @@ import numpy as np
 
 from minilora.autograd import engine
 from minilora.autograd.engine import JointRule, Node, Vertex
-from minilora.backend import Array, device_of
-from minilora.messages import shown
+from minilora.autograd.values import as_array, as_operand, plain
+from minilora.backend import Array
 
 OPS: dict[str, Callable[..., Tensor]] = {}
 """All ops by name. The tests iterate over this dict, so an op without a test fails the test suite."""
@@ -309,7 +309,7 @@ def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
         if options:  # no gradients flow through these
             if any(isinstance(x, Tensor) for x in options.values()):
                 raise TypeError(f"{name}() accepts tensors only as positional arguments, got one by keyword")
-            options = {key: _plain(x) for key, x in options.items()}
+            options = {key: plain(x) for key, x in options.items()}
         if takes_array.any_number and len(inputs) == 1 and isinstance(inputs[0], list | tuple):
             inputs = tuple(inputs[0])
         output, rules = function(*_arrays(inputs, takes_array), **options)
@@ -347,40 +347,12 @@ def _arrays(inputs: tuple[Any, ...], takes: _ArrayParameters) -> list[Any]:
         elif takes.any_number or i in takes.positions:
             found.append(_operand(x, next((y for y in inputs if isinstance(y, Tensor)), None)))
         else:
-            found.append(_plain(x))
+            found.append(plain(x))
     return found
 
 
 def _operand(x: Any, beside: Tensor | None) -> Any:
-    """An input of an op as an array or a Python number. Numbers, lists and 0-d arrays never widen the dtype."""
+    """The array of a Tensor, and any other input as an array or number that does not widen the dtype of `beside`."""
     if isinstance(x, Tensor):
         return x.data
-    if isinstance(x, np.ndarray) and x.ndim == 0:
-        return x.item()
-    if isinstance(x, int | float | complex | np.generic):
-        return _plain(x)
-    dtype = beside.dtype if beside is not None and beside.dtype.kind == "f" else np.dtype(np.float32)
-    return as_array(x, dtype)
-
-
-def as_array(data: Any, dtype: Any = np.float32) -> Array:
-    """Convert numbers, nested lists and array-likes, such as a pandas Series, to an array.
-
-    Arrays keep their dtype; numbers and lists are converted to `dtype`. Raises TypeError for anything but numbers.
-    """
-    if type(data) is np.ndarray or device_of(data) != "cpu":
-        array = data
-    else:
-        try:
-            array = np.asarray(data)
-        except (TypeError, ValueError):  # lists of different lengths
-            array = np.asarray(None)
-    if array.dtype.kind not in "fiubc":
-        kind = f"{type(data).__name__} of {array.dtype}" if hasattr(data, "dtype") else shown(data)
-        raise TypeError(f"expected an array, a number or a nested list of numbers, got {kind}")
-    return array if hasattr(data, "dtype") else array.astype(dtype)
-
-
-def _plain(x: Any) -> Any:
-    """Convert NumPy scalars to Python scalars, which never promote a float32 array to float64."""
-    return x.item() if isinstance(x, np.generic) else x
+    return as_operand(x, beside.dtype if beside is not None and beside.dtype.kind == "f" else np.float32)
