@@ -1,10 +1,10 @@
 """Tensor: an array that records how it was computed. Read this file first, then `engine.py`.
 
 An *op* is a function on arrays that returns its output and, for each input, a *rule* that maps the gradient with
-respect to the output to the gradient with respect to that input (a vector-Jacobian product). The decorator `op` lets
-such a function accept Tensors: it calls the function on their arrays and records the inputs in a `Node` (see
-`engine.py`) of the output. These nodes form the graph. A *vertex* of the graph is a node or a leaf tensor, where
-gradients accumulate.
+respect to the output to the gradient with respect to that input (a vector-Jacobian product). The decorator `op`
+(`operation.py`) lets such a function accept Tensors: it calls the function on their arrays and records the inputs in a
+`Node` (`engine.py`) of the output. These nodes form the graph. A *vertex* of the graph is a node or a leaf tensor,
+where gradients accumulate.
 
 An input that needs no gradient has no edge in the graph, so its rule is never called. This is why LoRA never computes
 the gradient of a frozen weight.
@@ -12,18 +12,16 @@ the gradient of a frozen weight.
 
 from __future__ import annotations
 
-import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from minilora.autograd import engine
 from minilora.autograd.engine import JointRule, Node, Vertex
-from minilora.autograd.values import as_array, as_operand, plain
+from minilora.autograd.values import as_array, as_operand
 from minilora.backend import Array
 
 OPS: dict[str, Callable[..., Tensor]] = {}
@@ -146,22 +144,22 @@ class Tensor:
 
     # Comparisons are elementwise and return boolean arrays, for `where` and for indexing; they have no gradient.
     def __eq__(self, other: Any) -> Any:
-        return self.data == _operand(other, self)
+        return self.data == operand(other, self)
 
     def __ne__(self, other: Any) -> Any:
-        return self.data != _operand(other, self)
+        return self.data != operand(other, self)
 
     def __lt__(self, other: Any) -> Any:
-        return self.data < _operand(other, self)
+        return self.data < operand(other, self)
 
     def __le__(self, other: Any) -> Any:
-        return self.data <= _operand(other, self)
+        return self.data <= operand(other, self)
 
     def __gt__(self, other: Any) -> Any:
-        return self.data > _operand(other, self)
+        return self.data > operand(other, self)
 
     def __ge__(self, other: Any) -> Any:
-        return self.data >= _operand(other, self)
+        return self.data >= operand(other, self)
 
     __hash__ = object.__hash__
 
@@ -186,7 +184,7 @@ class Tensor:
             raise RuntimeError(
                 "a leaf tensor that requires a gradient cannot be changed in place; do it inside `with no_grad():`"
             )
-        function(self.data, _operand(other, self), out=self.data, casting="same_kind")
+        function(self.data, operand(other, self), out=self.data, casting="same_kind")
         return self
 
     # Each operator and method below calls an op of `ops/`, looked up by name.
@@ -289,69 +287,7 @@ def holding(hold: Callable[[Any], Any]) -> Iterator[None]:
         _holding.reset(token)
 
 
-def op(function: Callable[..., tuple[Any, Any]]) -> Callable[..., Tensor]:
-    """Decorate a function on arrays to accept Tensors, and register it in `OPS`.
-
-    `function(*inputs, **options)` returns `(output, rules)`. `rules` has one function per input, which maps the
-    gradient of the output to the gradient of that input (in the broadcast shape: the engine sums over broadcast axes),
-    or None for an input without a gradient. If the gradients share most of their work, `rules` is instead one function
-    that returns all of them, and those not needed are discarded. Raises ValueError if an op in a different module has
-    the same name.
-    """
-    name = function.__name__
-    if name in OPS and OPS[name].__module__ != function.__module__:  # the operators would call the wrong op
-        raise ValueError(f"an op named {name!r} already exists in {OPS[name].__module__}; choose another name")
-
-    takes_array = _array_parameters(function)
-
-    @functools.wraps(function)
-    def apply(*inputs: Any, **options: Any) -> Tensor:
-        if options:  # no gradients flow through these
-            if any(isinstance(x, Tensor) for x in options.values()):
-                raise TypeError(f"{name}() accepts tensors only as positional arguments, got one by keyword")
-            options = {key: plain(x) for key, x in options.items()}
-        if takes_array.any_number and len(inputs) == 1 and isinstance(inputs[0], list | tuple):
-            inputs = tuple(inputs[0])
-        output, rules = function(*_arrays(inputs, takes_array), **options)
-        result = Tensor(output)
-        if _recording.get():
-            edges = tuple((i, x.vertex) for i, x in enumerate(inputs) if isinstance(x, Tensor) and x.requires_grad)
-            if edges:
-                result.node, result._requires_grad = Node(result.data, edges, rules), True
-        return result
-
-    OPS[name] = apply
-    return apply
-
-
-class _ArrayParameters(NamedTuple):
-    """Which positional parameters of an op are arrays: by position, and all others if `any_number`."""
-
-    positions: frozenset[int]
-    any_number: bool
-
-
-def _array_parameters(function: Callable[..., Any]) -> _ArrayParameters:
-    """The parameters annotated with Array. Inputs for them may also be lists; those of other types are settings."""
-    parameters = inspect.signature(function).parameters.values()
-    arrays = [i for i, p in enumerate(parameters) if p.annotation in (Array, "Array")]
-    return _ArrayParameters(frozenset(arrays), any(p.kind is p.VAR_POSITIONAL for p in parameters))
-
-
-def _arrays(inputs: tuple[Any, ...], takes: _ArrayParameters) -> list[Any]:
-    """The arrays and settings to call an op's function with. Lists get the dtype of the tensors, or float32."""
-    found: list[Any] = []
-    for i, x in enumerate(inputs):
-        if isinstance(x, Tensor):
-            found.append(x.data)
-        elif takes.any_number or i in takes.positions:
-            found.append(_operand(x, next((y for y in inputs if isinstance(y, Tensor)), None)))
-        else:
-            found.append(plain(x))
-    return found
-
-
-def _operand(x: Any, beside: Tensor | None) -> Any:
+def operand(x: Any, beside: Tensor | None) -> Any:
     """The array of a Tensor, and any other input as an array or number that does not widen the dtype of `beside`."""
     if isinstance(x, Tensor):
         return x.data

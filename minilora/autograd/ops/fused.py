@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from minilora.autograd.operation import op
 from minilora.autograd.ops.arithmetic import floating, logistic
 from minilora.autograd.ops.linear import as_ids
-from minilora.autograd.tensor import op
 from minilora.backend import Array, array_module, like
 
 

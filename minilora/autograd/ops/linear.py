@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minilora.autograd.tensor import op
+from minilora.autograd.operation import op
 from minilora.backend import Array, device_of
 
 

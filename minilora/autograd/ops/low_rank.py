@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from minilora.autograd.operation import op
 from minilora.autograd.ops.linear import linear
-from minilora.autograd.tensor import Tensor, op, recording
+from minilora.autograd.tensor import Tensor, recording
 from minilora.backend import Array
 
 
