@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 import numpy as np
@@ -177,11 +178,10 @@ def _with_folders(model: Llama, voices: Sequence[Choice]) -> list[Choice]:
 
     def name_of(voice: str) -> str:
         if voice not in names and Path(voice).is_dir():
-            stem = name = re.sub("[^A-Za-z0-9_-]", "_", Path(voice).resolve().name) or "adapter"
-            while name in names.values():
-                name = f"{stem}_{len(names)}"
-            lora.load_adapter(model, voice, name)
-            names[voice] = name
+            stem = re.sub("[^A-Za-z0-9_-]", "_", Path(voice).resolve().name) or "adapter"
+            free = (name for name in chain([stem], (f"{stem}_{n}" for n in count(2))) if name not in names.values())
+            names[voice] = next(free)
+            lora.load_adapter(model, voice, names[voice])
         return names.get(voice, voice)
 
     found: list[Choice] = []

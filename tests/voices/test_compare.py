@@ -143,8 +143,8 @@ def test_an_adapter_folder_is_compared_by_its_path(tmp_path, monkeypatch):
     texts = compare("The king ", mixes, tokens=20)
     assert [text.strengths for text in texts] == [
         {},
-        {"python_6": 1.0},
-        {"python_6": 0.5, "python": 0.5},
+        {"python_2": 1.0},
+        {"python_2": 0.5, "python": 0.5},
         {"python": 1.0},
     ]
     assert texts[0].text == write(Llama.from_pretrained(BASE), "The king ", 20)
@@ -154,6 +154,17 @@ def test_an_adapter_folder_is_compared_by_its_path(tmp_path, monkeypatch):
         lora.AdapterError, match=r"there is no adapter 'runs/mine'; the model has shakespeare, .*adds one"
     ):
         compare("The king ", ["runs/mine"])
+
+
+def test_folders_of_the_same_name_are_told_apart(tmp_path, monkeypatch):
+    """Also from a folder whose name looks like a number appended to another."""
+    monkeypatch.chdir(tmp_path)
+    own, folders = Llama.from_pretrained(BASE), ["a/python_2", "b/python", "c/python"]
+    lora.inject(own, r=1)
+    for folder in folders:
+        lora.save_adapter(own, folder)
+    texts = compare("The king ", folders, tokens=2)
+    assert [[*text.strengths] for text in texts] == [["python_2"], ["python_3"], ["python_4"]]
 
 
 def test_a_printed_comparison_has_all_texts(model):
