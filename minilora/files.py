@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 TEMPORARY = re.compile(r"\..+\.\d+-[0-9a-f]{8}\.tmp")
+ELEMENT_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes per element of each floating-point dtype
 READABLE_DTYPES = {"F64": np.float64, "F32": np.float32, "F16": np.float16, "I64": np.int64, "U8": np.uint8}
 DEEPEST = 50  # the maximum depth of a value in a JSON file; the outermost object has depth 1
 LONGEST_HEADER = 1_000_000  # bytes; the safetensors header of about 6,000 tensors
@@ -65,17 +66,27 @@ def regular_file(folder: str | Path, name: str) -> Path:
     """Return the path of the file `name` in an untrusted `folder`.
 
     Raises ValueError if the file does not exist, is not a regular file (reading a pipe might never end), or is a
-    symbolic link to a target outside the folder.
+    symbolic link to a target outside the folder. Links in a snapshot of the Hugging Face cache may also lead to the
+    `blobs` of the same repository.
     """
     path = Path(folder) / name
     if not path.exists():
         kind = "is a broken link" if path.is_symlink() else "does not exist"
         raise ValueError(f"{path} {kind}")
-    if not path.resolve().is_relative_to(Path(folder).resolve()):
+    if not any(path.resolve().is_relative_to(allowed) for allowed in _linked_folders(Path(folder).resolve())):
         raise ValueError(f"{path} is a link to a target outside its folder; copy the file into the folder")
     if not path.is_file():
         raise ValueError(f"{path} is not a regular file")
     return path
+
+
+def _linked_folders(folder: Path) -> list[Path]:
+    """Return where links in `folder` may lead: the folder and, in the Hugging Face cache, the blobs of its repository.
+
+    The cache has the layout `models--owner--name/snapshots/REVISION/file`, a link to `models--owner--name/blobs/HASH`.
+    """
+    repositories = [parent.parent for parent in folder.parents if parent.name == "snapshots"]
+    return [folder, *(repository / "blobs" for repository in repositories if "--" in repository.name)]
 
 
 def read_json(path: str | Path, limit: int | None = None) -> dict[str, Any]:
@@ -181,6 +192,15 @@ def read_metadata(path: str | Path) -> dict[str, str]:
             return file.metadata() or {}
     except (FileNotFoundError, SafetensorError) as error:
         raise ValueError(f"{path} is not a valid safetensors file ({error})") from None
+
+
+def rounded(array: np.ndarray, kind: str) -> np.ndarray:
+    """Round an array to a floating-point dtype named as in a safetensors file; bfloat16 values are float32."""
+    if kind != "BF16":
+        with np.errstate(over="ignore"):
+            return array.astype(READABLE_DTYPES[kind])
+    bits = array.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _as_array(name: str, entry: Mapping[str, Any], path: str | Path) -> np.ndarray:

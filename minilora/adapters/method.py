@@ -19,7 +19,15 @@ import numpy as np
 
 from minilora.adapters.expressions import ENDING, Matcher
 from minilora.adapters.hook import Hook
-from minilora.adapters.settings import check_layers, check_names_or_none, check_settings, check_targets, one_of, setting
+from minilora.adapters.settings import (
+    check_expressions,
+    check_layers,
+    check_names_or_none,
+    check_settings,
+    check_targets,
+    one_of,
+    setting,
+)
 from minilora.adapters.update import Update
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
@@ -31,6 +39,8 @@ from minilora.registry import MODULES
 Arrays: TypeAlias = Mapping[str, Mapping[str, Array]]
 """The arrays of an adapter: {path of a Linear layer: {name of a tensor: array}}. The path "" has the arrays that all
 layers share."""
+
+MERGE = "merge the adapter into its base with PEFT (merge_and_unload) and open the merged model"
 
 _METHODS: dict[str, type[Method]] = {}
 
@@ -45,12 +55,14 @@ class Method(ABC):
         A string is a regular expression that must match the entire path. "all-linear" selects all but the output head
     exclude_modules : Linear layers to exclude: a list of names or a regular expression
     layers_to_transform : indices of the layers to adapt; None for all
+    layers_pattern : names of the lists of layers that these indices refer to, such as "layers"; by default any
     task_type : PEFT's name for the kind of model; it has no effect here
     """
 
     target_modules: list[str] | str = setting(["q_proj", "v_proj"], check_targets)
     exclude_modules: list[str] | str | None = setting(None, check_names_or_none)
     layers_to_transform: list[int] | int | None = setting(None, check_layers)
+    layers_pattern: list[str] | str | None = setting(None, check_expressions)
     task_type: str | None = setting("CAUSAL_LM", one_of("CAUSAL_LM", None))
 
     name: ClassVar[str]
@@ -63,6 +75,12 @@ class Method(ABC):
     """Required entries of adapter_config.json; for a missing one, PEFT silently uses a default that may be wrong."""
     suffix: ClassVar[dict[str, str]] = {}
     """The suffix of each tensor's name in a file, such as `.weight`; none by default."""
+    without_effect: ClassVar[frozenset[str]] = frozenset()
+    """Entries of adapter_config.json that do not affect the output of a saved adapter."""
+    training_only: ClassVar[frozenset[str]] = frozenset()
+    """Names of tensors in a file that do not affect the output of the adapter."""
+    ways_out: ClassVar[dict[str, str]] = {}
+    """What to do about entries that minilora does not implement, if the adapter cannot be merged in PEFT."""
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -72,6 +90,8 @@ class Method(ABC):
                 "layers_to_transform cannot be combined with a regular expression in target_modules; select the layers "
                 "in the expression instead"
             )
+        if self.layers_pattern and self.layers is None:
+            raise AdapterError("layers_pattern has an effect only with layers_to_transform; set both or neither")
 
     @abstractmethod
     def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:
@@ -142,11 +162,14 @@ class Method(ABC):
                 raise AdapterError(f"expected an adapter with {name} {value!r}, found {shown(values.get(name))}")
         if absent := [name for name in cls.required if values.get(name) is None]:
             raise AdapterError(f"the adapter's config is missing {', '.join(absent)}, which the update depends on")
-        known = {field.name for field in dataclasses.fields(cls)} - IGNORED
+        ignored = IGNORED | cls.without_effect
+        known = {field.name for field in dataclasses.fields(cls)} - ignored
         for name, value in values.items():
-            if name not in known | IGNORED | cls.recognized_by.keys() and value and value != "none":
-                option = one_line(name[:LONGEST_SHOWN])
-                raise AdapterError(f"the adapter uses {option} = {shown(value)}, which minilora does not implement")
+            if name not in known | ignored | cls.recognized_by.keys() and value and value != "none":
+                option, way_out = one_line(name[:LONGEST_SHOWN]), cls.ways_out.get(name, MERGE)
+                raise AdapterError(
+                    f"the adapter uses {option} = {shown(value)}, which minilora does not implement; {way_out}"
+                )
         # A null entry in the file means the default.
         return cls(**{name: values[name] for name in known if values.get(name) is not None})
 
@@ -169,9 +192,6 @@ IGNORED = {
     "revision",
     "inference_mode",
     "auto_mapping",
-    "megatron_core",
-    "qalora_group_size",
-    "runtime_config",
 }
 """Entries of PEFT's config that do not affect the output of an adapter in minilora. Any other entry that is set is
 rejected."""
@@ -202,5 +222,6 @@ def recognize(values: Mapping[str, Any]) -> Method:
     if not knowing:
         types = sorted({cls.recognized_by["peft_type"] for cls in methods().values()})
         expected = " or ".join(map(repr, types))
-        raise AdapterError(f"expected an adapter with peft_type {expected}, found {shown(values.get('peft_type'))}")
+        found = shown(values.get("peft_type"))
+        raise AdapterError(f"expected an adapter with peft_type {expected}, found {found}; {MERGE}")
     return max(knowing, key=lambda cls: len(cls.recognized_by)).from_dict(values)

@@ -119,6 +119,13 @@ def check_names_or_none(name: str, value: Any) -> None:
         check_names(name, value)
 
 
+def check_expressions(name: str, value: Any) -> None:
+    """Require a regular expression, a list of them, or None."""
+    check_names_or_none(name, value)
+    for expression in value if isinstance(value, list) else []:
+        refuse_invalid(expression)
+
+
 def check_layers(name: str, value: Any) -> None:
     """Require a list of layer indices, a single index, or None."""
     if isinstance(value, bool) or not isinstance(value, list | int | None):

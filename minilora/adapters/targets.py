@@ -1,6 +1,8 @@
-"""Selection of the Linear layers to adapt. The rules are those of PEFT, except that every target must match a layer."""
+"""Selection of the Linear layers to adapt, by PEFT's rules. For a new adapter, every target must match a layer."""
 
 from __future__ import annotations
+
+import re
 
 from minilora.adapters.host import AdaptedLinear
 from minilora.adapters.method import Method
@@ -9,11 +11,11 @@ from minilora.nn import Linear, Module
 from minilora.nn.module import AdapterError
 
 
-def select(model: Module, config: Method) -> dict[str, Linear]:
+def select(model: Module, config: Method, strict: bool = True) -> dict[str, Linear]:
     """Return the Linear layers to adapt, by path; for a layer that is already adapted, its base layer.
 
-    Raises AdapterError if a target, a layer index or a pattern key matches no layer. The message describes the layers
-    of the model.
+    Raises AdapterError if no layer is selected or, if `strict`, if any target, layer index or pattern key matches no
+    layer. The message describes the layers of the model.
     """
     linears = {path: linear for path, module in model.named_modules() if path and (linear := _linear(module))}
     if not linears:
@@ -23,7 +25,8 @@ def select(model: Module, config: Method) -> dict[str, Linear]:
         for path, linear in linears.items()
         if _is_target(path, config) and not _named(path, config, config.exclude_modules) and _in_layers(path, config)
     }
-    _refuse_what_matches_nothing(config, list(linears), list(chosen))
+    if strict or not chosen:
+        _refuse_what_matches_nothing(config, list(linears), list(chosen))
     return chosen
 
 
@@ -53,7 +56,13 @@ def _is_target(path: str, config: Method) -> bool:
 def _in_layers(path: str, config: Method) -> bool:
     """Return whether `layers_to_transform` includes `path`; a target given as a full path is always included."""
     by_path = not isinstance(config.target_modules, str) and path in config.target_modules
-    return config.layers is None or by_path or layer_of(path) in config.layers
+    if config.layers is None or by_path:
+        return True
+    if not config.layers_pattern:
+        return layer_of(path) in config.layers
+    names, layers = config.layers_pattern, "|".join(map(str, config.layers))
+    stacks = names if isinstance(names, str) else "|".join(f"(?:{name})" for name in names)
+    return config.matches(rf"(?:.*\.)?(?:{stacks})\.(?:{layers})\..*", path)
 
 
 def _named(path: str, config: Method, names: list[str] | str | None) -> bool:
@@ -71,8 +80,11 @@ def _refuse_what_matches_nothing(config: Method, linears: list[str], chosen: lis
     targets = config.target_modules
     for name in [] if targets == "all-linear" else [targets] if isinstance(targets, str) else targets:
         if not any(_named(path, config, name if config.is_regex else [name]) for path in linears):
-            hint = f"; a string is a regular expression, so write [{shown(name)}] for a name" if name in names else ""
-            raise AdapterError(f"target {shown(name)} matches no linear module{hint}; {there_are}")
+            words = [word for word in re.split(r"[\s,]+", name) if word]
+            hint = f"; a string is a regular expression on the full path; for names, write {shown(words)}"
+            raise AdapterError(
+                f"target {shown(name)} matches no linear module{hint if config.is_regex else ''}; {there_are}"
+            )
     numbers = {n for n in map(layer_of, linears) if n is not None}
     for layer in config.layers or []:
         if layer not in numbers:

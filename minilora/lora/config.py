@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from minilora.adapters.method import Method, method
+from minilora.adapters.method import MERGE, Method, method
 from minilora.adapters.settings import (
     check_finite,
     check_flag,
@@ -24,9 +25,29 @@ from minilora.adapters.update import Update
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array
 from minilora.lora.lora import LoraUpdate, draw_A, draw_B
-from minilora.messages import span
+from minilora.messages import shown, span
 from minilora.nn import Linear
 from minilora.nn.module import AdapterError
+
+KEEPING_THE_BASE = {"orthogonal", "eva", "mica"}  # values of init_lora_weights that only initialize A and B
+WITHOUT_EFFECT = {
+    "bias",  # further trained parameters are in the file, so these settings need no check of their own
+    "modules_to_save",
+    "ensure_weight_tying",
+    "fan_in_fan_out",  # describes how the base stores W
+    "use_qalora",  # PEFT uses it only for GPTQ models; the shapes of the tensors differ then
+    "qalora_group_size",
+    "loftq_config",  # initialization
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+    "velora_config",  # training
+    "monteclora_config",
+    "megatron_config",
+    "megatron_core",
+    "runtime_config",
+}
+NOT_MERGEABLE = ("alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias")
 
 
 @method
@@ -63,6 +84,9 @@ class LoraConfig(Method):
     update_type: ClassVar[type[LoraUpdate]] = LoraUpdate
     required: ClassVar[tuple[str, ...]] = ("r", "lora_alpha", "target_modules")
     suffix: ClassVar[dict[str, str]] = {"lora_A": ".weight", "lora_B": ".weight"}
+    without_effect: ClassVar[frozenset[str]] = frozenset(WITHOUT_EFFECT)
+    training_only: ClassVar[frozenset[str]] = frozenset({"lora_velora_embed", "lora_monteclora_sampler"})
+    ways_out: ClassVar[dict[str, str]] = dict.fromkeys(NOT_MERGEABLE, "use it with PEFT, which cannot merge it either")
 
     def rank(self, path: str) -> int:
         """Return r for the module at `path`."""
@@ -99,5 +123,44 @@ class LoraConfig(Method):
             f"dropout {self.lora_dropout:g}"
         )
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        init, parameters = values.get("init_lora_weights"), values.get("target_parameters")
+        if isinstance(init, str) and init in KEEPING_THE_BASE:
+            values = {**values, "init_lora_weights": True}
+        elif isinstance(init, str) and init != "gaussian":
+            raise AdapterError(
+                f"init_lora_weights = {shown(init)} changes the weights of the base; save the adapter again as plain "
+                f"LoRA, with PEFT's save_pretrained(..., path_initial_model_for_weight_conversion=...), or {MERGE}"
+            )
+        if isinstance(parameters, list) and _are_linear_weights(parameters, values):
+            targets = [*(values.get("target_modules") or []), *(name.removesuffix(".weight") for name in parameters)]
+            values = {**values, "target_modules": targets, "target_parameters": None}
+        if saved := values.get("modules_to_save"):
+            values = {**values, "exclude_modules": _excluding(values.get("exclude_modules"), saved)}
+        return super().from_dict(values)
+
     def to_dict(self) -> dict[str, Any]:
         return {"fan_in_fan_out": False, "use_dora": False, **super().to_dict()}
+
+
+def _are_linear_weights(parameters: list[Any], values: Mapping[str, Any]) -> bool:
+    """Return whether PEFT adapts these parameters as it does the modules of the same names.
+
+    It ignores the patterns and `layers_to_transform` for parameters.
+    """
+    patterns = any(values.get(name) for name in ("rank_pattern", "alpha_pattern", "layers_to_transform"))
+    names = not isinstance(values.get("target_modules"), str)
+    return names and not patterns and all(isinstance(p, str) and p.endswith(".weight") for p in parameters)
+
+
+def _excluding(exclude: Any, saved: Any) -> Any:
+    """Return `exclude_modules` as a regular expression that also excludes the modules_to_save, as in PEFT."""
+    if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
+        return exclude
+    excluded = [rf"(.*\.)?({'|'.join(saved)})(\..*)?"]
+    if isinstance(exclude, list):
+        excluded += [rf"(.*\.)?{re.escape(str(name))}" for name in exclude]
+    elif exclude:
+        excluded.append(f"({exclude})")
+    return "|".join(excluded)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minilora.adapters.files import place_of
+from minilora.adapters.contents import place_of
 from minilora.adapters.method import Method
 from minilora.adapters.targets import layer_of
 from minilora.adapters.update import Update

@@ -86,6 +86,7 @@ def test_the_config_on_disk(unit_llama, attach, tmp_path):
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": False,
+        "layers_pattern": None,
         "layers_to_transform": None,
         "lora_alpha": 2.5,
         "lora_dropout": 0.0,

@@ -173,8 +173,8 @@ CONFIGS = {
     ),
     "no type": (lambda c: c.pop("peft_type"), "expected an adapter with peft_type 'LORA', found None"),
     "another method of PEFT's": (
-        lambda c: c.update(use_qalora=True),
-        "uses use_qalora = True, which minilora does not implement",
+        lambda c: c.update(layer_replication=[[0, 1]]),
+        r"uses layer_replication = \[\[0, 1\]\], which minilora does not implement; use it with PEFT",
     ),
 }
 
@@ -419,7 +419,7 @@ def test_a_frozen_copy_of_an_adapted_head_must_be_this_models(unit_llama, attach
     write_tensors(tmp_path / "adapter_model.safetensors", tensors)
     lora.load_adapter(same, tmp_path)
     np.testing.assert_array_equal(same(ids).data, model(ids).data)
-    message = r"is for a different base model: its copy of lm_head\.weight differs from this model's"
+    message = r"is for a different base model, or .* copy of lm_head\.weight differs from this model's; open the base"
     refused(other, tmp_path, snapshot, message)
     monkeypatch.setattr("minilora.adapters.files.read_tensors", lambda path: pytest.fail("the tensors were read"))
     for rows in (28, 30):  # a copy with a different shape is refused before it is read

@@ -191,9 +191,8 @@ def test_a_config_file_of_another_method(kind):
     ("name", "value"),
     [
         ("use_dora", True),
-        ("bias", "all"),
-        ("modules_to_save", ["lm_head"]),
-        ("fan_in_fan_out", True),
+        ("trainable_token_indices", [1]),
+        ("kasa_config", {"beta": 1e-4}),
         ("lora_bias", True),
         ("layer_replication", [[0, 1]]),
         ("an_option_of_next_year", 0.5),
@@ -206,7 +205,7 @@ def test_an_option_that_is_not_implemented_is_named(name, value):
 
 
 def test_what_a_file_says_is_repeated_in_one_short_line():
-    for name, value in [("x\n" * 1_000, True), ("loftq_config", {"a\x1b[31m": ["b" * 10_000]})]:
+    for name, value in [("x\n" * 1_000, True), ("kasa_config", {"a\x1b[31m": ["b" * 10_000]})]:
         with pytest.raises(AdapterError, match="which minilora does not implement") as caught:
             LoraConfig.from_dict({**LoraConfig().to_dict(), name: value})
         assert str(caught.value).isprintable()

@@ -13,16 +13,11 @@ peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.oracle
 
 LORAS = {
-    "modules_to_save": {"modules_to_save": ["lm_head"]},
-    "bias = 'all'": {"bias": "all"},
-    "bias = 'lora_only'": {"bias": "lora_only"},
     "lora_bias": {"lora_bias": True},
     "init_lora_weights .* 'pissa'": {"init_lora_weights": "pissa"},
     "init_lora_weights .* 'olora'": {"init_lora_weights": "olora"},
     "trainable_token_indices": {"trainable_token_indices": [0, 1]},
-    "layers_pattern": {"layers_to_transform": [0], "layers_pattern": "layers"},
-    "target 'embed_tokens'": {"target_modules": ["q_proj", "embed_tokens"]},
-    "embed_tokens.base_layer.weight": {"target_modules": ".*(q_proj|embed_tokens)"},
+    "adapts an embedding": {"target_modules": ".*(q_proj|embed_tokens)"},
     "layer_replication": {"layer_replication": [[0, 2], [1, 2]]},
 }
 OTHERS = {
@@ -74,10 +69,34 @@ def test_another_width_is_attributed_to_the_base(unit_llama, model, tmp_path, pe
 
 
 def test_a_base_with_another_head(unit_llama, model, tmp_path, peft_adapted):
-    """PEFT saves the frozen weight of an adapted output head, which distinguishes the bases."""
+    """PEFT saves a copy of the frozen weight of an adapted output head, which distinguishes the bases."""
     other = unit_llama(seed=99, tie_word_embeddings=False)
     peft_adapted(other, target_modules=["lm_head"], r=2).save_pretrained(tmp_path)
-    refused(model, tmp_path, r"for a different base model: its copy of lm_head\.weight differs")
+    refused(model, tmp_path, r"for a different base model, or .*: its copy of lm_head\.weight differs")
+
+
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens", "down_proj", "norm"])
+def test_a_trained_module_to_save(name, model, tmp_path, peft_adapted):
+    """As long as it is not trained, its copy equals the base's weight, and the adapter opens."""
+    theirs = peft_adapted(model, r=2, target_modules=["q_proj"], modules_to_save=[name])
+    theirs.save_pretrained(tmp_path / "untrained")
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.01)
+    theirs.save_pretrained(tmp_path / "trained")
+    refused(model, tmp_path / "trained", rf"replaces a weight .*{name}\.weight differs .* merge the adapter into its")
+    lora.load_adapter(model, tmp_path / "untrained")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_copies_are_compared_in_the_dtype_of_the_file(dtype, model, tmp_path, peft_adapted):
+    theirs = peft_adapted(model, r=2, target_modules=["q_proj", "lm_head"]).to(dtype)
+    theirs.save_pretrained(tmp_path)
+    lora.load_adapter(model, tmp_path)
+    if dtype != torch.bfloat16:  # the model may also be the less precise one
+        model.astype(np.float16)
+        lora.load_adapter(model, tmp_path, "again")
 
 
 @pytest.mark.parametrize("name", ["r", "lora_alpha"])
