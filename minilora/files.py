@@ -142,7 +142,18 @@ def write_tensors(
     from safetensors.numpy import save
 
     contiguous = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    return write_atomically(path, save(contiguous, metadata=dict(metadata or {"format": "pt"})))
+    return write_atomically(path, _sort_metadata(save(contiguous, metadata=dict(metadata or {"format": "pt"}))))
+
+
+def _sort_metadata(content: bytes) -> bytes:
+    """Sort the metadata in the header of a safetensors file. `save` writes it in random order."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    if len(header.get("__metadata__", {})) < 2:
+        return content
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    return content[:8] + text.ljust(end - 8) + content[end:]
 
 
 def read_tensors(path: str | Path) -> dict[str, np.ndarray]:

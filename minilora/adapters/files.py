@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import numpy as np
 
 from minilora.adapters.attach import hosts, place, refuse_single_layer
 from minilora.adapters.contents import PREFIX, Header, check_copies, check_header, inferred_sizes, tensor_key
+from minilora.adapters.fingerprint import fingerprint
 from minilora.adapters.method import Method, recognize
 from minilora.adapters.targets import module_name, select
 from minilora.assets import VOICES
@@ -26,6 +28,7 @@ from minilora.files import (
     ELEMENT_BYTES,
     read_header,
     read_json,
+    read_metadata,
     read_tensors,
     regular_file,
     write_json,
@@ -37,18 +40,20 @@ from minilora.nn.module import AdapterError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
+FINGERPRINT = "base_fingerprint"  # in the metadata of the tensor file
 LARGEST_CONFIG = 1_000_000  # bytes
 LARGEST_UNSEEN = 2**31  # bytes of tensor data that can be read without a model
 
 
 def save_adapter(
-    model: Module, folder: str | Path, adapter: str = "default", *, base: str = "", dtype: str = "float32"
+    model: Module, folder: str | Path, adapter: str = "default", *, base: str | None = None, dtype: str = "float32"
 ) -> None:
     """Save one adapter as a folder that PEFT can load.
 
     Parameters
     ----------
-    base : name or path of the base model, saved as base_model_name_or_path
+    base : name or path of the base model, saved as base_model_name_or_path; by default the folder that it was loaded
+        from. A fingerprint of its weights is saved as well
     dtype : dtype of the saved tensors, "float32" or "float16"
 
     Raises AdapterError, before anything is written, if the adapter or dtype is unknown or a value is not finite in this
@@ -67,8 +72,9 @@ def save_adapter(
                 tensors[key] = _stored(to_host(tensor.data), dtype, f"{name} of {path}")
     if config.target_modules == "all-linear":  # like PEFT, store the names of the selected modules
         config = dataclasses.replace(config, target_modules=sorted({module_name(path) for path in holders}))
-    write_tensors(Path(folder) / WEIGHTS, tensors)
-    write_json(Path(folder) / CONFIG, {**config.to_dict(), "base_model_name_or_path": base or None})
+    name = getattr(model, "name_or_path", "") if base is None else base
+    write_tensors(Path(folder) / WEIGHTS, tensors, {"format": "pt", FINGERPRINT: fingerprint(model)})
+    write_json(Path(folder) / CONFIG, {**config.to_dict(), "base_model_name_or_path": name or None})
 
 
 def read_adapter(folder: str | Path) -> tuple[Method, dict[str, Array]]:
@@ -100,10 +106,10 @@ def load_adapter(model: Module, folder: str | Path, adapter: str | None = None) 
     Raises AdapterError, before the model is changed, if the folder does not contain an adapter of a method that
     minilora implements, a tensor is missing, unexpected, of the wrong shape or not finite, the file replaces a weight
     of the base, the name is taken or invalid, or adapters are merged. Nothing in the folder is executed, and nothing
-    outside it is read.
+    outside it is read. Warns if the adapter was saved with a base model that has other weights.
     """
     if adapter is None:
-        adapter = str(folder) if _voice(folder) else "default"
+        adapter = str(folder) if packaged_voice(folder) else "default"
     config, file, header = _look(folder)
     model.refuse_if_merged("load an adapter")
     targets = select(model, config, strict=False)
@@ -115,12 +121,22 @@ def load_adapter(model: Module, folder: str | Path, adapter: str | None = None) 
     arrays: dict[str, dict[str, Array]] = defaultdict(dict)
     for part in contents.tensors:
         arrays[part.path][part.name] = _finite(file, part.key, tensors[part.key], model.dtype)
+    if (known := read_metadata(file).get(FINGERPRINT)) and known != fingerprint(model):
+        where = _name(file.parent)
+        warnings.warn(f"{where} was trained on a base model with other weights; its effect may differ", stacklevel=2)
     place(model, config, adapter, arrays)
+
+
+def recorded_base(folder: str | Path) -> tuple[str, str]:
+    """Return the name or path of the base model that an adapter folder records, and its fingerprint, or "" for each."""
+    _, file, _ = _look(folder)
+    name = read_json(file.with_name(CONFIG)).get("base_model_name_or_path")
+    return name if isinstance(name, str) else "", read_metadata(file).get(FINGERPRINT, "")
 
 
 def _look(folder: str | Path) -> tuple[Method, Path, Header]:
     """Return the config of an adapter folder, the path of its tensor file, and the header of that file."""
-    folder = _voice(folder) or Path(folder)
+    folder = packaged_voice(folder) or Path(folder)
     config = folder / CONFIG
     with _refusing(config):
         if not config.exists() and not config.is_symlink():
@@ -148,10 +164,9 @@ def _voices() -> dict[str, Path]:
     return {config.parent.name: config.parent for config in sorted(VOICES.glob(f"*/{CONFIG}"))}
 
 
-def _voice(folder: str | Path) -> Path | None:
-    """The folder of a packaged voice, if `folder` is the name of one and not an existing path."""
-    voice = _voices().get(str(folder))
-    return None if voice and Path(folder).exists() else voice
+def packaged_voice(name: str | Path) -> Path | None:
+    """Return the folder of a packaged voice; None if there is none of this name, or an adapter folder of this name."""
+    return None if (Path(name) / CONFIG).exists() else _voices().get(str(name))
 
 
 def _read(file: Path) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:  # reported by the command's own parser, so that the hint points to that command's help
         commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        return options.run(options) or 0
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
+            return options.run(options) or 0
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -64,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minilora: stopped", file=sys.stderr)
         return 130
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning on one line, like an error."""
+    print(f"minilora: warning: {' '.join(str(message).splitlines())}", file=sys.stderr)
 
 
 def _with_help(parser: Parser, arguments: Sequence[str] | None) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from minilora import lora
 from minilora.cli import options
 from minilora.cli.columns import Column, side_by_side, wants_color
-from minilora.nn import Llama
 from minilora.nn.choice import Choice
-from minilora.voices import BASE, NAMES, ComparedText, compare, voice_folder
+from minilora.runs import open_base
+from minilora.voices import BASE, NAMES, ComparedText, compare, load_named, names_in
 
 
 def add(commands: Any) -> None:
@@ -45,12 +44,14 @@ def add(commands: Any) -> None:
 
 
 def run(flags: Namespace) -> None:
-    model, adapters = options.open_model(flags.model), Adapters()
-    choices = [adapters.choice(model, voice) for voice in flags.voices]
+    asked = [_choice(voice) for voice in flags.voices]
+    model = open_base(flags.model or lora.find_base(*names_in(asked)))
+    choices = load_named(model, asked)
+    given = dict(zip(names_in(choices), names_in(asked), strict=True))
     sampler = options.sampler(flags)
     texts = compare(flags.prompt, choices, flags.seed, tokens=flags.tokens, sampler=sampler, model=model)
     columns = [
-        Column("\n".join(_title(name, text, adapters)), _marks(flags.prompt, text))
+        Column("\n".join(_title(name, text, given)), _marks(flags.prompt, text))
         for name, text in zip(flags.voices, texts, strict=True)
     ]
     print(side_by_side(columns, wants_color(flags.color)))
@@ -60,45 +61,25 @@ def _split(text: str) -> list[str]:
     return [voice.strip() for voice in text.split(",")]
 
 
-class Adapters(dict[str, str]):
-    """The attached adapters: maps the name of each to the voice or folder given on the command line."""
-
-    def choice(self, model: Llama, voice: str) -> Choice:
-        """Convert `shakespeare:0.5+runs/mine` to strengths by adapter name, and `base` to None.
-
-        Adapters that are not attached to `model` yet are loaded.
-        """
-        if voice == BASE:
-            return None
-        strengths: dict[str, float] = {}
-        for part in voice.split("+"):
-            called, strength = options.split_strength(part.strip())
-            name = self._attached(model, called)
-            strengths[name] = strengths.get(name, 0.0) + strength
-        return strengths
-
-    def _attached(self, model: Llama, called: str) -> str:
-        for name, known in self.items():
-            if known == called:
-                return name
-        if called == BASE:
+def _choice(voice: str) -> Choice:
+    """Convert `shakespeare:0.5+runs/mine` to strengths by voice or folder, and `base` to None."""
+    if voice == BASE:
+        return None
+    strengths: dict[str, float] = {}
+    for part in voice.split("+"):
+        name, strength = options.split_strength(part.strip())
+        if name == BASE:
             raise ValueError("'base' is the model without a voice; it has no strength and cannot be mixed")
-        if called not in NAMES and not os.path.isdir(called):
-            raise ValueError(
-                f"unknown voice {called!r}; expected 'base', a voice ({', '.join(NAMES)}) or an adapter folder"
-            )
-        name = called if called in NAMES else f"adapter{len(self) + 1}"
-        lora.load_adapter(model, voice_folder(called) if called in NAMES else called, name)
-        self[name] = called
-        return name
+        strengths[name] = strengths.get(name, 0.0) + strength
+    return strengths
 
 
-def _title(name: str, text: ComparedText, adapters: Adapters) -> Iterator[str]:
+def _title(name: str, text: ComparedText, given: dict[str, str]) -> Iterator[str]:
     yield name
     if text.strengths:
         yield f"style meter {_signed(text.meter)} nats per character"
     if len(text.strengths) > 1:
-        yield ", ".join(f"{adapters[voice]} {_signed(meter)}" for voice, meter in text.meters.items())
+        yield ", ".join(f"{given[voice]} {_signed(meter)}" for voice, meter in text.meters.items())
 
 
 def _signed(meter: float) -> str:

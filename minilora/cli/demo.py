@@ -164,7 +164,7 @@ def _merge(demo: Demo) -> dict[str, Any]:
 def _save(demo: Demo) -> dict[str, Any]:
     _title("Save the adapter")
     folder = demo.out / "adapter"
-    lora.save_adapter(demo.model, folder, ADAPTER, base="minilora/assets/base", dtype="float16")
+    lora.save_adapter(demo.model, folder, ADAPTER, dtype="float16")
     adapter_bytes = (folder / "adapter_model.safetensors").stat().st_size
     base_bytes = (BASE / "model.safetensors").stat().st_size
     print(f"the adapter: {adapter_bytes:,} bytes in {folder}; the base: {base_bytes:,} bytes (both float16)")

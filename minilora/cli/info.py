@@ -9,6 +9,7 @@ from typing import Any
 
 from minilora import lora
 from minilora.adapters.attach import hosts
+from minilora.adapters.files import packaged_voice
 from minilora.adapters.method import Method
 from minilora.assets import BASE
 from minilora.backend import Array
@@ -17,7 +18,6 @@ from minilora.files import write_json
 from minilora.lora.facts import ModuleFacts, loaders, module_facts
 from minilora.messages import one_line
 from minilora.nn import Llama
-from minilora.voices import NAMES, voice_folder
 
 
 def add(commands: Any) -> None:
@@ -25,15 +25,17 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "folder", nargs="?", help="model or adapter folder, or a voice (default: the packaged base model)"
     )
-    parser.add_argument("--model", metavar="FOLDER", help="base of the adapter (default: the packaged base model)")
+    parser.add_argument(
+        "--model",
+        metavar="FOLDER",
+        help="base of the adapter (default: as recorded)",
+    )
     parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
     parser.set_defaults(run=run)
 
 
 def run(flags: Namespace) -> None:
-    folder = Path(flags.folder or BASE)
-    if flags.folder in NAMES and not folder.exists():
-        folder = voice_folder(flags.folder)
+    folder = packaged_voice(flags.folder or BASE) or Path(flags.folder or BASE)
     if (folder / "adapter_config.json").exists():
         _adapter_info(folder, flags)
     elif flags.model or flags.json:
@@ -74,14 +76,18 @@ def _beside_base(folder: Path, base: str | None) -> tuple[str, dict[str, Array],
 
     The message says whether the adapter fits. If it does not, the dict is empty and the flag is False.
     """
-    name = base or "the packaged base model"
-    model = Llama.from_pretrained(base or BASE)
+    try:
+        found = Path(base) if base else lora.find_base(folder)
+    except lora.AdapterError as error:
+        return str(error), {}, False
+    name = "the packaged base model" if found == BASE else f"its base {found}"
+    model = Llama.from_pretrained(found)
     try:
         lora.load_adapter(model, folder)
     except lora.AdapterError as error:
-        return f"does not fit {name} ({error}); specify its base with --model", {}, False
+        return f"does not fit {base or name} ({error}); specify its base with --model", {}, False
     weights = {path: host.weight.data for path, host in hosts(model).items()}
-    return f"fits {name}", weights, model.tied
+    return f"fits {base or name}", weights, model.tied
 
 
 def _headline(config: Method, facts: list[ModuleFacts]) -> str:

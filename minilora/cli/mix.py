@@ -46,7 +46,7 @@ def run(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter)
     strengths = lora.active(model)
     mixture = lora.mix(model, strengths, "mixed", flags.how, flags.rank)
-    lora.save_adapter(model, out, "mixed", base=flags.model or "", dtype=flags.dtype)
+    lora.save_adapter(model, out, "mixed", dtype=flags.dtype)
     file = out / "adapter_model.safetensors"
     print(mixture)
     print(f"max |Δlogit|, saved mixture vs. the adapters together: {_difference(model, out, strengths):.1e}")

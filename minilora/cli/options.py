@@ -14,7 +14,6 @@ from minilora.backend import DEVICES
 from minilora.generation import Sampler
 from minilora.nn import Llama
 from minilora.runs import open_base
-from minilora.voices import voice_folder
 
 
 def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser:
@@ -29,24 +28,20 @@ def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser
 
 
 def add_model(parser: ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="FOLDER", help="model folder (default: the packaged base model)")
+    parser.add_argument(
+        "--model", metavar="FOLDER", help="model folder (default: the adapters' base, else the packaged one)"
+    )
 
 
 def add_adapters(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--adapter",
-        metavar="FOLDER[:STRENGTH]",
-        action="append",
-        default=[],
-        help="adapter to attach, with an optional strength (default: 1); can be repeated",
-    )
-    parser.add_argument(
         "--voice",
         metavar="NAME[:STRENGTH]",
         action="append",
-        dest="adapter",
-        type=_voice,
-        help="packaged voice to attach, with an optional strength (default: 1); `minilora voices` lists the names",
+        default=[],
+        help="adapter folder or packaged voice to attach, with an optional strength (default: 1); can be repeated; "
+        "`minilora voices` lists the voices",
     )
 
 
@@ -82,20 +77,6 @@ def sampler(flags: Namespace) -> Sampler:
     return Sampler(flags.temperature, flags.top_k, flags.top_p)
 
 
-def _voice(argument: str) -> str:
-    """Convert `python:0.4` to `FOLDER:0.4`, where FOLDER is the folder of that voice."""
-    name, colon, strength = argument.partition(":")
-    try:
-        folder = voice_folder(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if colon and not _is_number(strength):
-        raise argparse.ArgumentTypeError(
-            f"expected a voice as NAME or NAME:STRENGTH, such as {name}:0.5, got {argument!r}"
-        )
-    return f"{folder}{colon}{strength}"
-
-
 def add_device(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--device", choices=DEVICES, default="cpu", help="cuda runs on an NVIDIA GPU and needs CuPy (default: cpu)"
@@ -126,9 +107,9 @@ def _at_least_one(text: str) -> int:
 
 def open_model(folder: str | None, adapters: list[str] | None = None, device: str = "cpu") -> Llama:
     """Load the model from a folder, or the packaged one, on `device`, with the adapters attached and active."""
-    model, strengths = open_base(folder, device), {}
-    for i, argument in enumerate(adapters or []):
-        path, strength = split_strength(argument)
+    found = [split_strength(argument) for argument in adapters or []]
+    model, strengths = open_base(folder or lora.find_base(*(path for path, _ in found)), device), {}
+    for i, (path, strength) in enumerate(found):
         name = f"adapter{i + 1}"
         lora.load_adapter(model, path, name)
         strengths[name] = strength
@@ -138,16 +119,16 @@ def open_model(folder: str | None, adapters: list[str] | None = None, device: st
 
 
 def split_strength(argument: str) -> tuple[str, float]:
-    """Split `runs/bard:0.7` into ("runs/bard", 0.7).
+    r"""Split `runs/bard:0.7` into ("runs/bard", 0.7), and `C:\runs\bard` into itself and 1.
 
-    The strength is 1 if there is no colon, or if the entire argument is an existing folder. Raises ValueError if the
-    part after the last colon is not a finite number.
+    The strength is 1 if there is no colon, if the entire argument is an existing folder, or if a path separator follows
+    the last colon. Raises ValueError if something else follows it that is not a finite number.
     """
     path, colon, number = argument.rpartition(":")
-    if not (colon and path) or Path(argument).is_dir():
+    if not (colon and path) or Path(argument).is_dir() or set(number) & {"/", "\\"}:
         return argument, 1.0
     if not _is_number(number):
-        raise ValueError(f"expected an adapter as FOLDER or FOLDER:STRENGTH, such as {path}:0.5, got {argument!r}")
+        raise ValueError(f"expected an adapter or voice as NAME or NAME:STRENGTH, such as {path}:0.5, got {argument!r}")
     return path, float(number)
 
 

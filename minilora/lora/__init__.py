@@ -10,6 +10,7 @@ here as well.
 """
 
 from minilora.adapters.attach import active, adapters, delete_adapter, disabled, set_active, unload
+from minilora.adapters.base import find_base
 from minilora.adapters.count import Report, report
 from minilora.adapters.files import load_adapter, read_adapter, save_adapter
 from minilora.adapters.host import AdaptedLinear
@@ -33,6 +34,7 @@ __all__ = [
     "adapters",
     "delete_adapter",
     "disabled",
+    "find_base",
     "get_peft_model",
     "inject",
     "load_adapter",

@@ -80,7 +80,13 @@ class Llama(Module):
     config : LlamaConfig
     rng : generator for the initial weights; the same state gives bit-for-bit identical weights. None: zeros, to be
         overwritten by loading
+
+    Attributes
+    ----------
+    name_or_path : the folder that the model was loaded from, "" for a new model
     """
+
+    name_or_path: str = ""
 
     def __init__(self, config: LlamaConfig, rng: np.random.Generator | None) -> None:
         self.config = config
@@ -165,6 +171,7 @@ class Llama(Module):
             model.load_state_dict(tensors)
         except ValueError as error:
             raise ValueError(f"{folder}: {error}") from None
+        model.name_or_path = str(Path(folder).resolve())
         return model.to(device)
 
     def save_pretrained(self, folder: str | Path, dtype: str = "float32") -> None:

@@ -129,7 +129,7 @@ def _refuse_used(folder: Path) -> None:
 def save_result(model: Llama, settings: Settings, folder: Path, history: History) -> None:
     """Save the losses and the trained adapter or, with the method "full", the model."""
     if settings.adapter:
-        lora.save_adapter(model, folder, base=settings.base, dtype=settings.dtype)
+        lora.save_adapter(model, folder, dtype=settings.dtype)
     else:
         model.save_pretrained(folder, settings.dtype)
         ByteTokenizer().save(folder)

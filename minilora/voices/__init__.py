@@ -5,8 +5,8 @@ for text in compare("The king", ["base", "shakespeare", {"shakespeare": 0.5, "py
 """
 
 from minilora.voices.colored import LEVELS, level, spans
-from minilora.voices.compare import BASE, ComparedText, ComparedToken, Comparison, compare, stream
-from minilora.voices.packs import NAMES, Voice, attach, voice_folder, voices
+from minilora.voices.compare import ComparedText, ComparedToken, Comparison, compare, stream
+from minilora.voices.packs import BASE, NAMES, Voice, attach, load_named, names_in, voice_folder, voices
 
 __all__ = [
     "BASE",
@@ -19,6 +19,8 @@ __all__ = [
     "attach",
     "compare",
     "level",
+    "load_named",
+    "names_in",
     "spans",
     "stream",
     "voice_folder",

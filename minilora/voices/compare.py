@@ -10,11 +10,8 @@ generated at temperature 1, the mean estimates the Kullback-Leibler divergence D
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
-from pathlib import Path
 
 import numpy as np
 
@@ -25,10 +22,9 @@ from minilora.generation import Request, Sampler, Token, decode
 from minilora.messages import shown, visible
 from minilora.nn import Llama
 from minilora.nn.choice import Choice, strengths
+from minilora.nn.llama import load_model
 from minilora.voices.colored import columns
-from minilora.voices.packs import attach
-
-BASE = "base"  # in a list of voices: no adapter
+from minilora.voices.packs import BASE, load_named, names_in
 
 
 @dataclass(frozen=True)
@@ -141,16 +137,17 @@ def compare(
     ----------
     prompt : the beginning of every text, at most as long as the model's context
     voices : for each text, a voice's name, a dict of strengths by name, or "base" (or None) for the base. If `model`
-        is None, a name may also be the path of an adapter folder
+        is None, a name may also be the path of an adapter folder, whose base is then the model
     seed, tokens, sampler : seed of the random numbers; number of bytes to generate; temperature, top-k and top-p
-    model : a model with the adapters named in `voices`; by default the packaged base with the packaged voices
+    model : a model with the adapters named in `voices`; by default their base, with these adapters
 
     Raises AdapterError for an unknown voice, and ValueError for a prompt that is empty or longer than the context.
     """
     voices = [voices] if isinstance(voices, str) else list(voices)
     if model is None:
-        model = attach()
-        voices = _with_folders(model, voices)
+        names = names_in(voices)
+        model = load_model(lora.find_base(*names))
+        voices = load_named(model, voices)
     texts = Comparison(prompt, (ComparedText(mix, []) for mix in _mixes(model, voices)))
     for column in stream(model, prompt, voices, seed, tokens=tokens, sampler=sampler):
         for text, token in zip(texts, column, strict=True):
@@ -170,28 +167,6 @@ def stream(
     ]
     steps = decode(model, [request for text in texts for request in text.requests])
     return ([column[place] for place in places] for column in _columns(texts, steps))
-
-
-def _with_folders(model: Llama, voices: Sequence[Choice]) -> list[Choice]:
-    """Load the adapter folders named in `voices` into the model, and replace each by the name of its adapter."""
-    names = {name: name for name in [BASE, *model.adapters]}
-
-    def name_of(voice: str) -> str:
-        if voice not in names and Path(voice).is_dir():
-            stem = re.sub("[^A-Za-z0-9_-]", "_", Path(voice).resolve().name) or "adapter"
-            free = (name for name in chain([stem], (f"{stem}_{n}" for n in count(2))) if name not in names.values())
-            names[voice] = next(free)
-            lora.load_adapter(model, voice, names[voice])
-        return names.get(voice, voice)
-
-    found: list[Choice] = []
-    for voice in voices:
-        if isinstance(voice, Mapping):
-            found.append({name_of(name): strength for name, strength in voice.items()})
-        else:
-            found.append(name_of(voice) if isinstance(voice, str) else voice)
-    lora.set_active(model, None)
-    return found
 
 
 def _mixes(model: Llama, voices: Sequence[Choice]) -> list[dict[str, float]]:

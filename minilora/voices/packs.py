@@ -1,16 +1,26 @@
-"""The packaged voices: LoRA adapters for the packaged base model, each with a model card and measured losses."""
+"""The packaged voices: LoRA adapters for the packaged base model, each with a model card and measured losses.
+
+A voice or an adapter is named by the voice's name or by its folder.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from minilora import lora
-from minilora.assets import BASE, VOICES
+from minilora.adapters.files import packaged_voice
+from minilora.assets import BASE as PACKAGED
+from minilora.assets import VOICES
 from minilora.files import read_json
-from minilora.nn import Llama
+from minilora.nn import Llama, Module
+from minilora.nn.choice import Choice
 
+BASE = "base"  # in a list of voices: no adapter
 METRICS = "metrics.json"  # the measured losses, in each voice's folder
 
 
@@ -53,9 +63,39 @@ def voice_folder(name: str) -> Path:
 
 def attach() -> Llama:
     """Return the packaged base with all voices attached, none of them active."""
-    model = Llama.from_pretrained(BASE)
+    model = Llama.from_pretrained(PACKAGED)
     for name in NAMES:
         lora.load_adapter(model, voice_folder(name), name)
     lora.set_active(model, None)
     model.eval()
     return model
+
+
+def names_in(voices: Sequence[Choice]) -> list[str]:
+    """Return the distinct names and folders in a list of voices, in order and without the base."""
+    names = (name for voice in voices for name in (voice if isinstance(voice, Mapping) else [voice]))
+    return list(dict.fromkeys(name for name in names if name not in (None, BASE)))
+
+
+def load_named(model: Module, voices: Sequence[Choice]) -> list[Choice]:
+    """Attach the voices and adapter folders that `voices` names, none of them active.
+
+    Returns `voices` with each folder replaced by the name of its adapter: the last part of its path, with a number if
+    that is taken.
+    """
+    names = {name: _load(model, name) for name in names_in(voices)}
+    lora.set_active(model, None)
+    return [
+        {names[name]: s for name, s in v.items()} if isinstance(v, Mapping) else names.get(str(v), v) for v in voices
+    ]
+
+
+def _load(model: Module, name: str) -> str:
+    if packaged_voice(name):
+        lora.load_adapter(model, name)
+        return name
+    stem = re.sub("[^A-Za-z0-9_-]", "_", Path(name).resolve().name) or "adapter"
+    taken = {BASE, *NAMES, *model.adapters}
+    free = next(n for n in chain([stem], (f"{stem}_{i}" for i in count(2))) if n not in taken)
+    lora.load_adapter(model, name, free)
+    return free

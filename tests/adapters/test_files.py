@@ -8,6 +8,7 @@ import pytest
 
 from minilora import lora
 from minilora.adapters.attach import hosts
+from minilora.adapters.fingerprint import fingerprint
 from minilora.files import read_metadata, read_tensors
 
 OPTIONS = [
@@ -68,7 +69,10 @@ def test_names_shapes_and_orientation_on_disk(unit_llama, attach, tmp_path):
         f"{prefix}.lora_A.weight": (3, 20),  # (r, in)
         f"{prefix}.lora_B.weight": (12, 3),  # (out, r)
     }
-    assert read_metadata(tmp_path / "adapter_model.safetensors") == {"format": "pt"}
+    assert read_metadata(tmp_path / "adapter_model.safetensors") == {
+        "format": "pt",
+        "base_fingerprint": fingerprint(model),
+    }
 
 
 def test_the_config_on_disk(unit_llama, attach, tmp_path):

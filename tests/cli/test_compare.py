@@ -156,14 +156,15 @@ def test_voices_mix_with_strengths_wherever_adapters_do(minilora):
     [
         (
             ["compare", "--voices", "base,nobody"],
-            "unknown voice 'nobody'; expected 'base', a voice (shakespeare, scripture, ",
+            "nobody is not an adapter folder: expected a folder with adapter_config.json and "
+            "adapter_model.safetensors, or the name of a packaged voice: fairytale, python, ",
         ),
-        (["compare", "--voices", "python:loud"], "expected an adapter as FOLDER or FOLDER:STRENGTH"),
+        (["compare", "--voices", "python:loud"], "expected an adapter or voice as NAME or NAME:STRENGTH"),
         (["compare", "--voices", "base:0.5"], "'base' is the model without a voice; it has no strength"),
         (["compare", "--voices", "python:1e308", "--tokens", 3], "reduce the strengths of the adapters"),
         (["generate", "--seed", "-1"], "argument --seed: expected a non-negative integer"),
-        (["generate", "--voice", "bard"], "unknown voice 'bard'; available voices: shakespeare, scripture"),
-        (["generate", "--voice", "python:loud"], "expected a voice as NAME or NAME:STRENGTH, such as python:0.5, got "),
+        (["generate", "--voice", "bard"], "bard is not an adapter folder: expected"),
+        (["generate", "--voice", "python:loud"], "expected an adapter or voice as NAME or NAME:STRENGTH, such as "),
     ],
 )
 def test_mistakes(flags, says, fails):

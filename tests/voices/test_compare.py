@@ -151,7 +151,7 @@ def test_an_adapter_folder_is_compared_by_its_path(tmp_path, monkeypatch):
     assert texts[1].text == write(own, "The king ", 20)
     assert texts[3].text == compare("The king ", "python", tokens=20)[0].text != texts[1].text
     with pytest.raises(
-        lora.AdapterError, match=r"there is no adapter 'runs/mine'; the model has shakespeare, .*adds one"
+        lora.AdapterError, match=r"runs/mine is not an adapter folder: .*the name of a packaged voice: fairytale, "
     ):
         compare("The king ", ["runs/mine"])
 

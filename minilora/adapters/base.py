@@ -1,0 +1,48 @@
+"""The base model of an adapter, as its folder records it.
+
+`adapter_config.json` has the path or name of the base in PEFT's entry `base_model_name_or_path`. The metadata of the
+tensor file has a fingerprint of its weights; an entry in the config would make PEFT print a warning.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+from minilora.adapters.files import recorded_base
+from minilora.adapters.fingerprint import fingerprint
+from minilora.assets import BASE
+from minilora.messages import one_line, shown
+from minilora.nn.llama import load_model
+from minilora.nn.module import AdapterError
+
+
+def find_base(*adapters: str | Path) -> Path:
+    """Return the folder of the base model of adapters: `ml.load_model(lora.find_base("runs/bard"))`.
+
+    Each of `adapters` is a folder or the name of a packaged voice. If no base is recorded, it is the packaged one. If
+    the recorded folder does not exist, it is the packaged one too, if that has the recorded fingerprint or none is
+    recorded; the latter gives a warning.
+
+    Raises AdapterError if the base does not exist on this machine, or if the adapters have different bases.
+    """
+    folders = {_find(adapter): None for adapter in adapters}
+    if len(folders) > 1 and len({fingerprint(load_model(folder)) for folder in folders}) > 1:
+        found = " and ".join(one_line(str(folder)) for folder in folders)
+        raise AdapterError(f"the adapters were trained on different base models, {found}; choose one with --model")
+    return next(iter(folders), BASE)
+
+
+def _find(adapter: str | Path) -> Path:
+    name, known = recorded_base(adapter)
+    folder = Path(name)
+    if not name or folder.resolve() == BASE.resolve():
+        return BASE
+    if not name.startswith(("//", "\\\\")) and (folder / "config.json").is_file():
+        return folder.resolve()
+    if known and known != fingerprint(load_model(BASE)):
+        raise AdapterError(f"the base of {adapter}, {shown(name)}, is not on this machine; specify it with --model")
+    if not known:
+        message = f"the base of {adapter}, {shown(name)}, is not on this machine; using the packaged base model"
+        warnings.warn(message, stacklevel=3)
+    return BASE
