@@ -21,7 +21,7 @@ import numpy as np
 from minilora import lora
 from minilora.backend import Array
 from minilora.data import ByteTokenizer, Corpus, CorpusError, load_corpus, split
-from minilora.data.corpora import to_ascii
+from minilora.data.local import with_newlines
 from minilora.runs import Settings, load_settings, run_steps
 from minilora.training import Run
 
@@ -86,7 +86,7 @@ def training_text(name: str | None, pasted: str | None, upload: str | None, take
     name = _name((name or "").strip(), taken)
     if pasted and pasted.strip() and upload:
         raise ValueError("You have pasted text and also chosen a file. Clear one of them.")
-    text = _ascii(_read(Path(upload)) if upload else pasted or "")
+    text = _checked(_read(Path(upload)) if upload else with_newlines(pasted or ""))
     train, val = split(Corpus(name, (text,)))
     return TrainingText(name, ByteTokenizer().encode(train), ByteTokenizer().encode(val))
 
@@ -104,28 +104,21 @@ def _read(file: Path) -> str:
     if (size := file.stat().st_size) > LARGEST_FILE:
         raise ValueError(f"The file has {size:,} bytes; the limit is {LARGEST_FILE:,}. Use part of it.")
     try:
-        return load_corpus(file, ascii=False).text
-    except CorpusError:
-        raise ValueError("The file contains no text. Save it as plain text (.txt, UTF-8) and try again.") from None
+        return load_corpus(file).text
+    except CorpusError as error:
+        reason = "has JSON records" if "JSON" in str(error) else "contains no text in UTF-8"
+        raise ValueError(f"The file {reason}. Save it as plain text (.txt, UTF-8) and try again.") from None
 
 
-def _ascii(text: str) -> str:
-    """Convert the text to ASCII, the characters that the base supports.
-
-    Raises ValueError if the result is too short or too long, contains NUL bytes, or is less than half as long as the
-    text.
-    """
-    folded = to_ascii(text)
-    if 2 * len(folded) < len(text):
-        raise ValueError("Most characters in this text have no ASCII equivalent. The base supports only English text.")
-    if "\0" in folded:
+def _checked(text: str) -> str:
+    """Return the text. Raises ValueError if it is too short or too long, or contains NUL bytes."""
+    if "\0" in text:
         raise ValueError("The text contains NUL bytes. Use plain text.")
-    if len(folded.strip()) < SHORTEST:
-        found = len(folded.strip())
+    if (found := len(text.strip())) < SHORTEST:
         raise ValueError(f"A voice needs at least {SHORTEST:,} characters of training text; this text has {found:,}.")
-    if len(folded) > LARGEST_FILE:
-        raise ValueError(f"The text has {len(folded):,} characters; the limit is {LARGEST_FILE:,}.")
-    return folded
+    if (size := len(text.encode(errors="replace"))) > LARGEST_FILE:
+        raise ValueError(f"The text has {size:,} bytes; the limit is {LARGEST_FILE:,}. Use part of it.")
+    return text
 
 
 def learn(

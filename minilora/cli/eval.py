@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     options.add_adapters(parser)
     options.add_device(parser)
     options.add_threads(parser)
-    parser.add_argument("--corpus", nargs="+", required=True, metavar="NAME", help="corpus names or text files")
+    options.add_corpus(parser, required=True)
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window (default: the model's context)")
     parser.add_argument("--windows", type=int, default=256, metavar="N", help="number of windows (default: 256)")
     parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")
@@ -32,11 +32,11 @@ def add(commands: Any) -> None:
 
 def run(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter, flags.device)
-    _, val_ids = load_ids(flags.corpus)
+    _, val_ids = load_ids(flags.corpus, ascii=flags.ascii, encoding=flags.encoding)
     context = model.config.max_position_embeddings if flags.context is None else flags.context
     loss = evaluate(model, val_ids, context, flags.windows, threads=flags.threads)
     print(
-        f"held-out loss on {' and '.join(flags.corpus)}: {loss:.4f} nats per character "
+        f"held-out loss on {' and '.join(flags.corpus)}: {loss:.4f} nats per byte "
         f"({loss / math.log(2):.4f} bits), {flags.windows} windows of {context} tokens"
     )
     if flags.json:

@@ -33,6 +33,12 @@ def add_model(parser: ArgumentParser) -> None:
     )
 
 
+def add_corpus(parser: ArgumentParser, required: bool = False) -> None:
+    parser.add_argument("--corpus", nargs="+", required=required, metavar="NAME", help="corpus names or text files")
+    parser.add_argument("--ascii", action="store_true", default=None, help="convert text files to ASCII")
+    parser.add_argument("--encoding", metavar="NAME", help="encoding of text files, such as cp1252 (default: UTF-8)")
+
+
 def add_adapters(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--adapter",

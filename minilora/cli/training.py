@@ -20,7 +20,7 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
         help=f"settings to start from: {', '.join(runs.presets())}, or a TOML file (default: {preset})",
     )
     parser.set_defaults(default_preset=preset)
-    parser.add_argument("--corpus", nargs="+", metavar="NAME", help="corpora to train on: names or text files")
+    options.add_corpus(parser)
     parser.add_argument("--iters", type=int, metavar="N", help="training steps")
     parser.add_argument("--batch", type=int, metavar="N", help="windows per step")
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window")
@@ -40,7 +40,7 @@ def train(flags: Namespace, fresh: bool) -> None:
         history = runs.run(settings, flags.out, resume=flags.resume, device=flags.device, threads=flags.threads)
     except Interrupted as stop:
         raise Interrupted(f"{stop}; resume with: minilora {flags.command} --resume --out {flags.out}") from None
-    print(f"validation loss {history.val_loss:.4f} nats per character; saved in {flags.out}")
+    print(f"validation loss {history.val_loss:.4f} nats per byte; saved in {flags.out}")
     step, best = min(history.evaluations, key=lambda pair: pair[1])
     if round(best, 3) < round(history.val_loss, 3):
         advice = "fewer steps (--iters)" if step else "a lower learning rate (--lr)"

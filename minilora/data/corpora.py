@@ -7,19 +7,22 @@ Read `tokenizer.py` next.
 
 from __future__ import annotations
 
-import codecs
 import fnmatch
 import os
 import re
 import sysconfig
 import unicodedata
+import warnings
 import zipfile
 import zlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from minilora.data.local import read_documents
 from minilora.data.sources import SOURCES, CorpusError, fetch
 from minilora.data.tokenizer import ByteTokenizer
 
@@ -59,19 +62,35 @@ def names() -> list[str]:
     return [*SOURCES, "python", "pastiche"]
 
 
-def load_corpus(name: str | Path, *, ascii: bool = True, download: bool = True) -> Corpus:
+def load_corpus(
+    name: str | Path, *, ascii: bool | None = None, encoding: str | None = None, download: bool = True
+) -> Corpus:
     """Load a known corpus, `pastiche[:VOICE[:CHARACTERS]]`, or the text file or folder of .txt files at a path.
 
-    A known name takes precedence over a path of the same name (`./grimm` is a path). `ascii` converts the text to
-    ASCII (see `to_ascii`); `download=False` prevents network access. Raises CorpusError if the corpus cannot be loaded
-    or more than half of its characters have no ASCII equivalent.
+    A known name takes precedence over a path of the same name (`./grimm` is a path).
+
+    Parameters
+    ----------
+    ascii : True to convert the text to ASCII (see `to_ascii`), False to keep it; None, the default, to convert the
+        known corpora, which the packaged models were trained on, and keep the user's texts. A warning states what the
+        conversion changes in the user's texts
+    encoding : encoding of the user's text; None for UTF-8, or UTF-16 with a byte-order mark
+    download : False to prevent network access
+
+    Raises CorpusError if the corpus cannot be loaded, or more than half of its characters have no ASCII equivalent.
     """
     name = os.fspath(name)
-    documents = _documents(name, download)
-    if ascii:
+    documents = _documents(name, download, encoding)
+    known = _is_known(name)
+    if ascii or (ascii is None and known):
         folded = tuple(map(to_ascii, documents))
         if 2 * sum(map(len, folded)) < sum(map(len, documents)):
-            raise CorpusError(f"most of {name} has no ASCII equivalent and would be lost; load it with ascii=False")
+            raise CorpusError(
+                f"most of {name} has no ASCII equivalent and would be lost; load it without the conversion (--ascii, "
+                "ascii=True)"
+            )
+        if not known:
+            _warn_of_changes(name, documents)
         documents = folded
     return Corpus(name, documents)
 
@@ -98,12 +117,21 @@ def split(corpus: Corpus) -> tuple[str, str]:
     return train, validation
 
 
-def load_ids(names: str | list[str], *, download: bool = True) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation token ids of corpora, by name or path. Each corpus is split before they are joined."""
-    names = [names] if isinstance(names, str) else names
+def load_ids(
+    names: str | Path | Sequence[str | Path],
+    *,
+    ascii: bool | None = None,
+    encoding: str | None = None,
+    download: bool = True,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training and validation token ids of corpora, by name or path. Each corpus is split before they are joined.
+
+    See `load_corpus` for the parameters.
+    """
+    names = [names] if isinstance(names, str | Path) else names
     if not names:
         raise CorpusError("expected at least one corpus, got none; give a corpus name or the path of a text file")
-    parts = [split(load_corpus(name, download=download)) for name in names]
+    parts = [split(load_corpus(name, ascii=ascii, encoding=encoding, download=download)) for name in names]
     train, validation = ("\n\n".join(texts) for texts in zip(*parts, strict=True))
     return ByteTokenizer().encode(train), ByteTokenizer().encode(validation)
 
@@ -122,7 +150,25 @@ def to_ascii(text: str) -> str:
     return text.encode("ascii", errors="ignore").decode("ascii")
 
 
-def _documents(name: str, download: bool) -> tuple[str, ...]:
+def _is_known(name: str) -> bool:
+    return name in SOURCES or name == "python" or name.split(":")[0] == "pastiche"
+
+
+def _warn_of_changes(name: str, documents: Sequence[str]) -> None:
+    """Warn of the characters that the conversion to ASCII replaces and drops."""
+    changed = Counter(re.findall(r"[^\x00-\x7f]", "".join(documents)))
+    dropped = {letter: n for letter, n in changed.items() if not to_ascii(letter)}
+    if changed:
+        lost, share = sum(dropped.values()), sum(dropped.values()) / sum(map(len, documents))
+        examples = f", such as {' '.join(sorted(dropped, key=lambda c: -dropped[c])[:5])}" if dropped else ""
+        warnings.warn(
+            f"{name}: {sum(changed.values()) - lost:,} characters were replaced by ASCII and {lost:,} ({share:.1%}) "
+            f"dropped{examples}; without the conversion (--ascii, ascii=True), they are kept",
+            stacklevel=3,
+        )
+
+
+def _documents(name: str, download: bool, encoding: str | None) -> tuple[str, ...]:
     """The documents of the corpus with the given name or path."""
     if name in SOURCES:
         source = SOURCES[name]
@@ -133,10 +179,8 @@ def _documents(name: str, download: bool) -> tuple[str, ...]:
     if name.split(":")[0] == "pastiche":
         return (_pastiche(name),)
     path = Path(os.path.expanduser(name))
-    if name and os.path.isdir(path):
-        return _folder(path)
-    if os.path.isfile(path):
-        return (_local(path),)
+    if name and (os.path.isdir(path) or os.path.isfile(path)):
+        return read_documents(path, encoding)
     if set(name) & {"/", "\\", "."}:
         raise CorpusError(
             f"there is no file or folder {name!r}; expected the path of a text file or a folder of .txt files, "
@@ -179,7 +223,7 @@ def _standard_library() -> tuple[str, ...]:
     files = sorted(file for file in folder.glob("*.py") if not file.name.startswith("_sysconfigdata"))
     if not files:
         raise CorpusError(f"expected the standard library as .py files in {folder}, found none; use a different corpus")
-    return tuple(_decode(file.read_bytes()) for file in files)
+    return tuple(file.read_bytes().decode("utf-8-sig", errors="replace") for file in files)
 
 
 def _pastiche(name: str) -> str:
@@ -194,33 +238,3 @@ def _pastiche(name: str) -> str:
             f"{', '.join(pastiche.VOICES)} and CHARACTERS from 1 to 99,999,999; found {name!r}"
         )
     return pastiche.write(voice, int(match[2] or PASTICHE_CHARACTERS))
-
-
-def _folder(path: Path) -> tuple[str, ...]:
-    files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() == ".txt" and file.is_file())
-    if not files:
-        raise CorpusError(f"expected .txt files in {path}, found none; add one file per document")
-    return tuple(map(_local, files))
-
-
-def _local(path: Path) -> str:
-    """Read a user's text, keeping its line endings. Raises CorpusError for an empty, binary or unreadable file."""
-    try:
-        text = _decode(path.read_bytes())
-    except OSError as error:
-        raise CorpusError(f"{path} cannot be read ({error})") from None
-    if "\0" in text:
-        raise CorpusError(f"{path} is not a text file: it contains NUL bytes; save it as plain text in UTF-8")
-    if not text.strip():
-        raise CorpusError(f"{path} is empty; expected a text to train on")
-    return text
-
-
-def _decode(data: bytes) -> str:
-    """Decode UTF-16 with a byte-order mark, UTF-8 or, failing that, Windows-1252."""
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return data.decode("utf-16", errors="replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("cp1252", errors="replace")

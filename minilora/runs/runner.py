@@ -10,9 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 from minilora import lora
+from minilora.adapters.attach import hosts
 from minilora.assets import BASE
 from minilora.backend import Array, device_module
-from minilora.data import ByteTokenizer, load_ids
+from minilora.data import ByteTokenizer
 from minilora.files import remove_unfinished, write_atomically
 from minilora.generation import write
 from minilora.nn import Llama
@@ -51,12 +52,13 @@ def run(
     folder = Path(out)
     if not resume:
         _refuse_used(folder)
-    model, (train_ids, val_ids) = make_model(settings, device), load_ids(settings.corpus)
+    model, (train_ids, val_ids) = make_model(settings, device), settings.load_ids()
     if not quiet:
         if settings.model is None:
             print(lora.report(model))
         corpora = " and ".join(settings.corpus)
-        print(f"training on {corpora}: {len(train_ids):,} characters, {len(val_ids):,} held out", flush=True)
+        print(f"training on {corpora}: {len(train_ids):,} bytes, {len(val_ids):,} held out", flush=True)
+        _remark_on_the_head(model, settings, train_ids)
     if not resume:
         settings.save(folder)
     remove_unfinished(folder)
@@ -83,7 +85,7 @@ def run_steps(
 
     `texts` are the training and validation token ids, by default those of the settings' corpus.
     """
-    model, (train_ids, val_ids) = make_model(settings, adapter=adapter), texts or load_ids(settings.corpus)
+    model, (train_ids, val_ids) = make_model(settings, adapter=adapter), texts or settings.load_ids()
     return train_steps(model, train_ids, val_ids, settings.training, threads=threads)
 
 
@@ -108,6 +110,16 @@ def open_base(folder: str | Path | None = None, device: str = "cpu") -> Llama:
     ByteTokenizer.load(folder or BASE)
     model.eval()
     return model
+
+
+def _remark_on_the_head(model: Llama, settings: Settings, train_ids: Array) -> None:
+    """Recommend adapting the head for text that is not ASCII, whose bytes the packaged base cannot tell apart."""
+    share = float(np.mean(train_ids > 127))
+    if settings.adapter and not settings.base and share > 1e-3 and "lm_head" not in hosts(model):
+        print(
+            f"{share:.1%} of the bytes are not ASCII, but the packaged base was trained on ASCII; adapting its output "
+            "head as well gives a much better result: --targets '.*_proj|lm_head'"
+        )
 
 
 def check_new_folder(path: str | Path) -> Path:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from minilora.adapters.method import Method, methods
+from minilora.backend import Array
+from minilora.data import load_ids
 from minilora.files import write_atomically
 from minilora.nn import LlamaConfig
 from minilora.training import TrainingConfig
@@ -20,6 +22,8 @@ RUN = "run.toml"
 
 CHANGEABLE = {  # short name of a setting: (table, key in that table)
     "corpus": ("", "corpus"),
+    "ascii": ("", "ascii"),
+    "encoding": ("", "encoding"),
     "base": ("", "base"),
     "method": ("", "method"),
     "dtype": ("", "dtype"),
@@ -43,6 +47,8 @@ class Settings:
     Attributes
     ----------
     corpus : names or paths of the training texts
+    ascii : whether texts from files are converted to ASCII; otherwise, they are kept as they are
+    encoding : encoding of texts from files, "" for UTF-8
     base : folder of the base model, "" for the packaged one
     method : "full", or the name of an adaptation method such as "lora"
     dtype : dtype of the saved result, "float32" or "float16"; training is in float32
@@ -52,12 +58,18 @@ class Settings:
     """
 
     corpus: list[str]
+    ascii: bool
+    encoding: str
     base: str
     method: str
     dtype: str
     model: LlamaConfig | None
     adapter: Method | None
     training: TrainingConfig
+
+    def load_ids(self) -> tuple[Array, Array]:
+        """Load the corpora; return the training and validation token ids, each (n,)."""
+        return load_ids(self.corpus, ascii=self.ascii or None, encoding=self.encoding or None)
 
     def save(self, folder: str | Path) -> Path:
         """Write the settings to `run.toml` in `folder`. The file is itself a valid preset."""
@@ -159,7 +171,7 @@ def _read(preset: str) -> dict[str, Any]:
 
 
 def _check(preset: str, table: dict[str, Any]) -> Settings:
-    values: dict[str, Any] = {"corpus": [], "base": "", "dtype": "float32", **table}
+    values: dict[str, Any] = {"corpus": [], "ascii": False, "encoding": "", "base": "", "dtype": "float32", **table}
     for name, choices in {"method": (*methods(), "full"), "dtype": ("float32", "float16")}.items():
         if values[name] not in choices:
             raise ValueError(
@@ -171,8 +183,13 @@ def _check(preset: str, table: dict[str, Any]) -> Settings:
         values[name] = _config(preset, values["method"] if name == "adapter" else name, kind, values.get(name, {}))
     if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):
         raise ValueError(f"preset {preset}: unknown entries: {unknown}")
-    if not isinstance(values["corpus"], list):
-        raise ValueError(f"preset {preset}: expected `corpus` to be a list of names, got {values['corpus']!r}")
+    for name, type_, words in (
+        ("corpus", list, "a list of names"),
+        ("ascii", bool, "true or false"),
+        ("encoding", str, "a name"),
+    ):
+        if not isinstance(values[name], type_):
+            raise ValueError(f"preset {preset}: expected `{name}` to be {words}, got {values[name]!r}")
     return Settings(**values)
 
 

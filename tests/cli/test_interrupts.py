@@ -32,7 +32,7 @@ KILLED = textwrap.dedent(
 
     methods.register()
 
-    moment, calls, load_ids = int(sys.argv.pop(1)), 0, minilora.runs.runner.load_ids
+    moment, calls, load_ids = int(sys.argv.pop(1)), 0, minilora.runs.settings.load_ids
 
     def watch(frame, event, argument):
         global calls
@@ -40,12 +40,12 @@ KILLED = textwrap.dedent(
         if moment and calls == moment:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def begin(*arguments):
-        texts = load_ids(*arguments)
+    def begin(*arguments, **options):
+        texts = load_ids(*arguments, **options)
         sys.setprofile(watch)
         return texts
 
-    minilora.runs.runner.load_ids = begin
+    minilora.runs.settings.load_ids = begin
     minilora.runs.runner.write = lambda *_, **__: ""  # samples would be most of the calls, but have no state
     os.fsync = lambda handle: None  # processes are killed here, not the machine
     try:

@@ -88,7 +88,7 @@ def test_eval_says_what_the_library_measures(here, both, model, minilora):
     assert figures.keys() >= {"corpus", "loss", "windows", "context"}
     assert figures["loss"] == pytest.approx(loss, rel=1e-6)
     assert (figures["corpus"], figures["windows"], figures["context"]) == ([str(here.verse)], 20, 12)
-    assert f"{loss:.4f} nats per character ({loss / np.log(2):.4f} bits), 20 windows of 12 tokens" in out
+    assert f"{loss:.4f} nats per byte ({loss / np.log(2):.4f} bits), 20 windows of 12 tokens" in out
     out = minilora("eval", *both, "--corpus", here.verse, "--windows", 16)
     assert "16 windows of 16 tokens" in out  # by default, the model's context
 

@@ -47,7 +47,7 @@ def test_lora_leaves_an_adapter_and_the_base_as_it_was(here, minilora, adapt, co
     tensors = read_tensors("new/adapter_model.safetensors")
     assert {array.shape[0 if ".lora_A." in name else 1] for name, array in tensors.items()} == {4}
     assert all(array.any() for array in tensors.values())  # B was initialized to zero
-    said = re.search(r"validation loss (\d+\.\d+) nats per character; saved in new", out)
+    said = re.search(r"validation loss (\d+\.\d+) nats per byte; saved in new", out)
     _, val_ids = load_ids([str(here.verse)])
     windows = load_settings("new/run.toml").training.eval_windows
     assert evaluate(model, val_ids, 16, windows) == pytest.approx(float(said[1]), abs=1e-4)
@@ -93,7 +93,7 @@ def test_run_toml_as_a_preset_makes_the_same_bytes_again(here, minilora, content
 def test_several_corpora_are_joined(here, minilora, adapt):
     out = minilora("finetune", "--model", here.tiny, "--corpus", here.text, here.verse, *adapt, "--out", "new")
     train, val = load_ids([str(here.text), str(here.verse)])
-    assert f"{len(train):,} characters, {len(val):,} held out" in out
+    assert f"{len(train):,} bytes, {len(val):,} held out" in out
 
 
 @pytest.mark.parametrize("name", ["bard", "tiny"])
@@ -110,7 +110,7 @@ def test_a_run_that_ends_worse_than_it_was_says_so(here, minilora, adapt, monkey
     (here.work / "mine.toml").write_text(PRESET)
     out = minilora("finetune", "--preset", "mine.toml", "--model", here.tiny, "--corpus", here.verse, "--out", "new")
     assert out.splitlines()[-2:] == [
-        "validation loss 1.5000 nats per character; saved in new",
+        "validation loss 1.5000 nats per byte; saved in new",
         "the validation loss was lower after step 2: 1.2500; fewer steps (--iters) may give a better result",
     ]
 

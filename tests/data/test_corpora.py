@@ -5,7 +5,9 @@ import dataclasses
 import hashlib
 import inspect
 import io
+import re
 import textwrap
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -14,7 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minilora.data import corpora, pastiche, sources
-from minilora.data.corpora import Corpus, load_corpus
+from minilora.data.corpora import Corpus, load_corpus, load_ids
 from minilora.data.sources import SOURCES, CorpusError
 from tests.data.surroundings import TEXT, message, put
 
@@ -110,11 +112,10 @@ def test_a_truncated_or_damaged_archive_is_one_clear_error(source, cache):
 
 def test_a_local_file_is_one_document(tmp_path, monkeypatch):
     path = put(tmp_path, "Ça va…\r\n".encode(), "mine.txt")
-    assert load_corpus(str(path)) == Corpus(str(path), ("Ca va...\n",))
-    assert load_corpus(path, ascii=False).documents == ("Ça va…\r\n",)
+    assert load_corpus(str(path)) == Corpus(str(path), ("Ça va…\n",))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert load_corpus("~/mine.txt").text == "Ca va...\n"
+    assert load_corpus("~/mine.txt").text == "Ça va…\n"
 
 
 def test_a_known_name_goes_before_a_file_of_that_name(source, cache, tmp_path, monkeypatch):
@@ -152,10 +153,68 @@ def test_what_is_no_text_is_an_error(tmp_path, content, words):
         assert f"{path} {words}" in message(load_corpus, str(name))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_local_encodings(tmp_path, encoding):
-    path = put(tmp_path, "“café” – 5 €".encode(encoding))
-    assert load_corpus(path, ascii=False).text == "“café” – 5 €"
+KEPT = "“Быть или не быть” – crème brûlée, 5 € × 2 🙂\r\nДва\rтри\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_local_texts_are_kept_as_they_are(tmp_path, encoding):
+    """Only line endings change."""
+    path = put(tmp_path, KEPT.encode(encoding))
+    for ascii in (None, False):
+        assert load_corpus(path, ascii=ascii).text == KEPT.replace("\r\n", "\n").replace("\r", "\n")
+    train, validation = load_ids(path)
+    assert bytes([*train, *validation]).decode() == load_corpus(path).text
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp1251", "big5", "utf-16-le", "mac-roman"])
+def test_an_encoding_is_never_guessed(tmp_path, encoding):
+    text = {"cp1251": "Быть или не быть", "big5": "你好，世界"}.get(encoding, "café à la crème")
+    path = put(tmp_path, text.encode(encoding))
+    said = message(load_corpus, path)
+    if encoding == "utf-16-le":
+        assert "contains NUL bytes; save it as plain text in UTF-8" in said
+    else:
+        assert re.search(r"is not UTF-8: byte \d+ cannot be decoded\. Save it as UTF-8, or .*--encoding cp1252", said)
+    assert load_corpus(path, encoding=encoding).text == text
+    for wrong in ("no-such", "hex", "rot13"):
+        assert f"unknown encoding {wrong!r}; expected" in message(
+            lambda name, w=wrong: load_corpus(name, encoding=w), path
+        )
+
+
+def test_what_a_conversion_to_ascii_changes_is_said(tmp_path):
+    path = put(tmp_path, ("crème × " * 3 + "Быть " + "plain text " * 9).encode())
+    with pytest.warns(UserWarning, match=r"3 characters were replaced by ASCII and 7 \(5\.5%\) dropped, such as × "):
+        assert load_corpus(path, ascii=True).text.startswith("creme  creme  creme   plain")
+
+
+def test_the_known_corpora_are_ascii_without_a_word(source, cache):
+    source("good")
+    put(cache, "ça".encode())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_corpus("pastiche:verse:200").text.isascii()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"messages": [{"role": "user", "content": "Hi"}]}\n\n{"messages": []}\n',
+        '\n{"prompt": "a", "completion": "b"}',
+        '[{"a": 1},\n {"a": 2}]',
+        '{"a": 1}\n{"b": 2}\n{"c": 3}\n{"d": 4}\n{"e": 5}\nnot JSON',
+    ],
+)
+def test_json_records_are_not_text(tmp_path, text):
+    path = put(tmp_path, text.encode())
+    assert re.search(
+        r"has JSON records \(with the keys '\w+'.*\) .*write the text of each record", message(load_corpus, path)
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[1, 2]", "{a}\n{b}", "[[[" * 9999, '{\n  "one": 1\n}', "[Exit Ghost]", "[]"])
+def test_texts_with_brackets_are_text(tmp_path, text):
+    assert load_corpus(put(tmp_path, text.encode())).text == text
 
 
 @given(st.binary(min_size=1))
@@ -176,8 +235,7 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
 
 def test_a_text_without_ascii_is_not_quietly_lost(tmp_path):
     path = put(tmp_path, "Быть или не быть, вот в чём вопрос.".encode())
-    assert "ascii=False" in message(load_corpus, path)
-    assert load_corpus(path, ascii=False).text.startswith("Быть")
+    assert "without the conversion" in message(lambda name: load_corpus(name, ascii=True), path)
 
 
 @given(st.text().map("no such ".__add__))

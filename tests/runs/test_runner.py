@@ -48,7 +48,7 @@ def test_a_run_leaves_the_result_its_settings_and_its_losses(folder, settings, c
     recorded = json.loads((folder / "out" / "history.json").read_text())
     assert recorded["losses"] == pytest.approx(history.losses, abs=1e-5)
     lora.load_adapter(Llama.from_pretrained("base"), "out")
-    assert "training on text: 1,908 characters, 212 held out" in capsys.readouterr().out
+    assert "training on text: 1,908 bytes, 212 held out" in capsys.readouterr().out
 
 
 def test_quiet_says_nothing(settings, capsys):

@@ -9,7 +9,15 @@ from minilora.runs import load_settings, presets
 from minilora.runs.settings import CHANGEABLE
 
 VALUES = {"corpus": ["a.txt", 'a "quoted" C:\\path', "Ä 🦙\t日本"], "base": "runs/base 🦙", "method": "full"}
-VALUES |= {"dtype": "float16", "targets": ["k_proj", "up_proj"], "alpha": 7.5, "dropout": 0.125, "lr": 3e-05}
+VALUES |= {
+    "ascii": True,
+    "encoding": "cp1252",
+    "dtype": "float16",
+    "targets": ["k_proj", "up_proj"],
+    "alpha": 7.5,
+    "dropout": 0.125,
+    "lr": 3e-05,
+}
 VALUES |= {"layers": 3, "heads": 8, "kv_heads": 2, "hidden": 64}
 
 
@@ -90,7 +98,9 @@ def test_a_run_of_a_fresh_model_or_of_a_base():
 
 
 def test_an_unknown_setting_is_refused():
-    with pytest.raises(ValueError, match=r"unknown settings: rnak; valid settings: corpus, base, .*, rank, "):
+    with pytest.raises(
+        ValueError, match=r"unknown settings: rnak; valid settings: corpus, ascii, encoding, base, .*, rank, "
+    ):
         load_settings("demo", rnak=3)
 
 
@@ -106,6 +116,8 @@ def test_an_unknown_setting_is_refused():
         ("[training]\nlr = 'fast'", "expected `lr` to be a number, got 'fast'"),
         ("method = 'lorra'", "expected `method` to be one of lora, .*full, got 'lorra'"),
         ("corpus = 'tinyshakespeare'", "expected `corpus` to be a list of names"),
+        ("ascii = 'yes'", "expected `ascii` to be true or false, got 'yes'"),
+        ("encoding = 8", "expected `encoding` to be a name, got 8"),
     ],
 )
 def test_an_invalid_preset_is_refused(text, words, tmp_path):
