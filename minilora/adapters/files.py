@@ -127,6 +127,11 @@ def load_adapter(model: Module, folder: str | Path, adapter: str | None = None) 
     place(model, config, adapter, arrays)
 
 
+def read_config(folder: str | Path) -> Method:
+    """Return the config of an adapter folder or packaged voice."""
+    return _look(folder)[0]
+
+
 def recorded_base(folder: str | Path) -> tuple[str, str]:
     """Return the name or path of the base model that an adapter folder records, and its fingerprint, or "" for each."""
     _, file, _ = _look(folder)

@@ -14,7 +14,7 @@ from typing import NoReturn
 from minilora import __version__
 from minilora.training import Interrupted
 
-NAMES = "demo pretrain finetune generate voices compare app merge mix eval info laws bench data"
+NAMES = "demo pretrain finetune runs generate voices compare app merge mix eval info laws bench data"
 COMMANDS = [import_module(f"minilora.cli.{name}") for name in NAMES.split()]
 
 

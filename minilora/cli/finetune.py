@@ -17,6 +17,12 @@ def add(commands: Any) -> None:
         "minilora finetune --corpus tinyshakespeare --rank 8 --out runs/bard",
     )
     options.add_model(parser)
+    parser.add_argument(
+        "--adapter",
+        "--voice",
+        metavar="NAME",
+        help="adapter folder or voice to start from (default: a new adapter)",
+    )
     training.add_flags(parser, "demo")
     parser.add_argument("--method", choices=[*methods(), "full"], help="adapter method, or full for all weights")
     parser.add_argument("--rank", type=int, metavar="R", help="rank r of the adapter")

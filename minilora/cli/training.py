@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from minilora import runs
 from minilora.cli import options
 from minilora.runs.settings import CHANGEABLE
-from minilora.training import Interrupted
+from minilora.training import History, Interrupted, TrainingConfig
+from minilora.training.config import CHANGEABLE_LATER
 
-FLAGS = {name: "model" if name == "base" else name for name in CHANGEABLE}  # setting -> the flag that changes it
+OWN_FLAGS = {"base": "model", "start": "adapter", "checkpoint_every": "save_every"}
+FLAGS = {name: OWN_FLAGS.get(name, name) for name in CHANGEABLE}  # setting -> the flag that changes it
 
 
 def add_flags(parser: ArgumentParser, preset: str) -> None:
@@ -26,43 +31,85 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window")
     parser.add_argument("--lr", type=float, help="peak learning rate")
     parser.add_argument("--seed", type=int, help="random seed (default: the preset's, else 0)")
+    parser.add_argument("--eval-every", type=int, metavar="N", help="steps between evaluations on held-out text")
+    parser.add_argument("--sample-every", type=int, metavar="N", help="steps between samples (default: --eval-every)")
+    parser.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints")
+    parser.add_argument(
+        "--keep", choices=["last", "best"], help="result to save: the last, or the one with the lowest held-out loss"
+    )
+    parser.add_argument(
+        "--patience", type=int, metavar="N", help="stop after N evaluations without a lower held-out loss"
+    )
     parser.add_argument("--dtype", choices=["float32", "float16"], help="dtype on disk (default: the preset's)")
     options.add_device(parser)
     options.add_threads(parser)
     parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder for the result and checkpoint")
-    parser.add_argument("--resume", action="store_true", help="resume the interrupted run in --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="continue the run in --out, also a finished one with more --iters"
+    )
 
 
 def train(flags: Namespace, fresh: bool) -> None:
     """Train as specified by the flags: a new model if `fresh`, otherwise starting from a base."""
-    settings = _recorded(flags) if flags.resume else runs.load_settings(_preset(flags), fresh, **_changes(flags))
+    settings = _resumed(flags, fresh) if flags.resume else runs.load_settings(_preset(flags), fresh, **_changes(flags))
     try:
         history = runs.run(settings, flags.out, resume=flags.resume, device=flags.device, threads=flags.threads)
     except Interrupted as stop:
         raise Interrupted(f"{stop}; resume with: minilora {flags.command} --resume --out {flags.out}") from None
-    print(f"validation loss {history.val_loss:.4f} nats per byte; saved in {flags.out}")
-    step, best = min(history.evaluations, key=lambda pair: pair[1])
-    if round(best, 3) < round(history.val_loss, 3):
-        advice = "fewer steps (--iters)" if step else "a lower learning rate (--lr)"
-        print(f"the validation loss was lower after step {step}: {best:.4f}; {advice} may give a better result")
+    print("\n".join(_summary(history, settings.training.keep, flags.out)))
+
+
+def _summary(history: History, keep: str, out: str) -> Iterator[str]:
+    (step, best), last = history.best, history.val_loss
+    kept = f", that of step {step}" if keep == "best" and step < len(history.losses) else ""
+    yield f"validation loss {best if keep == 'best' else last:.4f} nats per byte{kept}; saved in {out}"
+    if keep == "last" and round(best, 3) < round(last, 3):
+        advice = "--keep best saves that state" if step else "a lower learning rate (--lr) may give a better result"
+        yield f"the validation loss was lower after step {step}: {best:.4f}; {advice}"
 
 
 def _preset(flags: Namespace) -> str:
     return flags.preset or flags.default_preset
 
 
-def _changes(flags: Namespace) -> dict[str, object]:
+def _changes(flags: Namespace) -> dict[str, Any]:
     """Return the settings changed by flags."""
     return {name: value for name, flag in FLAGS.items() if (value := getattr(flags, flag, None)) is not None}
 
 
-def _recorded(flags: Namespace) -> runs.Settings:
-    """Load the settings of the interrupted run in --out."""
-    recorded = Path(flags.out) / runs.RUN
-    if not recorded.is_file():
-        raise ValueError(f"there is no run to resume in {flags.out}; expected the file {recorded}")
-    given = ["preset"] * bool(flags.preset) + [FLAGS[name] for name in _changes(flags)]
-    if given:
-        names = ", ".join(f"--{flag.replace('_', '-')}" for flag in given)
-        raise ValueError(f"--resume uses the settings in {recorded}; leave out {names}")
-    return runs.load_settings(recorded)
+def _resumed(flags: Namespace, fresh: bool) -> runs.Settings:
+    """Load the settings of the run in --out, with the changes that a resumed run may have.
+
+    Other flags may be repeated. Raises ValueError for one that differs from the recorded settings.
+    """
+    path = Path(flags.out) / runs.RUN
+    if not path.is_file():
+        raise ValueError(f"there is no run to resume in {flags.out}; expected the file {path}")
+    recorded, changes = runs.load_settings(path), _changes(flags)
+    asked = runs.load_settings(flags.preset, fresh, **changes) if flags.preset else runs.load_settings(path, **changes)
+    free = {*CHANGEABLE_LATER, *(["warmup"] if "iters" in changes else [])}  # the warmup depends on iters
+    for name, (before, now) in runs.differences(recorded, asked).items():
+        if name not in free:
+            flag = f"--{FLAGS[name].replace('_', '-')}"
+            raise ValueError(
+                f"the run in {flags.out} has {flag} {_shown(before)}, but the command has {_shown(now)}; leave it out, "
+                "or choose another --out for a new run"
+            )
+    later = {name: value for name, value in changes.items() if name in CHANGEABLE_LATER}
+    training = dataclasses.replace(recorded.training, **later)
+    if training.iters != recorded.training.iters:
+        print(_schedule_change(recorded.training, training))
+    return dataclasses.replace(recorded, training=training)
+
+
+def _schedule_change(before: TrainingConfig, now: TrainingConfig) -> str:
+    step = min(before.iters, now.iters)
+    old, new = (c.learning_rate(step) for c in (before, now))
+    return (
+        f"the schedule ends at step {now.iters} instead of {before.iters}: the learning rate at step {step} is "
+        f"{new:.2g} instead of {old:.2g}"
+    )
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -81,7 +81,7 @@ def load_corpus(
     """
     name = os.fspath(name)
     documents = _documents(name, download, encoding)
-    known = _is_known(name)
+    known = is_known(name)
     if ascii or (ascii is None and known):
         folded = tuple(map(to_ascii, documents))
         if 2 * sum(map(len, folded)) < sum(map(len, documents)):
@@ -150,7 +150,8 @@ def to_ascii(text: str) -> str:
     return text.encode("ascii", errors="ignore").decode("ascii")
 
 
-def _is_known(name: str) -> bool:
+def is_known(name: str) -> bool:
+    """Whether `load_corpus` takes `name` as the name of a known corpus instead of a path."""
     return name in SOURCES or name == "python" or name.split(":")[0] == "pastiche"
 
 

@@ -4,14 +4,25 @@ from minilora.runs import load_settings, run
 history = run(load_settings("demo", corpus=["pastiche:recipe"], iters=100), "runs/recipe")
 """
 
-from minilora.runs.runner import CHECKPOINT, check_new_folder, make_model, open_base, run, run_steps, save_result
-from minilora.runs.settings import RUN, Settings, load_settings, presets
+from minilora.runs.runner import (
+    CHECKPOINT,
+    LOG,
+    check_new_folder,
+    make_model,
+    open_base,
+    run,
+    run_steps,
+    save_result,
+)
+from minilora.runs.settings import RUN, Settings, differences, load_settings, presets
 
 __all__ = [
     "CHECKPOINT",
+    "LOG",
     "RUN",
     "Settings",
     "check_new_folder",
+    "differences",
     "load_settings",
     "make_model",
     "open_base",

@@ -17,10 +17,11 @@ from minilora.data import ByteTokenizer
 from minilora.files import remove_unfinished, write_atomically
 from minilora.generation import write
 from minilora.nn import Llama
-from minilora.runs.settings import Settings
+from minilora.runs.settings import RUN, Settings, load_settings
 from minilora.training import History, Run, train, train_steps
+from minilora.training.checkpoint import saved_steps
 
-CHECKPOINT, HISTORY = "checkpoint.safetensors", "history.json"
+CHECKPOINT, HISTORY, LOG = "checkpoint.safetensors", "history.json", "log.csv"
 
 Texts: TypeAlias = tuple[Array, Array]
 """Training and validation token ids, each (n,)."""
@@ -37,12 +38,13 @@ def run(
 ) -> History:
     """Train with `settings` and save the result, the settings, the losses and the checkpoint in the folder `out`.
 
-    The result is an adapter in PEFT's format or, with the method "full", a model in Hugging Face's format.
+    The result is an adapter in PEFT's format or, with the method "full", a model in Hugging Face's format. The losses
+    are in log.csv, for pandas, and history.json.
 
     Parameters
     ----------
-    resume : continue the interrupted run in `out`, which was started with these settings. The result is bit-for-bit
-        identical to that of an uninterrupted run
+    resume : continue the run in `out`, which was started with these settings. The result is bit-for-bit identical to
+        that of an uninterrupted run. A larger `iters` continues a finished run
     device, threads : device to compute on, and number of threads, by default one per core; the result is bit-for-bit
         identical for any number of threads
     quiet : print nothing
@@ -53,14 +55,14 @@ def run(
     if not resume:
         _refuse_used(folder)
     model, (train_ids, val_ids) = make_model(settings, device), settings.load_ids()
+    if not resume or _goes_on_longer(settings, folder):
+        settings.save(folder)  # before anything is printed, so that an unusable folder is reported first
     if not quiet:
         if settings.model is None:
             print(lora.report(model))
         corpora = " and ".join(settings.corpus)
         print(f"training on {corpora}: {len(train_ids):,} bytes, {len(val_ids):,} held out", flush=True)
         _remark_on_the_head(model, settings, train_ids)
-    if not resume:
-        settings.save(folder)
     remove_unfinished(folder)
     checkpoint = folder / CHECKPOINT
     history = train(
@@ -70,12 +72,20 @@ def run(
         settings.training,
         checkpoint_path=checkpoint,
         resume=resume and checkpoint.exists(),
+        log_path=folder / LOG,
         sample=lambda: write(model, "\n", 120, seed=settings.training.seed),
         quiet=quiet,
         threads=threads,
     )
     save_result(model, settings, folder, history)
     return history
+
+
+def _goes_on_longer(settings: Settings, folder: Path) -> bool:
+    """Return whether a resumed run has other settings than the recorded ones, and more steps than it has done."""
+    checkpoint = folder / CHECKPOINT
+    done = saved_steps(checkpoint) if checkpoint.exists() else 0
+    return done <= settings.training.iters and settings != load_settings(folder / RUN)
 
 
 def run_steps(
@@ -95,7 +105,9 @@ def make_model(settings: Settings, device: str = "cpu", adapter: str = "default"
     if settings.model:
         return Llama(settings.model, rng).to(device)
     model = open_base(settings.base, device)
-    if settings.adapter:
+    if settings.start:
+        lora.load_adapter(model, settings.start, adapter)
+    elif settings.adapter:
         lora.inject(model, settings.adapter, adapter, rng=rng)
     return model
 

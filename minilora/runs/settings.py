@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import tomllib
@@ -10,9 +11,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from minilora.adapters.base import find_base
+from minilora.adapters.files import packaged_voice, read_config
 from minilora.adapters.method import Method, methods
+from minilora.assets import BASE
 from minilora.backend import Array
 from minilora.data import load_ids
+from minilora.data.corpora import is_known
 from minilora.files import write_atomically
 from minilora.nn import LlamaConfig
 from minilora.training import TrainingConfig
@@ -25,6 +30,7 @@ CHANGEABLE = {  # short name of a setting: (table, key in that table)
     "ascii": ("", "ascii"),
     "encoding": ("", "encoding"),
     "base": ("", "base"),
+    "start": ("", "start"),
     "method": ("", "method"),
     "dtype": ("", "dtype"),
     "rank": ("adapter", "r"),
@@ -40,6 +46,15 @@ CHANGEABLE = {  # short name of a setting: (table, key in that table)
 }
 
 
+KINDS = {  # entries outside the tables: the type, and its description
+    "corpus": (list, "a list of names"),
+    "ascii": (bool, "true or false"),
+    "encoding": (str, "a name"),
+    "base": (str, "a folder"),
+    "start": (str, "a folder"),
+}
+
+
 @dataclass(frozen=True)
 class Settings:
     """All settings of a run.
@@ -50,6 +65,7 @@ class Settings:
     ascii : whether texts from files are converted to ASCII; otherwise, they are kept as they are
     encoding : encoding of texts from files, "" for UTF-8
     base : folder of the base model, "" for the packaged one
+    start : adapter folder or voice that training starts from, "" for a new adapter
     method : "full", or the name of an adaptation method such as "lora"
     dtype : dtype of the saved result, "float32" or "float16"; training is in float32
     model : shape of a model to train from scratch; None to start from `base`
@@ -61,6 +77,7 @@ class Settings:
     ascii: bool
     encoding: str
     base: str
+    start: str
     method: str
     dtype: str
     model: LlamaConfig | None
@@ -71,15 +88,37 @@ class Settings:
         """Load the corpora; return the training and validation token ids, each (n,)."""
         return load_ids(self.corpus, ascii=self.ascii or None, encoding=self.encoding or None)
 
+    def absolute(self) -> Settings:
+        """The same settings, with the paths of existing files and folders in full."""
+        corpus = [name if is_known(name) else _absolute(name) for name in self.corpus]
+        start = self.start if packaged_voice(self.start) else _absolute(self.start)
+        return dataclasses.replace(self, corpus=corpus, base=_absolute(self.base), start=start)
+
     def save(self, folder: str | Path) -> Path:
-        """Write the settings to `run.toml` in `folder`. The file is itself a valid preset."""
-        flat = dataclasses.asdict(self)
+        """Write the settings to `run.toml` in `folder`, with full paths. The file is itself a valid preset."""
+        flat = dataclasses.asdict(self.absolute())
         model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
         lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
         for name, table in {"model": model, self.method: adapter, "training": training}.items():
             if table:
                 lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
         return write_atomically(Path(folder) / RUN, "\n".join(lines) + "\n")
+
+
+def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two runs differ, by their names in CHANGEABLE, with both values."""
+    one, other = one.absolute(), other.absolute()
+    pairs = {name: (_value(one, *place), _value(other, *place)) for name, place in CHANGEABLE.items()}
+    return {name: (a, b) for name, (a, b) in pairs.items() if a != b}
+
+
+def _value(settings: Settings, table: str, entry: str) -> Any:
+    return getattr(getattr(settings, table) if table else settings, entry, None)
+
+
+def _absolute(path: str) -> str:
+    found = Path(path).expanduser()
+    return str(found.resolve()) if path and found.exists() else path
 
 
 def presets() -> list[str]:
@@ -93,8 +132,9 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
     Parameters
     ----------
     fresh : train from scratch (True) or start from `base` (False); by default as in the preset
-    changes : settings by the names in CHANGEABLE. If rank is given without alpha, alpha is scaled to keep α/r; if iters
-        is given without warmup, the warmup is limited to a fifth of the steps
+    changes : settings by the names in CHANGEABLE. If rank is given without alpha, alpha is scaled to keep α/r; if lr is
+        given without min_lr, min_lr keeps its ratio to lr; if iters is given without warmup, the warmup is limited to a
+        fifth of the steps
 
     Raises ValueError for an unknown preset, an unknown setting, or invalid values.
     """
@@ -104,13 +144,18 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
     top = {entry: changes[name] for name, (section, entry) in CHANGEABLE.items() if not section and name in changes}
     table = {"method": "lora", **_read(preset), **top}
     table["adapter"] = _adapter_entries(preset, table)
+    if changes.get("start"):
+        _start_from(table, changes)
     if "rank" in changes and "alpha" not in changes:
         _keep_scale(table, changes["rank"])
     if fresh:
         table |= {"method": "full", "model": table.get("model", {})}
+    before = copy.copy(table.get("training", {}))
     for name, (section, entry) in CHANGEABLE.items():
         if section and name in changes and (section != "model" or "model" in table):
             table.setdefault(section, {})[entry] = changes[name]
+    if "lr" in changes and "min_lr" not in changes:
+        _keep_decay(table["training"], before)
     if "iters" in changes and "warmup" not in changes:
         _shorten_warmup(table["training"])
     if fresh is False:
@@ -135,6 +180,17 @@ def _adapter_entries(preset: str, table: dict[str, Any]) -> dict[str, Any]:
     return {**{k: v for other in tables.values() for k, v in other.items() if k in known}, **own}
 
 
+def _start_from(table: dict[str, Any], changes: dict[str, Any]) -> None:
+    """Take the method, its settings and the base from the adapter that training starts from."""
+    start = changes["start"]
+    if given := ", ".join(name for name in ("method", "rank", "alpha", "targets") if name in changes):
+        raise ValueError(f"the adapter {start} has its own {given}; leave out {given}, or train a new adapter")
+    config, base = read_config(start), find_base(start)
+    table |= {"method": config.name, "adapter": dataclasses.asdict(config)}
+    if not changes.get("base"):
+        table["base"] = "" if base == BASE else str(base)
+
+
 def _entries(method: Any) -> dict[str, Any]:
     """The settings of a method with their default values; empty for "full"."""
     chosen = methods().get(str(method))
@@ -146,6 +202,13 @@ def _shorten_warmup(training: dict[str, Any]) -> None:
     iters, warmup = training["iters"], training.get("warmup")
     if isinstance(iters, int) and isinstance(warmup, int):
         training["warmup"] = min(warmup, iters // 5)
+
+
+def _keep_decay(training: dict[str, Any], before: dict[str, Any]) -> None:
+    """Change the final learning rate in proportion to the peak rate."""
+    lr, min_lr = before.get("lr", TrainingConfig.lr), before.get("min_lr", TrainingConfig.min_lr)
+    if all(isinstance(x, int | float) for x in (lr, min_lr, training["lr"])) and 0 < lr != training["lr"]:
+        training["min_lr"] = min_lr * training["lr"] / lr
 
 
 def _keep_scale(table: dict[str, Any], rank: int) -> None:
@@ -165,13 +228,24 @@ def _read(preset: str) -> dict[str, Any]:
     else:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(presets())}, or a path to a TOML file")
     try:
-        return tomllib.loads(text)
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{preset} is not valid TOML ({error})") from None
+    return table if preset in presets() else {name: _beside(path, value) for name, value in table.items()}
+
+
+def _beside(preset: Path, value: Any) -> Any:
+    """Replace each path that exists beside the preset, but not in the current folder, by its full path."""
+    if isinstance(value, list):
+        return [_beside(preset, item) for item in value]
+    if not isinstance(value, str) or not value or is_known(value) or Path(value).expanduser().exists():
+        return value
+    beside = preset.resolve().parent / value
+    return str(beside) if beside.exists() else value
 
 
 def _check(preset: str, table: dict[str, Any]) -> Settings:
-    values: dict[str, Any] = {"corpus": [], "ascii": False, "encoding": "", "base": "", "dtype": "float32", **table}
+    values: dict[str, Any] = {**{name: kind() for name, (kind, _) in KINDS.items()}, "dtype": "float32", **table}
     for name, choices in {"method": (*methods(), "full"), "dtype": ("float32", "float16")}.items():
         if values[name] not in choices:
             raise ValueError(
@@ -183,12 +257,8 @@ def _check(preset: str, table: dict[str, Any]) -> Settings:
         values[name] = _config(preset, values["method"] if name == "adapter" else name, kind, values.get(name, {}))
     if unknown := ", ".join(sorted(values.keys() - {field.name for field in dataclasses.fields(Settings)})):
         raise ValueError(f"preset {preset}: unknown entries: {unknown}")
-    for name, type_, words in (
-        ("corpus", list, "a list of names"),
-        ("ascii", bool, "true or false"),
-        ("encoding", str, "a name"),
-    ):
-        if not isinstance(values[name], type_):
+    for name, (kind, words) in KINDS.items():
+        if not isinstance(values[name], kind):
             raise ValueError(f"preset {preset}: expected `{name}` to be {words}, got {values[name]!r}")
     return Settings(**values)
 

@@ -23,8 +23,10 @@ from minilora.adapters.hook import Hook
 from minilora.backend import Array, copy_into, to_host
 from minilora.files import read_metadata, read_tensors, write_tensors
 from minilora.nn import Llama
-from minilora.training.config import TrainingConfig
+from minilora.training.config import CHANGEABLE_LATER, TrainingConfig
 from minilora.training.optimizer import Optimizer
+
+BEST = "best."  # prefix of the names of the best result's arrays
 
 
 class CheckpointError(ValueError):
@@ -43,6 +45,11 @@ class History:
         """The latest validation loss."""
         return self.evaluations[-1][1]
 
+    @property
+    def best(self) -> tuple[int, float]:
+        """The number of steps and the loss of the evaluation with the lowest validation loss."""
+        return min(self.evaluations, key=lambda pair: pair[1])
+
     def __repr__(self) -> str:
         parts = [f"{len(self.losses)} steps"]
         if self.losses:
@@ -60,10 +67,12 @@ def save(
     history: History,
     settings: Mapping[str, Any],
     hooks: Mapping[str, Hook] | None = None,
+    best: Mapping[str, Array] | None = None,
 ) -> None:
-    """Save the state after `optimizer.steps` steps."""
+    """Save the state after `optimizer.steps` steps, and the arrays of the best result so far."""
+    arrays = {**_arrays(optimizer, hooks), **{BEST + name: array for name, array in (best or {}).items()}}
     tensors = {
-        **{name: to_host(array) for name, array in _arrays(optimizer, hooks).items()},
+        **{name: to_host(array) for name, array in arrays.items()},
         "losses": np.array(history.losses, dtype=np.float64),
         "evaluations": np.array(history.evaluations, dtype=np.float64).reshape(-1, 2),
     }
@@ -84,25 +93,24 @@ def load(
     history: History,
     settings: Mapping[str, Any],
     hooks: Mapping[str, Hook] | None = None,
-) -> None:
+) -> dict[str, Array]:
     """Copy the saved state into `optimizer`, `rng`, `history` and the arrays of `hooks`, in place.
 
-    Raises CheckpointError, before anything is changed, if the file is missing or corrupted, or belongs to a run with
-    different settings, data or parameters.
+    Returns the arrays of the best result so far. Raises CheckpointError, before anything is changed, if the file is
+    missing or corrupted, or belongs to a run with different data, parameters or settings, except those in
+    CHANGEABLE_LATER.
     """
     try:
-        tensors, text = read_tensors(path), read_metadata(path).get("minilora_checkpoint")
+        tensors = read_tensors(path)
     except ValueError as error:
         raise CheckpointError(f"cannot resume: {error}") from None
-    if text is None:
-        raise CheckpointError(f"cannot resume: {path} is not a minilora checkpoint")
-    state, arrays = json.loads(text), _arrays(optimizer, hooks)
+    state, arrays = _read_state(path), _arrays(optimizer, hooks)
     layout = [[name, list(shape)] for name, shape in optimizer.layout]
     if state["layout"] != layout:
         raise CheckpointError(f"cannot resume: the trainable parameters in {path} differ from those of this run")
     saved = {**dataclasses.asdict(TrainingConfig()), **state["settings"]}  # defaults for settings newer than the file
     for name, value in json.loads(json.dumps(settings)).items():
-        if saved.get(name) != value:
+        if saved.get(name) != value and name not in CHANGEABLE_LATER:
             raise CheckpointError(
                 f"cannot resume: {path} was saved with {name} = {saved.get(name)!r}, but this run has {value!r}"
             )
@@ -116,12 +124,35 @@ def load(
     rng.bit_generator.state = state["generator"]
     history.losses[:] = tensors["losses"].tolist()
     history.evaluations[:] = [(int(step), float(loss)) for step, loss in tensors["evaluations"]]
+    return {name.removeprefix(BEST): array for name, array in tensors.items() if name.startswith(BEST)}
+
+
+def saved_steps(path: Path) -> int:
+    """The number of steps of the run that saved a checkpoint. Raises CheckpointError if it is not valid."""
+    return int(_read_state(path)["step"])
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """The part of a checkpoint that is not tensors."""
+    try:
+        text = read_metadata(path).get("minilora_checkpoint")
+    except ValueError as error:
+        raise CheckpointError(f"cannot resume: {error}") from None
+    if text is None:
+        raise CheckpointError(f"cannot resume: {path} is not a minilora checkpoint")
+    state: dict[str, Any] = json.loads(text)
+    return state
 
 
 def _arrays(optimizer: Optimizer, hooks: Mapping[str, Hook] | None) -> dict[str, Array]:
     """The arrays that change during a run, keyed by their names in the file."""
+    return {**result(optimizer, hooks), **optimizer.state}
+
+
+def result(optimizer: Optimizer, hooks: Mapping[str, Hook] | None) -> dict[str, Array]:
+    """The arrays that are the result of a run: the trained parameters, and the arrays that the hooks change."""
     own = {f"hook.{adapter}.{name}": a for adapter, hook in (hooks or {}).items() for name, a in hook.state.items()}
-    return {"parameters": optimizer.data, **optimizer.state, **own}
+    return {"parameters": optimizer.data, **own}
 
 
 def fingerprints(model: Llama, train_ids: Array | None, val_ids: Array | None) -> dict[str, Any]:

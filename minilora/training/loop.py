@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -17,6 +16,7 @@ from minilora.adapters.settings import replace_settings
 from minilora.nn import Llama
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig
+from minilora.training.log import write_log
 from minilora.training.progress import Progress
 from minilora.training.run import Run
 
@@ -33,6 +33,7 @@ def train(
     *,
     checkpoint_path: str | Path | None = None,
     resume: bool = False,
+    log_path: str | Path | None = None,
     sample: Callable[[], str] | None = None,
     quiet: bool = False,
     threads: int | None = None,
@@ -45,8 +46,10 @@ def train(
     train_ids, val_ids : token ids, each (n,)
     config : the training configuration, by default TrainingConfig()
     checkpoint_path : the checkpoint file; None for no checkpoints
-    resume : continue from the checkpoint; the result is bit-for-bit identical to that of an uninterrupted run
-    sample : returns a text to print at each evaluation
+    resume : continue from the checkpoint; the result is bit-for-bit identical to that of an uninterrupted run. A larger
+        `iters` continues a finished run
+    log_path : a CSV file with the losses (`write_log`), rewritten with each checkpoint and at the end
+    sample : returns a text to print every `config.sample_every` steps
     quiet : print nothing
     threads : number of pieces of a batch computed in parallel, by default one per core; the result is bit-for-bit
         identical for any number. On a GPU, one thread is used
@@ -62,13 +65,12 @@ def train(
         model's, adapters are merged, or threads is below 1; nothing is written
     """
     config = replace_settings(config or TrainingConfig(), settings)
-    steps = train_steps(
-        model, train_ids, val_ids, config, checkpoint_path, resume=resume, sample=sample, quiet=quiet, threads=threads
-    )
+    common: Any = {"resume": resume, "log_path": log_path, "sample": sample, "quiet": quiet, "threads": threads}
+    steps = train_steps(model, train_ids, val_ids, config, checkpoint_path, **common)
     with _ctrl_c() as pressed, closing(steps):
         for run in steps:
-            finished = run.history.evaluations[-1][0] == config.iters
-            if pressed.is_set() and not finished:
+            evaluated = run.history.evaluations[-1][0] == run.steps
+            if pressed.is_set() and not (run.finished and evaluated):
                 raise Interrupted(f"stopped after step {run.steps} of {config.iters}")
     return run.history
 
@@ -81,6 +83,7 @@ def train_steps(
     checkpoint_path: str | Path | None = None,
     *,
     resume: bool = False,
+    log_path: str | Path | None = None,
     sample: Callable[[], str] | None = None,
     quiet: bool = True,
     threads: int | None = None,
@@ -97,36 +100,62 @@ def train_steps(
         raise CheckpointError(f"{checkpoint_path} already exists; continue with resume=True, or choose another path")
     else:
         run.save()
-    shown = Progress(config.iters, run.steps, config.batch * config.context * config.accumulate, quiet)
+    tokens = config.batch * config.context * config.accumulate
+    evaluated = run.history.evaluations[-1][0] if run.history.evaluations else -1
+    recent = run.history.losses[max(0, evaluated) :]
+    shown = Progress(config.iters, run.steps, tokens, quiet, eval_every=config.eval_every, losses=recent)
+    shown.sampled = evaluated  # a resumed run does not repeat its last sample
+
+    def save() -> None:
+        run.save()
+        if log_path:
+            write_log(log_path, run.history)
+
     try:
         with run.threads:
-            while run.steps < config.iters:
+            while not run.finished:
                 if run.steps % config.eval_every == 0:
-                    _evaluate(run, shown, sample)
+                    _evaluate(run, shown)
+                _sample(run, shown, sample)
+                if run.finished:
+                    break
                 shown.step(run.steps + 1, run.step())
                 if run.steps % config.checkpoint_every == 0:
-                    run.save()
+                    save()
                 yield run
-            _evaluate(run, shown, sample)
-            run.save()
+            _evaluate(run, shown)
+            _sample(run, shown, sample, last=True)
+            save()
+            run.restore_best()
             yield run
     except GeneratorExit:
-        run.save()
+        save()
         raise
     finally:
         model.eval()
         shown.close()
 
 
-def _evaluate(run: Run, shown: Progress, sample: Callable[[], str] | None) -> None:
-    """Evaluate the model and show the loss and a sample, unless this was already done at this step."""
+def _evaluate(run: Run, shown: Progress) -> None:
+    """Evaluate the model and show the loss, unless this was already done at this step."""
     if run.history.evaluations and run.history.evaluations[-1][0] == run.steps:
         return
     with shown.evaluating():
         loss = run.evaluate()
-        text = sample() if sample and not shown.quiet else ""
-    recent = run.history.losses[-run.config.eval_every :]
-    shown.evaluation(run.steps, float(np.mean(recent)) if recent else math.nan, loss, text)
+    shown.evaluation(run.steps, loss)
+    if run.finished and run.steps < run.config.iters:
+        step, best = run.history.best
+        shown.message(f"stopped early: no validation loss below {best:.3f}, that of step {step}")
+
+
+def _sample(run: Run, shown: Progress, sample: Callable[[], str] | None, last: bool = False) -> None:
+    """Show a text by the model, every `sample_every` steps and at the end."""
+    every = run.config.sample_every or run.config.eval_every
+    if sample and not shown.quiet and (last or run.steps % every == 0) and run.steps != shown.sampled:
+        run.model.eval()
+        with shown.evaluating():
+            text = sample()
+        shown.sample(run.steps, text)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from minilora.adapters.attach import hosts
 from minilora.adapters.hook import Hook
 from minilora.autograd.engine import gradients
 from minilora.autograd.tensor import Tensor
-from minilora.backend import Array, keep_freed_memory
+from minilora.backend import Array, copy_into, keep_freed_memory
 from minilora.data.batches import check_length, sample_batch
 from minilora.nn import Llama
 from minilora.threads import Threads
@@ -23,7 +23,6 @@ from minilora.training.config import TrainingConfig
 from minilora.training.evaluate import evaluate
 from minilora.training.groups import make_optimizer
 from minilora.training.pieces import Batch, add_gradients, smallest_piece
-from minilora.training.schedule import learning_rate
 
 
 class TrainingError(ValueError):
@@ -50,6 +49,7 @@ class Run:
     hooks : the training hooks of the active adapters, by adapter name
     rng : the generator that draws the batches; its state determines the batches that follow
     history : the losses so far
+    best : with config.keep "best", copies of the arrays with the lowest validation loss so far
     steps : number of updates so far
 
     Raises AdapterError while adapters are merged, and ValueError if no parameter is trainable, a text is too short for
@@ -72,6 +72,7 @@ class Run:
         self.threads = Threads(threads, model.device)
         self.rng = np.random.default_rng(config.seed)
         self.history = History()
+        self.best: dict[str, Array] = {}
         if checkpoint_path:  # before a hook can change a frozen weight
             self.settings = {**dataclasses.asdict(config), **checkpoint.fingerprints(model, train_ids, val_ids)}
         self.hooks = _hooks(model)
@@ -85,8 +86,17 @@ class Run:
     @property
     def rate(self) -> float:
         """The learning rate of the next step."""
-        c = self.config
-        return learning_rate(self.steps, c.iters, schedule=c.schedule, lr=c.lr, min_lr=c.min_lr, warmup=c.warmup_steps)
+        return self.config.learning_rate(self.steps)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended: all steps are done, or the validation loss stopped improving (config.patience)."""
+        evaluations, patience = self.history.evaluations, self.config.patience
+        if self.steps >= self.config.iters:
+            return True
+        if not evaluations or patience is None:
+            return False
+        return len(evaluations) - 1 - evaluations.index(self.history.best) >= patience
 
     def __repr__(self) -> str:
         kind = type(self.optimizer).__name__
@@ -121,7 +131,15 @@ class Run:
         if not math.isfinite(loss):
             raise self._error(f"the validation loss is {loss} after step {self.steps}")
         evaluations.append((self.steps, loss))
+        if c.keep == "best" and self.history.best[0] == self.steps:
+            self.best = {name: array.copy() for name, array in checkpoint.result(self.optimizer, self.hooks).items()}
         return loss
+
+    def restore_best(self) -> None:
+        """With config.keep "best", go back to the parameters with the lowest validation loss."""
+        for name, array in checkpoint.result(self.optimizer, self.hooks).items():
+            if name in self.best:
+                copy_into(array, self.best[name])
 
     def forget(self, parameter: Tensor) -> None:
         """Set the optimizer state of one parameter to zero."""
@@ -132,13 +150,21 @@ class Run:
         if not np.isfinite(self.optimizer.data).all():
             raise self._error(f"a parameter is not finite after step {self.steps}")
         if self.checkpoint_path:
-            checkpoint.save(self.checkpoint_path, self.optimizer, self.rng, self.history, self.settings, self.hooks)
+            state = self.optimizer, self.rng, self.history, self.settings, self.hooks
+            checkpoint.save(self.checkpoint_path, *state, self.best)
 
     def load(self) -> None:
         """Restore the checkpoint. The resumed run is bit-for-bit identical to an uninterrupted one."""
         if not self.checkpoint_path:
             raise CheckpointError("cannot resume: this run has no checkpoint_path")
-        checkpoint.load(self.checkpoint_path, self.optimizer, self.rng, self.history, self.settings, self.hooks)
+        state = self.optimizer, self.rng, self.history, self.settings, self.hooks
+        best = checkpoint.load(self.checkpoint_path, *state)
+        self.best = best if self.config.keep == "best" else {}
+        if self.steps > self.config.iters:
+            raise CheckpointError(
+                f"cannot resume: {self.checkpoint_path} has {self.steps} steps already, more than iters = "
+                f"{self.config.iters}; choose a larger number"
+            )
 
     def _draw(self) -> list[Batch]:
         c = self.config

@@ -8,7 +8,7 @@ import minilora as package
 from minilora.cli import COMMANDS, main
 
 NAMES = [
-    *("demo", "pretrain", "finetune", "generate", "voices", "compare", "app"),
+    *("demo", "pretrain", "finetune", "runs", "generate", "voices", "compare", "app"),
     *("merge", "mix", "eval", "info", "laws", "bench", "data"),
 ]
 

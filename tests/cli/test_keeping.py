@@ -27,15 +27,20 @@ def test_merge_does_not_write_over_a_model_or_an_adapter(out, here, fails, conte
 @pytest.mark.parametrize(
     ("command", "given"),
     [
-        ("finetune --resume --out {bard} --method full --rank 2", "--method, --rank"),
-        ("finetune --resume --out {bard} --model {tiny} --corpus x", "--corpus, --model"),
-        ("pretrain --resume --out {tiny} --seed 0", "--seed"),
+        ("finetune --resume --out {bard} --method full --rank 2", "--method lora, but the command has full"),
+        ("finetune --resume --out {bard} --rank 3", "--rank 2, but the command has 3"),
+        ("finetune --resume --out {bard} --corpus x", "--corpus {text}, but the command has x"),
+        ("finetune --resume --out {bard} --preset demo", "--corpus {text}, but the command has tinyshakespeare"),
+        ("pretrain --resume --out {tiny} --seed 1", "--seed 0, but the command has 1"),
+        ("pretrain --resume --out {tiny} --lr 3", "--lr 0.002, but the command has 3.0"),
+        ("finetune --resume --out {bard} --iters 4", "has 5 steps already, more than iters = 4; choose a larger"),
     ],
 )
 def test_resuming_with_other_flags(command, given, here, fails, contents):
     before = contents(here.root)
+    verse = here.bard.joinpath("run.toml").read_text().split('"')[1]  # the corpus, with its full path
     line = fails(*command.format(**vars(here)).split())
-    assert line.endswith(f"leave out {given}")
+    assert given.format(text=verse) in line
     assert contents(here.root) == before
 
 

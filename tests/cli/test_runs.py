@@ -13,7 +13,7 @@ from minilora.nn import Llama
 from minilora.runs import load_settings
 from minilora.training import evaluate
 
-RUN = {"run.toml", "history.json", "checkpoint.safetensors"}
+RUN = {"run.toml", "history.json", "log.csv", "checkpoint.safetensors"}
 MODEL = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 ADAPTER = {"adapter_config.json", "adapter_model.safetensors"}
 
@@ -111,7 +111,7 @@ def test_a_run_that_ends_worse_than_it_was_says_so(here, minilora, adapt, monkey
     out = minilora("finetune", "--preset", "mine.toml", "--model", here.tiny, "--corpus", here.verse, "--out", "new")
     assert out.splitlines()[-2:] == [
         "validation loss 1.5000 nats per byte; saved in new",
-        "the validation loss was lower after step 2: 1.2500; fewer steps (--iters) may give a better result",
+        "the validation loss was lower after step 2: 1.2500; --keep best saves that state",
     ]
 
 

@@ -42,9 +42,16 @@ def test_a_run_leaves_the_result_its_settings_and_its_losses(folder, settings, c
     assert isinstance(history, History)
     assert len(history.losses) == 6
     assert {path.name for path in (folder / "out").iterdir()} == {
-        *("run.toml", "history.json", "checkpoint.safetensors", "adapter_config.json", "adapter_model.safetensors"),
+        *(
+            "run.toml",
+            "history.json",
+            "log.csv",
+            "checkpoint.safetensors",
+            "adapter_config.json",
+            "adapter_model.safetensors",
+        ),
     }
-    assert runs.load_settings("out/run.toml") == settings()
+    assert runs.load_settings("out/run.toml") == settings().absolute()
     recorded = json.loads((folder / "out" / "history.json").read_text())
     assert recorded["losses"] == pytest.approx(history.losses, abs=1e-5)
     lora.load_adapter(Llama.from_pretrained("base"), "out")

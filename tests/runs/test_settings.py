@@ -7,6 +7,7 @@ import pytest
 from minilora.data import corpora
 from minilora.runs import load_settings, presets
 from minilora.runs.settings import CHANGEABLE
+from minilora.training import TrainingConfig
 
 VALUES = {"corpus": ["a.txt", 'a "quoted" C:\\path', "Ä 🦙\t日本"], "base": "runs/base 🦙", "method": "full"}
 VALUES |= {
@@ -18,6 +19,7 @@ VALUES |= {
     "dropout": 0.125,
     "lr": 3e-05,
 }
+VALUES |= {"start": "shakespeare", "keep": "best"}
 VALUES |= {"layers": 3, "heads": 8, "kv_heads": 2, "hidden": 64}
 
 
@@ -51,7 +53,13 @@ def test_a_change_overrides_its_entry_and_no_other(change, tmp_path):
     assert entry(before, change) != value_of(change)
     assert entry(after, change) == value_of(change)
     changed = {other for other in CHANGEABLE if entry(before, other) != entry(after, other)}
-    derived = {"rank": {"alpha"}, "heads": {"kv_heads"}, "method": {"rank", "alpha", "dropout", "targets"}}
+    derived = {
+        "lr": {"min_lr"},
+        "start": {"method", "rank", "alpha", "dropout", "targets"},
+        "rank": {"alpha"},
+        "heads": {"kv_heads"},
+        "method": {"rank", "alpha", "dropout", "targets"},
+    }
     assert changed - derived.get(change, set()) == {change}
 
 
@@ -62,7 +70,15 @@ def test_another_rank_keeps_the_scale(changes, alpha):
 
 
 @pytest.mark.parametrize("name", presets())
-@pytest.mark.parametrize("changes", [{}, {name: value_of(name) for name in CHANGEABLE}, {"targets": r".*\.(q|v)_proj"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {name: value_of(name) for name in CHANGEABLE if name != "start"},
+        {"start": "python"},
+        {"targets": r".*\.(q|v)_proj"},
+    ],
+)
 def test_run_toml_is_the_same_settings_again(name, changes, tmp_path):
     chosen = load_settings(name, **changes)
     assert chosen.save(tmp_path) == tmp_path / "run.toml"
@@ -85,6 +101,13 @@ def test_run_toml_keeps_patterns_and_lists(tmp_path):
     again = load_settings(tmp_path / "run.toml")
     assert again == chosen
     assert list(again.adapter.rank_pattern) == list(chosen.adapter.rank_pattern)  # the first match applies
+
+
+def test_another_learning_rate_keeps_the_shape_of_the_schedule():
+    assert load_settings("demo").training.min_lr == 5e-4
+    assert load_settings("demo", lr=5e-5).training.min_lr == pytest.approx(5e-6)
+    assert load_settings("demo", lr=5e-5, min_lr=1e-5).training.min_lr == 1e-5
+    assert TrainingConfig(lr=1e-6, warmup=2).learning_rate(999) <= 1e-6  # min_lr is 1e-4
 
 
 def test_a_run_of_a_fresh_model_or_of_a_base():
