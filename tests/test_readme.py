@@ -48,7 +48,7 @@ def test_the_code_runs(number, session, monkeypatch, capsys):
 
 def test_there_are_code_and_commands_to_check():
     assert len(BLOCKS) == 12
-    assert len(COMMANDS) == len(cli.COMMANDS) == 14
+    assert len(COMMANDS) == len(cli.COMMANDS) == 15
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -84,6 +84,14 @@ class Settings:
     adapter: Method | None
     training: TrainingConfig
 
+    def __repr__(self) -> str:
+        t, start = self.training, self.start or self.base or "the packaged base"
+        kind = "a new model" if self.model else f"{self.method} on {start}"
+        return (
+            f"Settings({kind}, trained on {', '.join(self.corpus)}: {t.iters} steps of {t.batch} x {t.context} tokens, "
+            f"lr {t.lr:g})"
+        )
+
     def load_ids(self) -> tuple[Array, Array]:
         """Load the corpora; return the training and validation token ids, each (n,)."""
         return load_ids(self.corpus, ascii=self.ascii or None, encoding=self.encoding or None)
