@@ -16,7 +16,7 @@ from minilora import laws
 from minilora.cli import options
 from minilora.files import write_atomically
 from minilora.laws import CONFORMANCE, GROUPS, Law, Verdict, catalogue
-from minilora.laws.kit.check import explanation
+from minilora.laws.kit.check import ALPHA_IS_THE_SCALE, conventional, explanation, first_problem
 
 DTYPES = "float64", "float32"
 LAYERS = {
@@ -64,6 +64,13 @@ def run(flags: Namespace) -> int:
     if flags.json and Path(flags.json).is_dir():
         raise ValueError(f"expected --json to name a file, but {flags.json} is a folder")
     begun, results = time.perf_counter(), []
+    if flags.layer not in LAYERS:
+        if problem := first_problem(layer, DTYPES[0]):
+            print(problem)
+            return 1
+        layer, given = conventional(layer, flags.cases, DTYPES[0], flags.seed), layer
+        if layer is not given:
+            print(ALPHA_IS_THE_SCALE)
 
     def tried(law: Law) -> str:
         results.append([laws.run(law, layer, flags.cases, dtype, flags.seed) for dtype in DTYPES])
@@ -74,7 +81,7 @@ def run(flags: Namespace) -> int:
     if flags.json:
         text = json.dumps([record(verdicts) for verdicts in results], indent=2, ensure_ascii=False)
         write_atomically(Path(flags.json), text + "\n")
-    return int(any(verdict.holds is False for verdicts in results for verdict in verdicts))
+    return int(any(verdict.word == "BROKEN" for verdicts in results for verdict in verdicts))
 
 
 def find_layer(name: str) -> type[Any]:
@@ -118,15 +125,14 @@ def listed(law: Law) -> str:
 
 def result(verdicts: list[Verdict]) -> str:
     """Return the result of a law: name, equation and, for each dtype, the cases, the worst error and the bound."""
-    law, worst = verdicts[0].law, next((v for v in verdicts if not v.holds), verdicts[0])
-    word = {True: "holds", False: "BROKEN", None: "-"}[worst.holds]
-    lines = f"  {word:6}  {law.name}\n          {law.equation}"
+    law, worst = verdicts[0].law, _worst(verdicts)
+    lines = f"  {worst.word:7}  {law.name}\n           {law.equation}"
     if worst.holds is None:
-        return f"{lines}\n          not run: requires {', '.join(law.needs)}, which the layer does not fully implement"
+        return f"{lines}\n           not run: requires {', '.join(law.needs)}, which the layer does not fully implement"
     found = [
         f"{v.dtype}: {v.cases} cases, worst error {_size(v.worst_error)}, bound {_size(v.bound)}" for v in verdicts
     ]
-    lines += f"\n          {'; '.join(found)}"
+    lines += f"\n           {'; '.join(found)}"
     return lines if worst.holds else f"{lines}\n{explanation(worst)}"
 
 
@@ -135,10 +141,17 @@ def _size(error: float) -> str:
 
 
 def closing(results: list[list[Verdict]]) -> str:
-    """Return how many laws hold, are broken or were not run, as text."""
-    words = [None if vs[0].holds is None else all(v.holds for v in vs) for vs in results]
-    parts = [f"{words.count(True)} laws hold", f"{words.count(False)} broken"]
-    return ", ".join(parts + [f"{words.count(None)} not run"] * (None in words))
+    """Return how many laws have each verdict, as text."""
+    words = [_worst(verdicts).word for verdicts in results]
+    parts = [f"{words.count('holds')} laws hold", f"{words.count('BROKEN')} broken"]
+    others = {"rounds": "up to rounding", "differs": "by another convention", "-": "not run"}
+    return ", ".join(parts + [f"{words.count(word)} {text}" for word, text in others.items() if word in words])
+
+
+def _worst(verdicts: list[Verdict]) -> Verdict:
+    """Return the worst of a law's verdicts in the different dtypes."""
+    order = ["BROKEN", "differs", "rounds", "-", "holds"]
+    return min(verdicts, key=lambda verdict: order.index(verdict.word))
 
 
 def record(verdicts: list[Verdict]) -> dict[str, Any]:

@@ -31,7 +31,19 @@ def a_fresh_adapter_can_learn(case: Case, layer: Layer) -> None:
     case.true("two fresh layers have the same random factor", not np.array_equal(drawn, other))
 
 
-@law("lora", "rms(A₀) ≤ 2/√in, for any r", "PEFT 0.21.2's default; He et al. 2015, section 2.2", needs=("fresh", "A"))
+def another_size_of_A(case: Case, layer: Layer) -> None:
+    """The size of the initial A is a convention: others draw it with a fixed deviation such as 0.02, or with 1/r."""
+    A = layer.fresh(case.array("W", 2, 64 * case.size("in / 64", 1, 4)), case.size("r", 1, 8), 1.0, case.rng).A
+    case.true("the initial A should be finite", bool(np.isfinite(A).all()))
+
+
+@law(
+    "lora",
+    "rms(A₀) ≤ 2/√in, for any r",
+    "PEFT 0.21.2's default; He et al. 2015, section 2.2",
+    needs=("fresh", "A"),
+    convention=another_size_of_A,
+)
 def a_fresh_A_is_scaled_by_its_inputs(case: Case, layer: Layer) -> None:
     """By default, the initial entries of A are of the order of 1/√in; with 1/√r they would be far too large."""
     n_in, r = 64 * case.size("in / 64", 1, 4), case.size("r", 1, 8)
@@ -130,11 +142,23 @@ def after_a_step_the_layer_computes_with_its_new_factors(case: Case, layer: Laye
     case.equal("h", adapted.forward(x), x @ (W + update).T)
 
 
+def dropout_after_A(case: Case, layer: Layer) -> None:
+    """The place of dropout is a convention: others drop entries of A x instead of entries of x."""
+    W = draw_weight(case)
+    adapter, x = draw_adapter(case, W, r=1), draw_inputs(case, W, tokens=20)
+    p = case.choice("p", [0.5, 0.25, 0.75])
+    update = layer(W, *adapter).forward_in_training(x, p, case.rng) - x @ W.T  # (tokens, out)
+    full = x @ adapter.delta.T
+    kept = np.abs(update).max(axis=1, keepdims=True) > 1e-3 * np.abs(full).max(axis=1, keepdims=True)
+    case.equal("update", update, np.where(kept, full / (1 - p), 0))
+
+
 @law(
     "lora",
     "in = 1:  h - W x is 0, or s B A x / (1 - p)",
     "Srivastava et al. 2014, section 4; PEFT's LoraConfig.lora_dropout",
     needs=("forward_in_training",),
+    convention=dropout_after_A,
 )
 def dropout_acts_on_the_input_of_A_alone(case: Case, layer: Layer) -> None:
     """Dropout zeroes inputs of the adapter path, for all outputs together; the frozen path gets every input."""

@@ -17,16 +17,16 @@ import numpy as np
 
 class Mine:
     def __init__(self, W, A, B, alpha, r):
-        self.W, self.A, self.B, self.scale = W, A, B, alpha
+        self.W, self.A, self.B, self.scale = W, A, B, alpha / r
 
     def forward(self, x):
-        return x @ self.W.T + self.scale * (x @ self.A.T) @ self.B.T
+        return x @ self.W.T + (x @ self.A.T) @ self.B.T
 """
 
 
 @pytest.fixture
 def mine(monkeypatch):
-    """The name of a layer that does not divide by r, in a file in the current folder."""
+    """The name of a layer that does not scale its update, in a file in the current folder."""
     Path("mine_with_a_mistake.py").write_text(MINE)
     yield "mine_with_a_mistake:Mine"
     sys.modules.pop("mine_with_a_mistake", None)
@@ -46,7 +46,7 @@ def test_the_list_is_the_catalogue_to_read(minilora, monkeypatch):
 def test_one_group_with_verdicts(minilora):
     out = minilora("laws", "--only", "merge", "--cases", 5, "--json", "laws.json")
     for law in catalogue("merge"):
-        assert f"  holds   {law.name}\n          {law.equation}\n          float64: 5 cases, worst error " in out
+        assert f"  holds    {law.name}\n           {law.equation}\n           float64: 5 cases, worst error " in out
     assert "bound 1.0e-12; float32: 5 cases, worst error " in out
     assert f"\n{len(catalogue('merge'))} laws hold, 0 broken, " in out
     assert "lora:" not in out
@@ -92,7 +92,9 @@ def test_a_layer_of_ones_own_with_a_mistake(mine, capsys):
 
 
 def test_infinite_errors_are_valid_json(mine):
-    Path("mine_with_a_mistake.py").write_text(MINE + "\n    forward = lambda self, x: x[:, :0]\n")
+    Path("mine_with_a_mistake.py").write_text(
+        MINE + "\n    forward = lambda self, x: x @ self.W.T if len(x) == 4 else x[:, :0]\n"
+    )
     assert call(["laws", "--layer", mine, "--only", "lora", "--cases", 5, "--json", "laws.json"]) == 1
     entry = json.loads(Path("laws.json").read_text(), parse_constant=pytest.fail)[0]
     assert entry["worst_error"] is None
@@ -125,3 +127,18 @@ def test_the_search_path_stays(mine):
     before = list(sys.path)
     call(["laws", "--layer", mine, "--list"])
     assert sys.path == before
+
+
+def test_a_layer_of_ones_own_with_another_scale(mine, capsys):
+    other = MINE.replace("alpha / r", "alpha").replace("(x @ self.A.T) @", "self.scale * (x @ self.A.T) @")
+    Path("mine_with_a_mistake.py").write_text(other)
+    assert call(["laws", "--layer", mine, "--cases", 20]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("  differs  the scale: this layer multiplies B A by α")
+    assert "\n13 laws hold, 0 broken, 40 not run, " in out
+
+
+def test_a_layer_of_ones_own_that_raises(mine, capsys):
+    Path("mine_with_a_mistake.py").write_text(MINE.replace("self.W.T", "self.W"))
+    assert call(["laws", "--layer", mine]) == 1
+    assert capsys.readouterr().out.startswith("  BROKEN  the first case, W (3, 5), A (2, 5)")

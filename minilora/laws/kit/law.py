@@ -29,6 +29,10 @@ EXACT = {"float64": 0.0, "float32": 0.0}
 """The bound of a law that must hold bit for bit."""
 
 
+ROUNDING = {"float64": 1e-12, "float32": 1e-5}
+"""The default bound of a law that holds up to rounding: the errors of the few sums in a small layer."""
+
+
 def rounding(float64: float, float32: float) -> dict[str, float]:
     """The bound of a law that holds up to rounding, relative to the largest entry or 1, whichever is larger."""
     return {"float64": float64, "float32": float32}
@@ -46,6 +50,8 @@ class Law:
     bound : dtype -> the largest relative error that counts as rounding
     needs : the methods and attributes that a layer must have for the law to apply; see `layer.py`
     holds : the property, a function of a Case and, for the groups in CONFORMANCE, of a layer class
+    convention : for a law that is a convention, the property of layers with another common convention; its docstring
+        describes that convention
     """
 
     name: str
@@ -56,6 +62,7 @@ class Law:
     bound: Mapping[str, float]
     needs: tuple[str, ...]
     holds: Callable[..., None]
+    convention: Callable[..., None] | None = None
 
     def __repr__(self) -> str:
         return f"Law({self.name}: {self.equation})"
@@ -104,18 +111,23 @@ def catalogue(*groups: str) -> list[Law]:
 
 
 def law(
-    group: str, equation: str, source: str, bound: Mapping[str, float] | None = None, needs: tuple[str, ...] = ()
+    group: str,
+    equation: str,
+    source: str,
+    bound: Mapping[str, float] | None = None,
+    needs: tuple[str, ...] = (),
+    convention: Callable[..., None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a property in the catalogue: the function's name becomes the law's name, its docstring the statement.
 
-    The default `bound` allows for the rounding errors of the few sums in a small layer.
+    The default `bound` is ROUNDING.
     """
 
     def enter(holds: Callable[..., None]) -> Callable[..., None]:
         name = holds.__name__.replace("_", "-")
         assert name not in LAWS, name
         statement = inspect.cleandoc(holds.__doc__ or "")
-        LAWS[name] = Law(name, group, statement, equation, source, bound or rounding(1e-12, 1e-5), needs, holds)
+        LAWS[name] = Law(name, group, statement, equation, source, bound or ROUNDING, needs, holds, convention)
         return holds
 
     return enter

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 import warnings
 from dataclasses import dataclass
 from html import escape
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilora.laws.kit.case import Broken, Case
 from minilora.laws.kit.guard import Maker
-from minilora.laws.kit.law import Law
+from minilora.laws.kit.law import ROUNDING, Law
 from minilora.messages import html_table
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ class Verdict:
     cases : the number of cases tried, including the one that broke the law
     worst_error : the largest relative error; infinite for a wrong shape, an exception, or NaN
     counterexample : the smallest case found that breaks the law, with the error message
+    qualified : "rounds" if a law that should hold bit for bit holds up to rounding; "differs" if the law is a
+        convention and the layer follows another common one; otherwise ""
     """
 
     law: Law
@@ -35,6 +39,7 @@ class Verdict:
     cases: int = 0
     worst_error: float = 0.0
     counterexample: str = ""
+    qualified: str = ""
 
     @property
     def bound(self) -> float:
@@ -42,8 +47,14 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """The result in one word: holds, BROKEN, or - if the law does not apply to the implementation."""
-        return {True: "holds", False: "BROKEN", None: "-"}[self.holds]
+        """The result in one word: holds, rounds, differs, BROKEN, or - if the law does not apply to the layer."""
+        return {True: "holds", False: self.qualified or "BROKEN", None: "-"}[self.holds]
+
+    @property
+    def exception(self) -> str:
+        """The exception of the implementation that broke the law, without the numbers in its message, or ""."""
+        last = self.counterexample.rpartition("\n")[2]
+        return re.sub(r"\d+", "", last) if last.startswith("raised ") else ""
 
     def __repr__(self) -> str:
         error = f"worst error {self.worst_error:.1e}, bound {self.bound:g}"
@@ -64,6 +75,27 @@ def run(law: Law, layer: type[Any] | None = None, cases: int = 200, dtype: str =
 
     Raises ValueError if `cases` is less than 1 or the law has no bound for `dtype`.
     """
+    verdict = _strict(law, layer, cases, dtype, seed)
+    if verdict.holds is False and math.isfinite(verdict.worst_error):
+        for word, milder in _milder(law).items():
+            qualified = _strict(milder, layer, cases, dtype, seed)
+            if qualified.holds:
+                return dataclasses.replace(verdict, qualified=word, worst_error=qualified.worst_error)
+    return verdict
+
+
+def _milder(law: Law) -> dict[str, Law]:
+    """Return the weaker laws that qualify a broken one, by the word for the verdict."""
+    found = {}
+    if not any(law.bound.values()):
+        found["rounds"] = dataclasses.replace(law, bound=ROUNDING)
+    if law.convention:
+        found["differs"] = dataclasses.replace(law, holds=law.convention)
+    return found
+
+
+def _strict(law: Law, layer: type[Any] | None, cases: int, dtype: str, seed: int) -> Verdict:
+    """Check a law without regard to conventions and rounding."""
     from hypothesis import errors
 
     if cases < 1 or dtype not in law.bound:
