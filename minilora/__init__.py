@@ -7,8 +7,8 @@
     ml.train(model, *ml.load_ids("my.txt"), iters=200, lr=5e-3)
     print(ml.write(model, "The king ", temperature=0.7))
 
-To read the code, start at `minilora/autograd/tensor.py`; LoRA is in `minilora/lora/lora.py`. `import minilora` loads
-only NumPy and the autograd package; the names below and the packages (`ml.lora`, `ml.laws`, ...) are imported lazily.
+To read the code, start at `minilora/autograd/tensor.py`; LoRA is in `minilora/lora/lora.py`. The names below and the
+packages (`ml.lora`, `ml.laws`, ...) are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from minilora import family  # registers the methods
-from minilora.autograd import Tensor, gradients, no_grad
 
 if TYPE_CHECKING:
-    from minilora import adapters, data, generation, laws, lora, nn, runs, training, voices
+    from minilora import adapters, autograd, data, generation, laws, lora, nn, runs, training, voices
+    from minilora.autograd import Tensor, gradients, no_grad
     from minilora.data import load_ids
     from minilora.generation import write
     from minilora.lora import get_peft_model
@@ -33,6 +33,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Tensor",
     "adapters",
+    "autograd",
     "compare",
     "data",
     "family",
@@ -53,10 +54,13 @@ __all__ = [
 ]
 
 _PACKAGE_OF = {
+    "Tensor": "autograd",
     "compare": "voices",
     "get_peft_model": "lora",
+    "gradients": "autograd",
     "load_ids": "data",
     "load_model": "nn",
+    "no_grad": "autograd",
     "train": "training",
     "write": "generation",
 }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from html import escape
+from types import UnionType
 from typing import Any
 
 LONGEST_SHOWN = 80
@@ -11,9 +15,15 @@ LONGEST_SHOWN = 80
 
 
 def shown(value: Any) -> str:
-    """Return the repr of a value, truncated to 80 characters."""
-    text = repr(value)
+    """Return the repr of a value on one line, truncated to 80 characters."""
+    text = " ".join(repr(value).split())
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
+
+
+def expect(value: Any, kind: type | UnionType | tuple[type, ...], what: str) -> None:
+    """Raise TypeError unless `value` is of this kind: "expected <what>, got <value>"."""
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"expected {what}, got {one_line(shown(value))}")
 
 
 def one_line(text: str) -> str:
@@ -33,6 +43,20 @@ def some(names: Sequence[str], most: int = 1) -> str:
     """Return the first `most` names and the number of remaining names: `a, b and 4 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an optional dependency group, from where minilora itself was installed."""
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    source = "minilora"
+    with suppress(PackageNotFoundError, KeyError, ValueError):
+        origin = json.loads(distribution("minilora").read_text("direct_url.json") or "{}")
+        if origin["url"].startswith("file:"):  # a checkout
+            source = f"{'-e ' * origin['dir_info'].get('editable', False)}{url2pathname(urlsplit(origin['url']).path)}"
+    return f"{sys.executable} -m pip install '{source}[{extra}]'".replace("'-e ", "-e '")
 
 
 def span(numbers: Iterable[float]) -> str:

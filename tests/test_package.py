@@ -111,7 +111,7 @@ def test_nothing_heavy_is_loaded(module):
     """The same check in a fresh interpreter."""
     script = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert "numpy" in loaded
+    assert ("numpy" in loaded) == (module != "minilora")  # a Ctrl-C while NumPy is loaded is handled by the command
     assert not set(loaded) & set(HEAVY)
 
 
@@ -123,10 +123,10 @@ def test_the_names_are_listed_and_no_other_is_there():
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_import_loads_no_more_than_autograd():
+def test_import_loads_almost_nothing():
     script = "import sys, minilora; print(*sorted(name for name in sys.modules if name.startswith('minilora.')))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
-    assert {room(name) for name in loaded} <= {"autograd", "backend", "family", "messages", "registry"}
+    assert {room(name) for name in loaded} <= {"family", "registry"}
 
 
 PUBLIC = {

@@ -14,9 +14,10 @@ from minilora.adapters.method import Arrays, Method
 from minilora.adapters.targets import select
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, to_device
+from minilora.messages import expect, shown
 from minilora.nn import Module
 from minilora.nn.choice import Choice, strengths
-from minilora.nn.module import AdapterError
+from minilora.nn.module import AdapterError, check_module
 
 
 def inject(model: Module, config: Method, adapter: str = "default", *, rng: np.random.Generator | int) -> None:
@@ -59,9 +60,10 @@ def place(model: Module, config: Method, adapter: str, arrays: Arrays) -> None:
 
 def check_name(model: Module, adapter: str) -> None:
     """Raise AdapterError if the name is taken or invalid, or if adapters are merged."""
+    check_module(model)
     model.refuse_if_merged("attach another adapter")
     if not isinstance(adapter, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", adapter):
-        raise AdapterError(f"expected an adapter name of ASCII letters, digits, - and _, got {adapter!r}")
+        raise AdapterError(f"expected an adapter name of ASCII letters, digits, - and _, got {shown(adapter)}")
     if adapter in model.adapters:
         raise AdapterError(
             f"the model already has an adapter {adapter!r}; choose another name, or remove it with "
@@ -71,6 +73,7 @@ def check_name(model: Module, adapter: str) -> None:
 
 def adapters(model: Module) -> list[str]:
     """Return the names of the attached adapters."""
+    check_module(model)
     return model.adapters
 
 
@@ -79,6 +82,7 @@ def hosts(model: Module, adapter: str | None = None) -> dict[str, AdaptedLinear]
 
     Raises AdapterError for an unknown adapter; the message lists the attached ones.
     """
+    check_module(model)
     found = {path: module for path, module in model.named_modules() if isinstance(module, AdaptedLinear)}
     if adapter is None:
         return found
@@ -92,6 +96,7 @@ def set_active(model: Module, choice: Choice) -> None:
     A strength multiplies the update of an adapter. It can be any finite number: 0 turns the adapter off, 1 is the
     adapter as trained.
     """
+    check_module(model)
     model.refuse_if_merged("change the active adapters")
     chosen = strengths(choice, model.adapters)
     for host in hosts(model).values():
@@ -100,6 +105,7 @@ def set_active(model: Module, choice: Choice) -> None:
 
 def active(model: Module) -> dict[str, float]:
     """Return the active adapters with their strengths."""
+    check_module(model)
     return model.active_adapters
 
 
@@ -122,6 +128,8 @@ def disabled(model: Module) -> Iterator[None]:
 
 def delete_adapter(model: Module, adapter: str) -> None:
     """Remove one adapter; layers left without adapters become plain again. Raises AdapterError for an unknown name."""
+    check_module(model)
+    expect(adapter, str, "the name of an adapter")
     model.refuse_if_merged("delete an adapter")
     for path, host in hosts(model, adapter).items():
         host.remove(adapter)

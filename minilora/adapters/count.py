@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from minilora.autograd.tensor import Tensor
 from minilora.messages import html_table
 from minilora.nn import Module
+from minilora.nn.module import check_module
 
 _HEAD = "module", "weight", "trainable", "total", "percent"
 
@@ -78,6 +79,7 @@ def report(model: Module) -> Report:
     A weight (out, in) with a LoRA adapter of rank r has in·out + r (in + out) parameters, of which r (in + out) are
     trainable.
     """
+    check_module(model)
     seen: set[int] = set()
     groups: dict[str, list[Count]] = defaultdict(list)
     for path, module in model.named_modules():

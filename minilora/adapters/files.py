@@ -34,9 +34,9 @@ from minilora.files import (
     write_json,
     write_tensors,
 )
-from minilora.messages import one_line
+from minilora.messages import expect, one_line
 from minilora.nn import Module
-from minilora.nn.module import AdapterError
+from minilora.nn.module import AdapterError, check_module
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PICKLED = "adapter_model.bin"
@@ -59,6 +59,7 @@ def save_adapter(
     Raises AdapterError, before anything is written, if the adapter or dtype is unknown or a value is not finite in this
     dtype.
     """
+    expect(adapter, str, "the name of an adapter")
     holders = hosts(model, adapter)
     if dtype not in ("float32", "float16"):
         raise AdapterError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
@@ -108,6 +109,7 @@ def load_adapter(model: Module, folder: str | Path, adapter: str | None = None) 
     of the base, the name is taken or invalid, or adapters are merged. Nothing in the folder is executed, and nothing
     outside it is read. Warns if the adapter was saved with a base model that has other weights.
     """
+    check_module(model)
     if adapter is None:
         adapter = str(folder) if packaged_voice(folder) else "default"
     config, file, header = _look(folder)

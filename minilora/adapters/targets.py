@@ -8,7 +8,7 @@ from minilora.adapters.host import AdaptedLinear
 from minilora.adapters.method import Method
 from minilora.messages import shown
 from minilora.nn import Linear, Module
-from minilora.nn.module import AdapterError
+from minilora.nn.module import AdapterError, check_module
 
 
 def select(model: Module, config: Method, strict: bool = True) -> dict[str, Linear]:
@@ -17,6 +17,7 @@ def select(model: Module, config: Method, strict: bool = True) -> dict[str, Line
     Raises AdapterError if no layer is selected or, if `strict`, if any target, layer index or pattern key matches no
     layer. The message describes the layers of the model.
     """
+    check_module(model)
     linears = {path: linear for path, module in model.named_modules() if path and (linear := _linear(module))}
     if not linears:
         raise AdapterError("found no Linear inside this model; a single Linear must be an attribute of a Module")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from minilora.app import learning
 from minilora.app.actions import Actions
+from minilora.messages import install_command
 from minilora.voices import attach
 
 if TYPE_CHECKING:
@@ -74,8 +75,7 @@ def _import() -> None:
         importlib.import_module("gradio")
     except ImportError as error:
         raise ValueError(
-            f"the app needs Gradio, which cannot be imported ({error}); "
-            "run pip install 'minilora[app]', or in a checkout pip install -e '.[app]'"
+            f"the app needs Gradio, which cannot be imported ({error}); run {install_command('app')}"
         ) from None
 
 

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from minilora import __version__
@@ -51,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning  # type: ignore[assignment]
+            _check_outputs(options)
             return options.run(options) or 0
     except BrokenPipeError:  # the reader of the output, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -67,6 +69,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("minilora: stopped", file=sys.stderr)
         return 130
+
+
+def _check_outputs(options: argparse.Namespace) -> None:
+    """Raise ValueError if the file of --json or the folder of --out cannot be written, before any work is done."""
+    file, folder = getattr(options, "json", None), getattr(options, "out", None)
+    if file and Path(file).is_dir():
+        raise ValueError(f"expected --json to name a file, but {file} is a folder")
+    if folder and Path(folder).exists() and not Path(folder).is_dir():
+        raise ValueError(f"expected --out to name a folder, but {folder} is a file")
+    for flag, path in (("--json", file and Path(file).parent), ("--out", folder)):
+        ancestors = [Path(path).absolute(), *Path(path).absolute().parents] if path else []
+        nearest = next((ancestor for ancestor in ancestors if ancestor.exists()), None)
+        if nearest and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+            raise ValueError(f"{flag}: nothing can be written in {nearest}; check the path, or choose another folder")
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
         "continue one prompt in several voices with the same seed, and mark differences from the base",
         'minilora compare --prompt "The king" --voices base,shakespeare,shakespeare:0.5+python:0.5',
     )
-    parser.add_argument("--prompt", default="The king ", help='start of each text (default: "The king ")')
+    options.add_prompt(parser, "The king ")
     parser.add_argument(
         "--voices",
         type=_split,
@@ -48,10 +48,10 @@ def run(flags: Namespace) -> None:
     model = open_base(flags.model or lora.find_base(*names_in(asked)))
     choices = load_named(model, asked)
     given = dict(zip(names_in(choices), names_in(asked), strict=True))
-    sampler = options.sampler(flags)
-    texts = compare(flags.prompt, choices, flags.seed, tokens=flags.tokens, sampler=sampler, model=model)
+    sampler, prompt = options.sampler(flags), options.prompt(flags)
+    texts = compare(prompt, choices, flags.seed, tokens=flags.tokens, sampler=sampler, model=model)
     columns = [
-        Column("\n".join(_title(name, text, given)), _marks(flags.prompt, text))
+        Column("\n".join(_title(name, text, given)), _marks(prompt, text))
         for name, text in zip(flags.voices, texts, strict=True)
     ]
     print(side_by_side(columns, wants_color(flags.color)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 import time
 from argparse import Namespace
@@ -171,7 +172,7 @@ def _save(demo: Demo) -> dict[str, Any]:
     try:
         draw(demo.out / "demo.png", demo.history, lora.report(demo.model), demo.corpus)
     except ImportError:
-        print("no plot: matplotlib is not installed (pip install matplotlib)")
+        print(f"no plot: matplotlib is not installed ({sys.executable} -m pip install matplotlib)")
     else:
         print(f"plot of the losses and the parameter counts: {demo.out / 'demo.png'}")
     return {"adapter_bytes": adapter_bytes, "base_bytes": base_bytes}

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     options.add_adapters(parser)
     options.add_device(parser)
     options.add_threads(parser)
-    options.add_corpus(parser, required=True)
+    options.add_corpus(parser)
     parser.add_argument("--context", type=int, metavar="N", help="tokens per window (default: the model's context)")
     parser.add_argument("--windows", type=int, default=256, metavar="N", help="number of windows (default: 256)")
     parser.add_argument("--json", metavar="FILE", help="also write the results to a JSON file")

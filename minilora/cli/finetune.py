@@ -24,15 +24,20 @@ def add(commands: Any) -> None:
         help="adapter folder or voice to start from (default: a new adapter)",
     )
     training.add_flags(parser, "demo")
-    parser.add_argument("--method", choices=[*methods(), "full"], help="adapter method, or full for all weights")
-    parser.add_argument("--rank", type=int, metavar="R", help="rank r of the adapter")
-    parser.add_argument("--alpha", type=float, metavar="A", help="α of the adapter (default: keep α/r of the preset)")
-    parser.add_argument("--dropout", type=float, metavar="P", help="dropout probability for the input of the adapter")
+    parser.add_argument(
+        "--method", choices=[*methods(), "full"], help="adapter method, or full for all weights (default: lora)"
+    )
+    parser.add_argument("--rank", type=int, metavar="R", help="rank r of the adapter (default: 8)")
+    parser.add_argument("--alpha", type=float, metavar="A", help="α of the adapter (default: twice the rank)")
+    parser.add_argument(
+        "--dropout", type=float, metavar="P", help="dropout probability for the input of the adapter (default: 0)"
+    )
     parser.add_argument(
         "--targets",
         nargs="+",
         metavar="NAME",
-        help="linear layers to adapt: names with spaces or commas between them, a regular expression, or all-linear",
+        help="linear layers to adapt: names with spaces or commas between them, a regular expression, or all-linear "
+        "(default)",
     )
     parser.set_defaults(run=run)
 

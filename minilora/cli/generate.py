@@ -21,7 +21,7 @@ def add(commands: Any) -> None:
     options.add_model(parser)
     options.add_adapters(parser)
     options.add_device(parser)
-    parser.add_argument("--prompt", default="\n", help="start of the text (default: a newline)")
+    options.add_prompt(parser, "\n")
     options.add_sampling(parser, tokens=300)
     parser.add_argument(
         "--stop",
@@ -36,8 +36,9 @@ def add(commands: Any) -> None:
 
 def run(flags: Namespace) -> None:
     model = options.open_model(flags.model, flags.adapter, flags.device)
-    pieces = write_stream(model, flags.prompt, flags.tokens, options.sampler(flags), flags.seed, stop=flags.stop)
-    sys.stdout.write(visible(flags.prompt))
+    prompt = options.prompt(flags)
+    pieces = write_stream(model, prompt, flags.tokens, options.sampler(flags), flags.seed, stop=flags.stop)
+    sys.stdout.write(visible(prompt))
     for piece in pieces:
         sys.stdout.write(visible(piece))
         sys.stdout.flush()

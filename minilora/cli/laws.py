@@ -17,6 +17,7 @@ from minilora.cli import options
 from minilora.files import write_atomically
 from minilora.laws import CONFORMANCE, GROUPS, Law, Verdict, catalogue
 from minilora.laws.kit.check import ALPHA_IS_THE_SCALE, conventional, explanation, first_problem
+from minilora.messages import install_command
 
 DTYPES = "float64", "float32"
 LAYERS = {
@@ -61,8 +62,6 @@ def run(flags: Namespace) -> int:
     if flags.list:
         for_each(chosen, listed)
         return 0
-    if flags.json and Path(flags.json).is_dir():
-        raise ValueError(f"expected --json to name a file, but {flags.json} is a folder")
     begun, results = time.perf_counter(), []
     if flags.layer not in LAYERS:
         if problem := first_problem(layer, DTYPES[0]):
@@ -93,7 +92,7 @@ def find_layer(name: str) -> type[Any]:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two for malformed names
-        hint = '; install it with pip install "minilora[oracle]"' if name == "peft" else ""
+        hint = f"; install it with {install_command('oracle')}" if name == "peft" else ""
         raise ValueError(f"cannot import the layer {name!r} ({error}){hint}") from None
     finally:
         sys.path.remove("")

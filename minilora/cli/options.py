@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
+import shutil
+import sys
+import textwrap
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +26,7 @@ def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser
     return commands.add_parser(
         name,
         help=help,
-        description=help[0].upper() + help[1:] + ".",
+        description=textwrap.fill(f"{help[0].upper()}{help[1:]}.", max(20, shutil.get_terminal_size().columns - 2)),
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -33,8 +38,12 @@ def add_model(parser: ArgumentParser) -> None:
     )
 
 
-def add_corpus(parser: ArgumentParser, required: bool = False) -> None:
-    parser.add_argument("--corpus", nargs="+", required=required, metavar="NAME", help="corpus names or text files")
+def add_corpus(parser: ArgumentParser, default: Sequence[str] = ()) -> None:
+    """Add the flags that select texts; without a default, --corpus is required."""
+    usual = f" (default: {' '.join(default)})" if default else ""
+    parser.add_argument(
+        "--corpus", nargs="+", required=not default, metavar="NAME", help=f"corpus names or text files{usual}"
+    )
     parser.add_argument("--ascii", action="store_true", default=None, help="convert text files to ASCII")
     parser.add_argument("--encoding", metavar="NAME", help="encoding of text files, such as cp1252 (default: UTF-8)")
 
@@ -49,6 +58,26 @@ def add_adapters(parser: ArgumentParser) -> None:
         help="adapter folder or packaged voice to attach, with an optional strength (default: 1); can be repeated; "
         "`minilora voices` lists the voices",
     )
+
+
+def add_prompt(parser: ArgumentParser, default: str) -> None:
+    parser.add_argument(
+        "--prompt",
+        default=default,
+        metavar="TEXT",
+        help=f"start of the text, or - to read it from standard input (default: {json.dumps(default)})",
+    )
+
+
+def prompt(flags: Namespace) -> str:
+    """Return the prompt of the flag of `add_prompt`."""
+    given: str = flags.prompt
+    if given != "-":
+        return given
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def add_sampling(parser: ArgumentParser, tokens: int) -> None:

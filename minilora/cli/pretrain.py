@@ -6,6 +6,8 @@ from argparse import Namespace
 from typing import Any
 
 from minilora.cli import options, training
+from minilora.runs import load_settings
+from minilora.runs.settings import CHANGEABLE
 
 
 def add(commands: Any) -> None:
@@ -16,6 +18,7 @@ def add(commands: Any) -> None:
         "minilora pretrain --preset nanogpt-cpu --out runs/nano",
     )
     training.add_flags(parser, "base")
+    shape = load_settings("base").model
     for flag, what in {
         "layers": "decoder layers",
         "hidden": "hidden size",
@@ -23,7 +26,8 @@ def add(commands: Any) -> None:
         "heads": "attention heads",
         "kv-heads": "key/value heads",
     }.items():
-        parser.add_argument(f"--{flag}", type=int, metavar="N", help=what)
+        default = getattr(shape, CHANGEABLE[flag.replace("-", "_")][1])
+        parser.add_argument(f"--{flag}", type=int, metavar="N", help=f"{what} (default: {default})")
     parser.set_defaults(run=run)
 
 

@@ -15,32 +15,48 @@ from minilora.training import History, Interrupted, TrainingConfig
 from minilora.training.config import CHANGEABLE_LATER
 
 OWN_FLAGS = {"base": "model", "start": "adapter", "checkpoint_every": "save_every"}
+SETTINGS = {flag: name for name, flag in OWN_FLAGS.items()}
+NUMBERS = {  # flag: its type and its help
+    "iters": (int, "training steps"),
+    "batch": (int, "windows per step"),
+    "context": (int, "tokens per window"),
+    "lr": (float, "peak learning rate"),
+    "eval_every": (int, "steps between evaluations on held-out text"),
+    "save_every": (int, "steps between checkpoints"),
+    "seed": (int, "random seed"),
+}
 FLAGS = {name: OWN_FLAGS.get(name, name) for name in CHANGEABLE}  # setting -> the flag that changes it
 
 
 def add_flags(parser: ArgumentParser, preset: str) -> None:
+    """Add the flags of a training run, whose defaults are the settings of a preset."""
+    known = runs.load_settings(preset)
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help=f"settings to start from: {', '.join(runs.presets())}, or a TOML file (default: {preset})",
+        help=f"settings to start from: {', '.join(runs.presets())}, or a TOML file (default: {preset}, whose settings "
+        "are the defaults below)",
     )
     parser.set_defaults(default_preset=preset)
-    options.add_corpus(parser)
-    parser.add_argument("--iters", type=int, metavar="N", help="training steps")
-    parser.add_argument("--batch", type=int, metavar="N", help="windows per step")
-    parser.add_argument("--context", type=int, metavar="N", help="tokens per window")
-    parser.add_argument("--lr", type=float, help="peak learning rate")
-    parser.add_argument("--seed", type=int, help="random seed (default: the preset's, else 0)")
-    parser.add_argument("--eval-every", type=int, metavar="N", help="steps between evaluations on held-out text")
+    options.add_corpus(parser, default=known.corpus)
+    for flag, (kind, help) in NUMBERS.items():
+        default = getattr(known.training, SETTINGS.get(flag, flag))
+        parser.add_argument(
+            f"--{flag.replace('_', '-')}", type=kind, metavar="N", help=f"{help} (default: {default:g})"
+        )
     parser.add_argument("--sample-every", type=int, metavar="N", help="steps between samples (default: --eval-every)")
-    parser.add_argument("--save-every", type=int, metavar="N", help="steps between checkpoints")
     parser.add_argument(
-        "--keep", choices=["last", "best"], help="result to save: the last, or the one with the lowest held-out loss"
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop after N evaluations without a lower held-out loss (default: never)",
     )
     parser.add_argument(
-        "--patience", type=int, metavar="N", help="stop after N evaluations without a lower held-out loss"
+        "--keep",
+        choices=["last", "best"],
+        help=f"result to save: the last, or the one with the lowest held-out loss (default: {known.training.keep})",
     )
-    parser.add_argument("--dtype", choices=["float32", "float16"], help="dtype on disk (default: the preset's)")
+    parser.add_argument("--dtype", choices=["float32", "float16"], help=f"dtype on disk (default: {known.dtype})")
     options.add_device(parser)
     options.add_threads(parser)
     parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder for the result and checkpoint")

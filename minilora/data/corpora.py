@@ -25,6 +25,7 @@ import numpy as np
 from minilora.data.local import read_documents
 from minilora.data.sources import SOURCES, CorpusError, fetch
 from minilora.data.tokenizer import ByteTokenizer
+from minilora.messages import expect
 
 PASTICHE_VOICE, PASTICHE_CHARACTERS = "prose", 300_000
 
@@ -79,6 +80,7 @@ def load_corpus(
 
     Raises CorpusError if the corpus cannot be loaded, or more than half of its characters have no ASCII equivalent.
     """
+    expect(name, (str, os.PathLike), "the name of a corpus or the path of a text")
     name = os.fspath(name)
     documents = _documents(name, download, encoding)
     known = is_known(name)
@@ -129,6 +131,7 @@ def load_ids(
     See `load_corpus` for the parameters.
     """
     names = [names] if isinstance(names, str | Path) else names
+    expect(names, Sequence, "names of corpora or paths of texts")
     if not names:
         raise CorpusError("expected at least one corpus, got none; give a corpus name or the path of a text file")
     parts = [split(load_corpus(name, ascii=ascii, encoding=encoding, download=download)) for name in names]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from minilora.files import read_json, write_json
+from minilora.messages import expect
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
@@ -36,6 +37,7 @@ class ByteTokenizer:
 
         Raises ValueError for a lone surrogate (half of a UTF-16 pair), which is not a character.
         """
+        expect(text, str, "a text")
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:

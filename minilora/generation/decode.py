@@ -18,6 +18,7 @@ from minilora.generation.request import Chooser, Request, Token, check_request
 from minilora.generation.snapshot import copy_adapters, snapshot
 from minilora.nn import Llama
 from minilora.nn.choice import strengths
+from minilora.nn.module import check_module
 
 
 def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -> Iterator[list[Token]]:
@@ -63,6 +64,7 @@ class Decoding:
     """
 
     def __init__(self, model: Llama) -> None:
+        check_module(model)
         self.model = snapshot(model)
         self._read = Reader(self.model)
         self._known, self._copied = self.model.adapters, set[str]()

@@ -12,8 +12,10 @@ from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation.decode import decode
 from minilora.generation.request import Chooser, Request, Token
 from minilora.generation.sampling import make_sampler
+from minilora.messages import expect, shown
 from minilora.nn import Llama
 from minilora.nn.choice import Choice, resolve
+from minilora.nn.module import check_module
 
 
 def generate(
@@ -32,8 +34,9 @@ def generate(
     or a list with one entry per prompt, where None is the base. The keyword arguments `sampling` are settings of
     `Sampler`, such as `temperature=0.5`, given instead of `sampler`.
     """
+    steps = stream(model, prompts, tokens, sampler, seed, adapters, **sampling)
     written: list[list[int]] = [[] for _ in prompts]
-    for column in stream(model, prompts, tokens, sampler, seed, adapters, **sampling):
+    for column in steps:
         for row, token in enumerate(column):
             if token is not None:
                 written[row].append(token)
@@ -50,6 +53,7 @@ def stream(
     **sampling: Any,
 ) -> Iterator[list[int | None]]:
     """Streaming form of `generate`: yields the new ids of each step, one per row, None for a row that has ended."""
+    expect(prompts, Sequence | np.ndarray, "a list of prompts, each an array of token ids")
     if len(prompts) == 0:
         raise ValueError("expected at least one prompt, got none")
     choices: list[Choice] = [None] * len(prompts)
@@ -99,11 +103,22 @@ def write_stream(
     **sampling: Any,
 ) -> Iterator[str]:
     """Streaming form of `write`; a multi-byte character is yielded with its last byte."""
+    check_bytes(model)
     request = Request(ByteTokenizer().encode(prompt), tokens, make_sampler(sampler, sampling), (seed, 0), adapters)
     stops = [stop] if isinstance(stop, str) else list(stop)
-    if not all(stops):
-        raise ValueError("expected non-empty stop strings, got an empty one")
+    if not all(isinstance(text, str) and text for text in stops):
+        raise ValueError(f"expected `stop` to be a non-empty string, or a list of them, got {shown(stop)}")
     return _until(_pieces(decode(model, [request])), stops)
+
+
+def check_bytes(model: Llama) -> None:
+    """Raise ValueError unless the tokens of a model are the 256 bytes."""
+    check_module(model)
+    if model.config.vocab_size != ByteTokenizer.vocab_size:
+        raise ValueError(
+            f"expected a model whose tokens are the {ByteTokenizer.vocab_size} bytes, got one with a vocabulary of "
+            f"{model.config.vocab_size:,}; for a model with another tokenizer, use its token ids and `generate`"
+        )
 
 
 def _pieces(steps: Iterator[list[Token]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from minilora.backend import Array
 from minilora.generation.sampling import Sampler
+from minilora.messages import shown
 from minilora.nn.choice import Choice
 
 
@@ -75,15 +76,14 @@ def check_request(request: Request, context: int, vocabulary: int) -> None:
     """Raise ValueError if the request is invalid for a model with this context and vocabulary size."""
     check_prompt(request.prompt, context, vocabulary)
     if not isinstance(request.tokens, Integral):
-        raise ValueError(f"expected `tokens` to be an integer, got {request.tokens!r}")
+        raise ValueError(f"expected `tokens` to be an integer, got {shown(request.tokens)}")
     if request.tokens < 1:
         raise ValueError(f"expected `tokens` to be at least 1, got {request.tokens}")
-    try:
-        np.random.default_rng(request.seed)
-    except (TypeError, ValueError):
+    parts = request.seed if isinstance(request.seed, Sequence) else [request.seed]
+    if not all(isinstance(part, Integral) and part >= 0 for part in parts):
         raise ValueError(
-            f"expected `seed` to be a non-negative integer, or a sequence of them, got {request.seed!r}"
-        ) from None
+            f"expected `seed` to be a non-negative integer, or a sequence of them, got {shown(request.seed)}"
+        )
 
 
 def check_prompt(prompt: Array, context: int, vocabulary: int) -> None:

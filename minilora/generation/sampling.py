@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from minilora.backend import Array
+from minilora.messages import shown
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,12 @@ class Sampler:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"expected `temperature` to be at least 0, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"expected `top_k` to be at least 1, got {self.top_k}")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"expected `top_p` to be above 0 and at most 1, got {self.top_p}")
+        if not isinstance(self.temperature, Real) or not self.temperature >= 0:
+            raise ValueError(f"expected `temperature` to be at least 0, got {shown(self.temperature)}")
+        if self.top_k is not None and (not isinstance(self.top_k, Integral) or self.top_k < 1):
+            raise ValueError(f"expected `top_k` to be at least 1, got {shown(self.top_k)}")
+        if self.top_p is not None and (not isinstance(self.top_p, Real) or not 0 < self.top_p <= 1):
+            raise ValueError(f"expected `top_p` to be above 0 and at most 1, got {shown(self.top_p)}")
 
     def choose(self, logits: Array, draws: Array) -> Array:
         """Return one token for each row of logits (B, V), given uniform random numbers `draws` (B,) in [0, 1)."""
@@ -57,6 +59,8 @@ class Sampler:
 
 def make_sampler(sampler: Any, settings: Mapping[str, Any]) -> Any:
     """Return the sampler, or a Sampler with the settings if `sampler` is None. Raises ValueError if both are given."""
+    if sampler is not None and (isinstance(sampler, np.ndarray) or not hasattr(sampler, "choose")):
+        raise TypeError(f"expected a sampler, such as Sampler(temperature=0.5), got {shown(sampler)}")
     if sampler is not None and settings:
         raise ValueError(f"expected a sampler or {', '.join(settings)}, got both; pass the settings to the sampler")
     return Sampler(**settings) if sampler is None else sampler

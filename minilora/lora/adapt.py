@@ -12,6 +12,7 @@ from minilora.adapters.method import Method
 from minilora.adapters.settings import replace_settings
 from minilora.autograd.tensor import Tensor
 from minilora.lora.config import LoraConfig
+from minilora.messages import expect
 from minilora.nn import Linear, Module
 
 
@@ -38,7 +39,9 @@ def inject(
     their names and values. Raises AdapterError, before anything is changed, if a target matches no module, the name
     is taken or invalid, or adapters are merged.
     """
-    attach.inject(model, replace_settings(config or LoraConfig(), settings), adapter, rng=rng)
+    config = LoraConfig() if config is None else config
+    expect(config, Method, "a config such as LoraConfig(r=8)")
+    attach.inject(model, replace_settings(config, settings), adapter, rng=rng)
 
 
 class LoraLinear(AdaptedLinear):

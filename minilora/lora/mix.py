@@ -27,10 +27,10 @@ from minilora.adapters.targets import module_name, select
 from minilora.backend import Array, to_host
 from minilora.lora.config import LoraConfig
 from minilora.lora.spectrum import singular_values, thin_svd
-from minilora.messages import html_table
+from minilora.messages import html_table, shown
 from minilora.nn import Module
 from minilora.nn.choice import strengths
-from minilora.nn.module import AdapterError
+from minilora.nn.module import AdapterError, check_module
 
 Pair: TypeAlias = tuple[Array, Array]
 """A (r, in) and B (out, r), in float64."""
@@ -100,6 +100,7 @@ def mix(
     not finite or too large, ranks differ with "linear", `how` or `r` is invalid, the name is taken or invalid, or
     adapters are merged.
     """
+    check_module(model)
     _check(weights, how, r)
     weights = strengths(weights, model.adapters)
     made: dict[str, Pair] = {}
@@ -120,14 +121,14 @@ def _check(weights: Mapping[str, float], how: str, r: int | None) -> None:
     """Validate the arguments that do not depend on the model."""
     if not isinstance(weights, Mapping) or not weights:
         raise AdapterError(
-            f"expected a weight for each adapter, such as {{'bard': 0.7, 'recipe': 0.3}}, got {weights!r}"
+            f"expected a weight for each adapter, such as {{'bard': 0.7, 'recipe': 0.3}}, got {shown(weights)}"
         )
     if not isinstance(how, str) or how not in WAYS:
-        raise AdapterError(f"expected `how` to be one of {', '.join(map(repr, WAYS))}, got {how!r}")
+        raise AdapterError(f"expected `how` to be one of {', '.join(map(repr, WAYS))}, got {shown(how)}")
     if r is not None and how != "svd":
         raise AdapterError(f"r can be set only for how='svd', got r={r!r} with how={how!r}")
     if r is not None and (not isinstance(r, Integral) or isinstance(r, bool) or r < 1):
-        raise AdapterError(f"expected the rank r to be a positive integer, got {r!r}")
+        raise AdapterError(f"expected the rank r to be a positive integer, got {shown(r)}")
 
 
 def _refuse_not_finite(matrices: Iterable[Array], path: str, dtype: np.dtype) -> None:

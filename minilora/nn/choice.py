@@ -17,7 +17,8 @@ from typing import TypeAlias
 import numpy as np
 
 from minilora.backend import Array
-from minilora.nn.module import AdapterError, Module
+from minilora.messages import shown
+from minilora.nn.module import AdapterError, Module, check_module
 
 Choice: TypeAlias = str | Mapping[str, float] | None
 """A selection: one adapter by name, a dict of strengths by name, or None or {} for the base."""
@@ -55,6 +56,7 @@ def resolve(model: Module, adapters: RowChoice | Choice | Sequence[Choice], batc
     A RowChoice is checked and returned unchanged. Raises AdapterError if a name is unknown, a strength is not a finite
     number, a list does not have `batch` entries, or the adapters of the model are merged.
     """
+    check_module(model)
     model.refuse_if_merged("select adapters for a call")
     known = model.adapters
     if isinstance(adapters, RowChoice):  # resolved earlier: the model may have changed since
@@ -65,7 +67,7 @@ def resolve(model: Module, adapters: RowChoice | Choice | Sequence[Choice], batc
         adapters = [adapters] * batch
     if not isinstance(adapters, Sequence):  # a set has no order
         raise AdapterError(
-            f"expected an adapter name, a dict of strengths, or a list with one of these per row, got {adapters!r}"
+            f"expected an adapter name, a dict of strengths, or a list with one of these per row, got {shown(adapters)}"
         )
     if len(adapters) != batch:
         raise AdapterError(f"expected one entry of `adapters` for each of {batch} rows, got {len(adapters)}")
@@ -84,7 +86,7 @@ def row_choice(rows: Sequence[dict[str, float]]) -> RowChoice:
 def strengths(choice: Choice, known: Sequence[str]) -> dict[str, float]:
     """Return a selection as strengths by name. Raises AdapterError for unknown names and non-finite strengths."""
     if not isinstance(choice, str | Mapping | None):
-        raise AdapterError(f"expected an adapter name, a dict of strengths, or None, got {choice!r}")
+        raise AdapterError(f"expected an adapter name, a dict of strengths, or None, got {shown(choice)}")
     named = {choice: 1.0} if isinstance(choice, str) else dict(choice or {})
     for name, strength in named.items():
         if name not in known:
@@ -92,5 +94,5 @@ def strengths(choice: Choice, known: Sequence[str]) -> dict[str, float]:
                 f"there is no adapter {name!r}; the model has {', '.join(known) or 'none'}; load_adapter adds one"
             )
         if not isinstance(strength, Real) or not abs(strength) <= sys.float_info.max:
-            raise AdapterError(f"the strength of {name!r} should be a finite number, got {strength!r}")
+            raise AdapterError(f"the strength of {name!r} should be a finite number, got {shown(strength)}")
     return {name: float(strength) for name, strength in named.items()}

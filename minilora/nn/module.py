@@ -16,7 +16,7 @@ import numpy as np
 
 from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, copy_into, device_of, to_device
-from minilora.messages import some
+from minilora.messages import expect, some
 
 _drawing: ContextVar[np.random.Generator | None] = ContextVar("drawing", default=None)
 
@@ -180,3 +180,8 @@ def drawing_from(rng: np.random.Generator) -> Iterator[None]:
         yield
     finally:
         _drawing.reset(token)
+
+
+def check_module(model: Any) -> None:
+    """Raise TypeError unless `model` is a Module."""
+    expect(model, Module, "a model, as returned by load_model")

@@ -16,6 +16,7 @@ from minilora.backend import Array, device_module
 from minilora.data import ByteTokenizer
 from minilora.files import remove_unfinished, write_atomically
 from minilora.generation import write
+from minilora.messages import expect
 from minilora.nn import Llama
 from minilora.runs.settings import RUN, Settings, load_settings
 from minilora.training import History, Run, train, train_steps
@@ -51,6 +52,7 @@ def run(
 
     Raises the same errors as `train`, and ValueError if `out` already contains a run, a model or an adapter.
     """
+    expect(settings, Settings, "settings, such as load_settings('demo')")
     folder = Path(out)
     if not resume:
         _refuse_used(folder)
@@ -63,6 +65,7 @@ def run(
         corpora = " and ".join(settings.corpus)
         print(f"training on {corpora}: {len(train_ids):,} bytes, {len(val_ids):,} held out", flush=True)
         _remark_on_the_head(model, settings, train_ids)
+        _remark_on_the_rank(model)
     remove_unfinished(folder)
     checkpoint = folder / CHECKPOINT
     history = train(
@@ -101,6 +104,7 @@ def run_steps(
 
 def make_model(settings: Settings, device: str = "cpu", adapter: str = "default") -> Llama:
     """Create the model at the start of a run: a new model, or the base, with a new adapter if the method has one."""
+    expect(settings, Settings, "settings, such as load_settings('demo')")
     rng = np.random.default_rng(settings.training.seed)
     if settings.model:
         return Llama(settings.model, rng).to(device)
@@ -132,6 +136,21 @@ def _remark_on_the_head(model: Llama, settings: Settings, train_ids: Array) -> N
             f"{share:.1%} of the bytes are not ASCII, but the packaged base was trained on ASCII; adapting its output "
             "head as well gives a much better result: --targets '.*_proj|lm_head'"
         )
+
+
+def _remark_on_the_rank(model: Llama) -> None:
+    """Remark on ranks above the size of a matrix: ΔW cannot have such a rank."""
+    for path, host in hosts(model).items():
+        rank, size = (
+            getattr(host.config["default"], "rank", lambda path: 0)(path),
+            (host.out_features, host.in_features),
+        )
+        if rank > min(size):
+            print(
+                f"the rank {rank} is above the size of {path}, {size[0]} × {size[1]}: an update of rank {min(size)} "
+                "already reaches every matrix, with fewer parameters"
+            )
+            return
 
 
 def check_new_folder(path: str | Path) -> Path:

@@ -7,6 +7,7 @@ import numpy as np
 from minilora.autograd.tensor import no_grad
 from minilora.data.batches import fixed_windows
 from minilora.nn import Llama
+from minilora.nn.module import check_module
 from minilora.threads import Threads
 
 
@@ -19,6 +20,7 @@ def evaluate(
     Dropout is disabled during the evaluation. The batches are distributed over `threads` threads, by default one per
     core; the result does not depend on the number of threads. On a GPU, one thread is used.
     """
+    check_module(model)
     rng = model.rng
     model.eval()
     try:

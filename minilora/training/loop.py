@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from minilora.adapters.settings import replace_settings
+from minilora.messages import expect
 from minilora.nn import Llama
 from minilora.training.checkpoint import CheckpointError, History
 from minilora.training.config import TrainingConfig
@@ -64,7 +65,9 @@ def train(
     ValueError : no parameter is trainable, a text is too short for the context, the context is longer than the
         model's, adapters are merged, or threads is below 1; nothing is written
     """
-    config = replace_settings(config or TrainingConfig(), settings)
+    config = TrainingConfig() if config is None else config
+    expect(config, TrainingConfig, "a TrainingConfig")
+    config = replace_settings(config, settings)
     common: Any = {"resume": resume, "log_path": log_path, "sample": sample, "quiet": quiet, "threads": threads}
     steps = train_steps(model, train_ids, val_ids, config, checkpoint_path, **common)
     with _ctrl_c() as pressed, closing(steps):

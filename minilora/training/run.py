@@ -16,6 +16,7 @@ from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, copy_into, keep_freed_memory
 from minilora.data.batches import check_length, sample_batch
 from minilora.nn import Llama
+from minilora.nn.module import check_module
 from minilora.threads import Threads
 from minilora.training import checkpoint
 from minilora.training.checkpoint import CheckpointError, History
@@ -195,6 +196,7 @@ class Run:
 
 
 def _check(model: Llama, train_ids: Array | None, val_ids: Array | None, context: int) -> None:
+    check_module(model)
     model.refuse_if_merged("train")
     longest = model.config.max_position_embeddings
     if context > longest:

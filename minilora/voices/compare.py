@@ -19,7 +19,8 @@ from minilora import lora
 from minilora.backend import Array
 from minilora.data.tokenizer import ByteTokenizer
 from minilora.generation import Request, Sampler, Token, decode
-from minilora.messages import shown, visible
+from minilora.generation.generate import check_bytes
+from minilora.messages import expect, shown, visible
 from minilora.nn import Llama
 from minilora.nn.choice import Choice, strengths
 from minilora.nn.llama import load_model
@@ -143,8 +144,11 @@ def compare(
 
     Raises AdapterError for an unknown voice, and ValueError for a prompt that is empty or longer than the context.
     """
+    expect(voices, Sequence, "a list of voices")
     voices = [voices] if isinstance(voices, str) else list(voices)
-    if model is None:
+    if model is not None:
+        check_bytes(model)
+    else:
         names = names_in(voices)
         model = load_model(lora.find_base(*names))
         voices = load_named(model, voices)
@@ -159,6 +163,7 @@ def stream(
     model: Llama, prompt: str, voices: Sequence[Choice], seed: int = 0, *, tokens: int, sampler: Sampler | None = None
 ) -> Iterator[list[ComparedToken]]:
     """Streaming form of `compare`: yields the new tokens of each step, one for each of `voices`."""
+    check_bytes(model)
     mixes = _mixes(model, voices)
     distinct = [mix for i, mix in enumerate(mixes) if mix not in mixes[:i]]
     places = [distinct.index(mix) for mix in mixes]

@@ -35,7 +35,7 @@ def test_wrong_flags_are_refused(flag, capsys):
 
 def test_without_gradio_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ValueError, match=re.escape("pip install 'minilora[app]'")):
+    with pytest.raises(ValueError, match=re.escape(f"run {sys.executable} -m pip install ") + r".*\[app\]'$"):
         app.run(parse())
 
 

@@ -76,7 +76,7 @@ def test_every_group_is_run_without_flags(minilora, monkeypatch):
 def test_a_layer_of_ones_own_with_a_mistake(mine, capsys):
     assert call(["laws", "--layer", mine, "--cases", 30, "--json", "laws.json"]) == 1
     out = capsys.readouterr().out
-    assert "  BROKEN  the-update-is-BA-scaled-by-alpha-over-r\n" in out
+    assert "  BROKEN   the-update-is-BA-scaled-by-alpha-over-r\n" in out
     assert "The smallest counterexample found, in float64:\n" in out
     assert "h should be [[" in out
     assert "          not run: requires merge, which the layer does not fully implement\n" in out

@@ -155,7 +155,7 @@ def test_info_on_an_adapter_of_several_ranks(here, minilora):
 
 def test_flags_that_are_for_adapters(here, fails):
     for flag in ("--model", "--json"):
-        assert "--model and --json require an adapter folder" in fails("info", here.tiny, flag, here.tiny)
+        assert "--model and --json require an adapter folder" in fails("info", here.tiny, flag, here.tiny / "x")
 
 
 def test_data_list_names_every_corpus(minilora):

@@ -40,3 +40,33 @@ def test_a_terminal_without_greek_letters(shell, here):
     done = shell(*flags, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"max |?logit|, merged vs. attached" in done.stdout
+
+
+LOADING = """
+import builtins, os, signal, sys
+load = builtins.__import__
+
+def stop(name, *arguments):
+    if name == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGINT)
+    return load(name, *arguments)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+builtins.__import__ = stop
+from minilora.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="requires POSIX signals")
+@pytest.mark.parametrize("module", ["numpy", "argparse", "minilora.cli", "minilora.training"])
+def test_ctrl_c_while_the_program_is_loading(module):
+    done = subprocess.run([sys.executable, "-c", LOADING, module], capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"minilora: stopped\n")
+
+
+def test_a_prompt_from_standard_input(shell, here):
+    flags = ["generate", "--model", here.tiny, "--tokens", 5]
+    command = [sys.executable, "-m", "minilora", *map(str, flags), "--prompt", "-"]
+    piped = subprocess.run(command, input="The üüü".encode(), capture_output=True, check=True, cwd=here.work)
+    assert piped.stdout == shell(*flags, "--prompt", "The üüü").stdout

@@ -62,7 +62,7 @@ def test_the_example_in_its_documentation_is_right(capsys):
 
 @pytest.mark.parametrize("wrong", [TwentyLines.forward, type("Empty", (), {})])
 def test_what_is_no_layer(wrong):
-    expected = r"check\(\) expects a class with __init__\(W, A, B, alpha, r\) and forward\(x\)"
+    expected = r"expected a class with __init__\(W, A, B, alpha, r\) and forward\(x\)"
     with pytest.raises(TypeError, match=expected):
         check(wrong)
     with pytest.raises(ValueError, match="expected one of the groups lora, merge, many; got 'model'"):

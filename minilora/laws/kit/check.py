@@ -10,6 +10,7 @@ import numpy as np
 from minilora.laws.kit.guard import Maker
 from minilora.laws.kit.law import CONFORMANCE, LAWS, catalogue
 from minilora.laws.kit.verdict import Verdict, run
+from minilora.messages import shown
 
 UPDATE = "the-update-is-BA-scaled-by-alpha-over-r"
 
@@ -44,7 +45,7 @@ def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float6
             raise ValueError(f"expected one of the groups {', '.join(CONFORMANCE)}; got {name!r}")
     for needed in ("__init__", "forward"):
         if not isinstance(layer, type) or not hasattr(layer, needed):
-            raise TypeError(f"check() expects a class with __init__(W, A, B, alpha, r) and forward(x), got {layer!r}")
+            raise TypeError(f"expected a class with __init__(W, A, B, alpha, r) and forward(x), got {shown(layer)}")
     if problem := first_problem(layer, dtype):
         print(problem)
         return False
