@@ -136,7 +136,7 @@ def test_nothing_more_is_computed_once_a_text_has_ended(bytes_model):
 
 @pytest.mark.parametrize("stop", ["", ["a", ""]], ids=repr)
 def test_an_empty_text_to_stop_at_is_refused_at_the_call(stop, bytes_model):
-    with pytest.raises(ValueError, match="expected `stop` to be a non-empty string, got an empty one"):
+    with pytest.raises(ValueError, match="expected `stop` to be a non-empty string, or a list of them, got "):
         write_stream(bytes_model, "x", 5, stop=stop)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from minilora import lora
 from minilora.adapters.attach import hosts
+from minilora.nn import Llama
 
 torch = pytest.importorskip("torch")
 peft = pytest.importorskip("peft")
@@ -164,3 +165,13 @@ def test_the_names_in_the_file_are_pefts(tmp_path, make_base, peft_adapted):
     ours, theirs = (load_file(tmp_path / who / "adapter_model.safetensors") for who in ("ours", "theirs"))
     assert {name: a.shape for name, a in ours.items()} == {name: a.shape for name, a in theirs.items()}
     assert all(re.fullmatch(r"base_model\.model\.model\.layers\.\d\..*_proj\.lora_[AB]\.weight", name) for name in ours)
+
+
+def test_auto_classes_find_the_recorded_base(tmp_path, make_base, draw_ids, their_logits, off_by):
+    make_base().save_pretrained(tmp_path / "base")
+    model = Llama.from_pretrained(tmp_path / "base")
+    lora.inject(model, r=2, init_lora_weights=False)
+    lora.save_adapter(model, tmp_path / "adapter")
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter").eval()
+    ids = draw_ids(model)
+    assert off_by(model(ids).data, their_logits(theirs, ids)) < 1e-5
