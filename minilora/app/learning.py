@@ -51,8 +51,8 @@ class Progress:
     Attributes
     ----------
     iters : number of training steps
-    losses : training loss of each step so far, in nats per character
-    evaluations : held-out losses as (steps done, loss), in nats per character
+    losses : training loss of each step so far, in nats per byte
+    evaluations : held-out losses as (steps done, loss), in nats per byte
     seconds_left : estimated remaining time
     finished : whether training has ended
     """
@@ -72,7 +72,7 @@ class Progress:
         step, before = len(self.losses), self.evaluations[0][1]
         if self.finished:
             kept, after = self.best
-            losses = f"held-out loss {before:.2f} → {after:.2f} nats per character"
+            losses = f"held-out loss {before:.2f} → {after:.2f} nats per byte"
             return f"Trained for {step} steps; kept the state after step {kept}: {losses}."
         recent = f", training loss {np.mean(self.losses[-10:]):.2f}" if self.losses else ""
         return (

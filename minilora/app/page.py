@@ -143,7 +143,7 @@ def _losses() -> gr.LinePlot:
         x="step",
         y="loss",
         color="text",
-        y_title="loss, nats per character",
+        y_title="loss, nats per byte",
         color_title=" ",
         color_map={"training": "#8c8782", "held out": "#d2601a"},
         height=320,

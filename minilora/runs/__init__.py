@@ -4,6 +4,7 @@ from minilora.runs import load_settings, run
 history = run(load_settings("demo", corpus=["pastiche:recipe"], iters=100), "runs/recipe")
 """
 
+from minilora.runs.loading import load_settings, presets
 from minilora.runs.runner import (
     CHECKPOINT,
     LOG,
@@ -14,7 +15,7 @@ from minilora.runs.runner import (
     run_steps,
     save_result,
 )
-from minilora.runs.settings import RUN, Settings, differences, load_settings, presets
+from minilora.runs.settings import RUN, Settings, differences
 
 __all__ = [
     "CHECKPOINT",

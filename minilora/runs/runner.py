@@ -18,7 +18,8 @@ from minilora.files import remove_unfinished, write_atomically
 from minilora.generation import write
 from minilora.messages import expect
 from minilora.nn import Llama
-from minilora.runs.settings import RUN, Settings, load_settings
+from minilora.runs.loading import load_settings
+from minilora.runs.settings import RUN, Settings
 from minilora.training import History, Run, train, train_steps
 from minilora.training.checkpoint import saved_steps
 
@@ -166,6 +167,9 @@ def _refuse_used(folder: Path) -> None:
     """Raise ValueError if a folder already contains a run, a model or an adapter."""
     if (folder / CHECKPOINT).exists():
         raise ValueError(f"{folder} already contains a run; resume it, or choose another folder")
+    for name in (LOG, HISTORY):  # without a checkpoint, they are not from a run
+        if (folder / name).exists():
+            raise ValueError(f"{folder} already contains {name}, which would be replaced; choose another folder")
     check_new_folder(folder)
 
 
