@@ -131,7 +131,7 @@ def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
     assert saved == ["diary"] * 3  # after steps 2, 4 and 8
     assert end.best == (8, 1.4)
     assert str(end) == (
-        "Trained for 10 steps; kept the state after step 8: held-out loss 1.00 → 1.40 nats per character."
+        "Trained for 10 steps; kept the state after step 8: held-out loss 1.00 → 1.40 nats per byte."
     )
 
 
