@@ -130,9 +130,7 @@ def test_the_best_is_saved_and_none_that_is_worse(quick, tmp_path):
     assert end.evaluations == [(0, 1.0), (2, 2.0), (4, 1.5), (6, 1.6), (8, 1.4), (10, 1.7)]
     assert saved == ["diary"] * 3  # after steps 2, 4 and 8
     assert end.best == (8, 1.4)
-    assert str(end) == (
-        "Trained for 10 steps; kept the state after step 8: held-out loss 1.00 → 1.40 nats per byte."
-    )
+    assert str(end) == ("Trained for 10 steps; kept the state after step 8: held-out loss 1.00 → 1.40 nats per byte.")
 
 
 def test_every_step_is_shown(quick, tmp_path):
