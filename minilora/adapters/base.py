@@ -35,14 +35,21 @@ def find_base(*adapters: str | Path) -> Path:
 
 def _find(adapter: str | Path) -> Path:
     name, known = recorded_base(adapter)
-    folder = Path(name)
-    if not name or folder.resolve() == BASE.resolve():
-        return BASE
-    if not name.startswith(("//", "\\\\")) and (folder / "config.json").is_file():
-        return folder.resolve()
+    if folder := _model_folder(name):
+        return BASE if folder == BASE.resolve() else folder
     if known and known != fingerprint(load_model(BASE)):
-        raise AdapterError(f"the base of {adapter}, {shown(name)}, is not on this machine; specify it with --model")
-    if not known:
+        problem = f", {shown(name)}, is not on this machine" if name else " is not recorded, and not the packaged one"
+        raise AdapterError(f"the base of {adapter}{problem}; specify it with --model")
+    if name and not known:
         message = f"the base of {adapter}, {shown(name)}, is not on this machine; using the packaged base model"
         warnings.warn(message, stacklevel=3)
     return BASE
+
+
+def _model_folder(name: str) -> Path | None:
+    """Return the full path of a recorded model folder, or None if it is not one. The name is untrusted input."""
+    try:
+        found = name and not name.startswith(("//", "\\\\")) and (Path(name) / "config.json").is_file()
+        return Path(name).resolve() if found else None
+    except (OSError, ValueError):  # too long, or with a NUL character
+        return None

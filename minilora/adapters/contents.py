@@ -85,7 +85,7 @@ def check_header(file: Path, header: Header, config: Method, sizes: Sizes) -> Co
         if (kind := header[key][0]) not in ELEMENT_BYTES:
             kinds = ", ".join(ELEMENT_BYTES)
             raise AdapterError(
-                f"{one_line(str(file))}: {_some([key])} should have one of the dtypes {kinds}, found {kind}"
+                f"{one_line(str(file))}: {_some([key])} should have one of the dtypes {kinds}, found {kind}; convert it"
             )
     if not expected:
         raise AdapterError(f"{one_line(str(file))} contains no tensors")
@@ -135,7 +135,7 @@ def _copied_module(key: str) -> str | None:
     path, _, name = key.removeprefix(PREFIX).rpartition(".")
     if not key.startswith(PREFIX) or name != "weight" or not path or "lora_" in path:
         return None
-    return path.removesuffix(".base_layer")
+    return re.sub(r"\.(base_layer|original_module|modules_to_save(\.default)?)$", "", path)
 
 
 def _expected(config: Method, sizes: Sizes) -> Iterator[ExpectedTensor]:

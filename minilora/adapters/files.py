@@ -46,7 +46,12 @@ LARGEST_UNSEEN = 2**31  # bytes of tensor data that can be read without a model
 
 
 def save_adapter(
-    model: Module, folder: str | Path, adapter: str = "default", *, base: str | None = None, dtype: str = "float32"
+    model: Module,
+    folder: str | Path,
+    adapter: str = "default",
+    *,
+    base: str | Path | None = None,
+    dtype: str = "float32",
 ) -> None:
     """Save one adapter as a folder that PEFT can load.
 
@@ -60,6 +65,7 @@ def save_adapter(
     dtype.
     """
     expect(adapter, str, "the name of an adapter")
+    expect(base, str | Path | None, "the name or path of a base model")
     holders = hosts(model, adapter)
     if dtype not in ("float32", "float16"):
         raise AdapterError(f"expected dtype 'float32' or 'float16', got {dtype!r}")
@@ -73,7 +79,7 @@ def save_adapter(
                 tensors[key] = _stored(to_host(tensor.data), dtype, f"{name} of {path}")
     if config.target_modules == "all-linear":  # like PEFT, store the names of the selected modules
         config = dataclasses.replace(config, target_modules=sorted({module_name(path) for path in holders}))
-    name = getattr(model, "name_or_path", "") if base is None else base
+    name = getattr(model, "name_or_path", "") if base is None else str(base)
     write_tensors(Path(folder) / WEIGHTS, tensors, {"format": "pt", FINGERPRINT: fingerprint(model)})
     write_json(Path(folder) / CONFIG, {**config.to_dict(), "base_model_name_or_path": name or None})
 

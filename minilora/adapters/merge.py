@@ -17,7 +17,7 @@ from minilora.adapters.attach import hosts, refuse_single_layer, replace, unload
 from minilora.autograd.tensor import no_grad
 from minilora.backend import Array, to_host
 from minilora.nn import Linear, Llama, Module
-from minilora.nn.module import AdapterError
+from minilora.nn.module import AdapterError, forget_folder
 
 
 def merge(model: Module) -> None:
@@ -47,6 +47,7 @@ def merge_and_unload(model: Module) -> None:
     for path, host in hosts(model).items():
         replace(model, path, Linear(host.weight))
     unload(model)
+    forget_folder(model)
 
 
 @no_grad()

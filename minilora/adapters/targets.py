@@ -27,7 +27,7 @@ def select(model: Module, config: Method, strict: bool = True) -> dict[str, Line
         if _is_target(path, config) and not _named(path, config, config.exclude_modules) and _in_layers(path, config)
     }
     if strict or not chosen:
-        _refuse_what_matches_nothing(config, list(linears), list(chosen))
+        _refuse_what_matches_nothing(model, config, list(linears), list(chosen))
     return chosen
 
 
@@ -75,7 +75,7 @@ def _named(path: str, config: Method, names: list[str] | str | None) -> bool:
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
-def _refuse_what_matches_nothing(config: Method, linears: list[str], chosen: list[str]) -> None:
+def _refuse_what_matches_nothing(model: Module, config: Method, linears: list[str], chosen: list[str]) -> None:
     names = sorted({module_name(path) for path in linears})
     there_are = f"this model's linear modules are named {', '.join(names)} (full path of one: {linears[0]})"
     targets = config.target_modules
@@ -83,9 +83,10 @@ def _refuse_what_matches_nothing(config: Method, linears: list[str], chosen: lis
         if not any(_named(path, config, name if config.is_regex else [name]) for path in linears):
             words = [word for word in re.split(r"[\s,]+", name) if word]
             hint = f"; a string is a regular expression on the full path; for names, write {shown(words)}"
-            raise AdapterError(
-                f"target {shown(name)} matches no linear module{hint if config.is_regex else ''}; {there_are}"
-            )
+            if not config.is_regex:
+                others = {module_name(path) for path, _ in model.named_modules()}
+                hint = "; it is a module of another kind" if name in others else ""
+            raise AdapterError(f"target {shown(name)} matches no linear module{hint}; {there_are}")
     numbers = {n for n in map(layer_of, linears) if n is not None}
     for layer in config.layers or []:
         if layer not in numbers:

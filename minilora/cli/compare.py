@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from minilora import lora
@@ -58,7 +59,7 @@ def run(flags: Namespace) -> None:
 
 
 def _split(text: str) -> list[str]:
-    return [voice.strip() for voice in text.split(",")]
+    return [text] if Path(text).is_dir() else [voice.strip() for voice in text.split(",")]
 
 
 def _choice(voice: str) -> Choice:
@@ -66,7 +67,7 @@ def _choice(voice: str) -> Choice:
     if voice == BASE:
         return None
     strengths: dict[str, float] = {}
-    for part in voice.split("+"):
+    for part in [voice] if Path(voice).is_dir() else voice.split("+"):
         name, strength = options.split_strength(part.strip())
         if name == BASE:
             raise ValueError("'base' is the model without a voice; it has no strength and cannot be mixed")

@@ -159,6 +159,8 @@ def split_strength(argument: str) -> tuple[str, float]:
     The strength is 1 if there is no colon, if the entire argument is an existing folder, or if a path separator follows
     the last colon. Raises ValueError if something else follows it that is not a finite number.
     """
+    if not argument:
+        raise ValueError("expected an adapter or voice as NAME or NAME:STRENGTH, got an empty name")
     path, colon, number = argument.rpartition(":")
     if not (colon and path) or Path(argument).is_dir() or set(number) & {"/", "\\"}:
         return argument, 1.0

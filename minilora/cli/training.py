@@ -12,6 +12,7 @@ from minilora import runs
 from minilora.cli import options
 from minilora.runs.settings import CHANGEABLE
 from minilora.training import History, Interrupted, TrainingConfig
+from minilora.training.checkpoint import saved_steps
 from minilora.training.config import CHANGEABLE_LATER
 
 OWN_FLAGS = {"base": "model", "start": "adapter", "checkpoint_every": "save_every"}
@@ -25,6 +26,7 @@ NUMBERS = {  # flag: its type and its help
     "save_every": (int, "steps between checkpoints"),
     "seed": (int, "random seed"),
 }
+ADAPTER_FLAGS = "rank", "alpha", "dropout", "targets"
 FLAGS = {name: OWN_FLAGS.get(name, name) for name in CHANGEABLE}  # setting -> the flag that changes it
 
 
@@ -68,6 +70,9 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
 def train(flags: Namespace, fresh: bool) -> None:
     """Train as specified by the flags: a new model if `fresh`, otherwise starting from a base."""
     settings = _resumed(flags, fresh) if flags.resume else runs.load_settings(_preset(flags), fresh, **_changes(flags))
+    given = ", ".join(f"--{name}" for name in ADAPTER_FLAGS if getattr(flags, name, None) is not None)
+    if given and not settings.adapter:
+        raise ValueError(f"{given} has no effect on full training; leave it out, or choose another --method")
     try:
         history = runs.run(settings, flags.out, resume=flags.resume, device=flags.device, threads=flags.threads)
     except Interrupted as stop:
@@ -103,7 +108,8 @@ def _resumed(flags: Namespace, fresh: bool) -> runs.Settings:
         raise ValueError(f"there is no run to resume in {flags.out}; expected the file {path}")
     recorded, changes = runs.load_settings(path), _changes(flags)
     asked = runs.load_settings(flags.preset, fresh, **changes) if flags.preset else runs.load_settings(path, **changes)
-    free = {*CHANGEABLE_LATER, *(["warmup"] if "iters" in changes else [])}  # the warmup depends on iters
+    # The warmup depends on iters. The base and the texts may have moved; checksums tell whether they are the same.
+    free = {*CHANGEABLE_LATER, *(["warmup"] if "iters" in changes else []), "base", "corpus"}
     for name, (before, now) in runs.differences(recorded, asked).items():
         if name not in free:
             flag = f"--{FLAGS[name].replace('_', '-')}"
@@ -113,19 +119,20 @@ def _resumed(flags: Namespace, fresh: bool) -> runs.Settings:
             )
     later = {name: value for name, value in changes.items() if name in CHANGEABLE_LATER}
     training = dataclasses.replace(recorded.training, **later)
-    if training.iters != recorded.training.iters:
-        print(_schedule_change(recorded.training, training))
-    return dataclasses.replace(recorded, training=training)
+    checkpoint = Path(flags.out) / runs.CHECKPOINT
+    if training.iters != recorded.training.iters and checkpoint.exists():
+        print(_schedule_change(recorded.training, training, saved_steps(checkpoint)))
+    moved = {name: changes[name] for name in ("base", "corpus") if name in changes}
+    return dataclasses.replace(recorded, training=training, **moved)
 
 
-def _schedule_change(before: TrainingConfig, now: TrainingConfig) -> str:
-    step = min(before.iters, now.iters)
-    old, new = (c.learning_rate(step) for c in (before, now))
+def _schedule_change(before: TrainingConfig, now: TrainingConfig, steps: int) -> str:
+    old, new = (c.learning_rate(steps) for c in (before, now))
     return (
-        f"the schedule ends at step {now.iters} instead of {before.iters}: the learning rate at step {step} is "
+        f"the schedule ends at step {now.iters} instead of {before.iters}: the learning rate after step {steps} is "
         f"{new:.2g} instead of {old:.2g}"
     )
 
 
 def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, value)) if isinstance(value, list) else "(none)" if value in ("", None) else str(value)

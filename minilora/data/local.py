@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from minilora.data.sources import CorpusError
-from minilora.messages import shown, some
+from minilora.messages import expect, shown, some
 
-LOOKED_AT = 5  # lines, to recognize a file with one JSON record per line
+LOOKED_AT = 3  # lines, to recognize a file with one JSON record per line
 
 
 def read_documents(path: Path, encoding: str | None = None) -> tuple[str, ...]:
@@ -20,6 +20,7 @@ def read_documents(path: Path, encoding: str | None = None) -> tuple[str, ...]:
     `encoding` is the name of the encoding; None for UTF-8, or UTF-16 with a byte-order mark. Raises CorpusError if a
     file cannot be read, is empty, is not text in this encoding, or has JSON records.
     """
+    expect(encoding, str | None, "the name of an encoding")
     if not path.is_dir():
         return (_read(path, encoding),)
     files = sorted(file for file in path.glob("[!.]*") if file.suffix.lower() == ".txt" and file.is_file())
@@ -52,7 +53,7 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> str:
     if encoding is None:
         encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
-        return data.decode(encoding)
+        return data.decode(encoding).removeprefix("\ufeff")  # a byte-order mark
     except LookupError:
         raise CorpusError(f"unknown encoding {encoding!r}; expected a name such as utf-8, cp1252 or utf-16") from None
     except UnicodeError as error:
@@ -67,17 +68,20 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> str:
 
 
 def _not_text(path: Path) -> str:
-    return f"{path} is not a text file: it contains NUL bytes; save it as plain text in UTF-8"
+    return (
+        f"{path} is not a text file: it contains NUL bytes; save it as plain text in UTF-8, or specify the encoding if "
+        "it is UTF-16 (--encoding utf-16-le)"
+    )
 
 
 def _refuse_records(path: Path, text: str) -> None:
     """Raise CorpusError for JSON records, one per line (JSONL) or in one list: training would learn the braces."""
-    lines = list(islice(filter(str.strip, text.splitlines()), LOOKED_AT))
+    lines = list(islice(filter(str.strip, text.split("\n")), LOOKED_AT))
     records = list(map(_parsed, lines)) if text.lstrip().startswith("{") else _parsed(text)
     if isinstance(records, list) and records and all(isinstance(record, dict) for record in records):
-        keys = some(list(map(shown, records[0])), most=3)
+        keys = f" (with the keys {some(list(map(shown, records[0])), most=3)})" if records[0] else ""
         raise CorpusError(
-            f"{path} has JSON records (with the keys {keys}) instead of plain text; write the text of each record to a "
+            f"{path} has JSON records{keys} instead of plain text; write the text of each record to a "
             ".txt file, with a blank line between them, and train on that file"
         )
 

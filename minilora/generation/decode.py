@@ -16,6 +16,7 @@ from minilora.backend import Array
 from minilora.generation.reader import ActiveText, Reader
 from minilora.generation.request import Chooser, Request, Token, check_request
 from minilora.generation.snapshot import copy_adapters, snapshot
+from minilora.messages import expect
 from minilora.nn import Llama
 from minilora.nn.choice import strengths
 from minilora.nn.module import check_module
@@ -35,6 +36,7 @@ def decode(model: Llama, requests: Iterable[Request], rows: int | None = None) -
     """
     if rows is not None and rows < 1:
         raise ValueError(f"expected `rows` to be at least 1, got {rows}")
+    expect(requests, Iterable, "requests")
     decoding = Decoding(model)
     if isinstance(requests, Sequence):
         for request in requests:
@@ -85,6 +87,7 @@ class Decoding:
 
         Raises ValueError for an invalid request.
         """
+        expect(request, Request, "a Request")
         check_request(request, self.model.config.max_position_embeddings, self.model.config.vocab_size)
         if request.adapters is None:
             return self._active

@@ -47,6 +47,7 @@ WITHOUT_EFFECT = {
     "megatron_core",
     "runtime_config",
 }
+IGNORED_FOR_PARAMETERS = ("rank_pattern", "alpha_pattern", "layers_to_transform", "exclude_modules")
 NOT_MERGEABLE = ("alora_invocation_tokens", "arrow_config", "layer_replication", "lora_bias")
 
 
@@ -147,9 +148,9 @@ class LoraConfig(Method):
 def _are_linear_weights(parameters: list[Any], values: Mapping[str, Any]) -> bool:
     """Return whether PEFT adapts these parameters as it does the modules of the same names.
 
-    It ignores the patterns and `layers_to_transform` for parameters.
+    It ignores the options in IGNORED_FOR_PARAMETERS for them.
     """
-    patterns = any(values.get(name) for name in ("rank_pattern", "alpha_pattern", "layers_to_transform"))
+    patterns = any(values.get(name) for name in IGNORED_FOR_PARAMETERS)
     names = not isinstance(values.get("target_modules"), str)
     return names and not patterns and all(isinstance(p, str) and p.endswith(".weight") for p in parameters)
 

@@ -83,7 +83,7 @@ class Llama(Module):
 
     Attributes
     ----------
-    name_or_path : the folder that the model was loaded from, "" for a new model
+    name_or_path : the folder that the model was loaded from or saved in; "" for other weights
     """
 
     name_or_path: str = ""
@@ -187,6 +187,7 @@ class Llama(Module):
                 "merge it into the weights first (lora.merge_and_unload)"
             )
         pretrained.write(folder, config, tensors, dtype)
+        self.name_or_path = str(Path(folder).resolve())
 
 
 class Cache:

@@ -185,3 +185,9 @@ def drawing_from(rng: np.random.Generator) -> Iterator[None]:
 def check_module(model: Any) -> None:
     """Raise TypeError unless `model` is a Module."""
     expect(model, Module, "a model, as returned by load_model")
+
+
+def forget_folder(model: Module) -> None:
+    """Record that the weights of a model are no longer those of the folder that it was loaded from."""
+    if "name_or_path" in vars(model):
+        delattr(model, "name_or_path")

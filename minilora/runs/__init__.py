@@ -7,6 +7,7 @@ history = run(load_settings("demo", corpus=["pastiche:recipe"], iters=100), "run
 from minilora.runs.loading import load_settings, presets
 from minilora.runs.runner import (
     CHECKPOINT,
+    HISTORY,
     LOG,
     check_new_folder,
     make_model,
@@ -19,6 +20,7 @@ from minilora.runs.settings import RUN, Settings, differences
 
 __all__ = [
     "CHECKPOINT",
+    "HISTORY",
     "LOG",
     "RUN",
     "Settings",

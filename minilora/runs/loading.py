@@ -51,7 +51,7 @@ def load_settings(preset: str | Path, fresh: bool | None = None, **changes: Any)
     top = {entry: changes[name] for name, (section, entry) in CHANGEABLE.items() if not section and name in changes}
     table = {"method": "lora", **_read(preset), **top}
     table["adapter"] = _adapter_entries(preset, table)
-    if changes.get("start"):
+    if table.get("start"):
         _start_from(table, changes)
     if "rank" in changes and "alpha" not in changes:
         _keep_scale(table, changes["rank"])
@@ -88,13 +88,16 @@ def _adapter_entries(preset: str, table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start_from(table: dict[str, Any], changes: dict[str, Any]) -> None:
-    """Take the method, its settings and the base from the adapter that training starts from."""
-    start = changes["start"]
+    """Take the method, its settings and the base from the adapter that training starts from, unless recorded."""
+    start = table["start"]
     if given := ", ".join(name for name in ("method", "rank", "alpha", "targets") if name in changes):
         raise ValueError(f"the adapter {start} has its own {given}; leave out {given}, or train a new adapter")
-    config, base = read_config(start), find_base(start)
+    if "start" not in changes and table["adapter"]:
+        return
+    config = read_config(start)
     table |= {"method": config.name, "adapter": dataclasses.asdict(config)}
-    if not changes.get("base"):
+    if not table.get("base"):
+        base = find_base(start)
         table["base"] = "" if base == BASE else str(base)
 
 
@@ -121,7 +124,8 @@ def _keep_decay(training: dict[str, Any], before: dict[str, Any]) -> None:
 def _keep_scale(table: dict[str, Any], rank: int) -> None:
     """Change α in proportion to r, for methods with the scale α/r."""
     before = {**_entries(table["method"]), **table["adapter"]}
-    if isinstance(before.get("lora_alpha"), int | float) and isinstance(before.get("r"), int) and before["r"]:
+    known = isinstance(before.get("lora_alpha"), int | float) and isinstance(before.get("r"), int) and before["r"]
+    if known and isinstance(rank, int):
         alpha = before["lora_alpha"] * rank / before["r"]
         table["adapter"]["lora_alpha"] = int(alpha) if alpha.is_integer() else alpha
 
@@ -131,7 +135,10 @@ def _read(preset: str) -> dict[str, Any]:
     if preset in presets():
         text = packaged.read_text(encoding="utf-8")
     elif path.is_file():
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{preset} is not valid TOML: it is not UTF-8 ({error.reason})") from None
     else:
         raise ValueError(f"unknown preset {preset!r}; expected one of {', '.join(presets())}, or a path to a TOML file")
     try:

@@ -20,9 +20,10 @@ from minilora.messages import expect
 from minilora.nn import Llama
 from minilora.runs.loading import load_settings
 from minilora.runs.settings import RUN, Settings
-from minilora.training import History, Run, train, train_steps
-from minilora.training.checkpoint import saved_steps
+from minilora.training import CheckpointError, History, Run, train, train_steps
+from minilora.training.run import check_run
 
+WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 CHECKPOINT, HISTORY, LOG = "checkpoint.safetensors", "history.json", "log.csv"
 
 Texts: TypeAlias = tuple[Array, Array]
@@ -56,9 +57,13 @@ def run(
     expect(settings, Settings, "settings, such as load_settings('demo')")
     folder = Path(out)
     if not resume:
-        _refuse_used(folder)
+        _refuse_used(folder, settings)
+    checkpoint = folder / CHECKPOINT
+    if resume and not checkpoint.exists() and (folder / LOG).exists():
+        raise CheckpointError(f"cannot resume: {checkpoint} is missing; choose another folder for a new run")
     model, (train_ids, val_ids) = make_model(settings, device), settings.load_ids()
-    if not resume or _goes_on_longer(settings, folder):
+    check_run(model, train_ids, val_ids, settings.training.context)
+    if not resume:
         settings.save(folder)  # before anything is printed, so that an unusable folder is reported first
     if not quiet:
         if settings.model is None:
@@ -68,7 +73,6 @@ def run(
         _remark_on_the_head(model, settings, train_ids)
         _remark_on_the_rank(model)
     remove_unfinished(folder)
-    checkpoint = folder / CHECKPOINT
     history = train(
         model,
         train_ids,
@@ -77,6 +81,7 @@ def run(
         checkpoint_path=checkpoint,
         resume=resume and checkpoint.exists(),
         log_path=folder / LOG,
+        started=lambda: _update(settings, folder),
         sample=lambda: write(model, "\n", 120, seed=settings.training.seed),
         quiet=quiet,
         threads=threads,
@@ -85,11 +90,10 @@ def run(
     return history
 
 
-def _goes_on_longer(settings: Settings, folder: Path) -> bool:
-    """Return whether a resumed run has other settings than the recorded ones, and more steps than it has done."""
-    checkpoint = folder / CHECKPOINT
-    done = saved_steps(checkpoint) if checkpoint.exists() else 0
-    return done <= settings.training.iters and settings != load_settings(folder / RUN)
+def _update(settings: Settings, folder: Path) -> None:
+    """Save the settings of a resumed run, if they are not the recorded ones."""
+    if settings.absolute() != load_settings(folder / RUN):
+        settings.save(folder)
 
 
 def run_steps(
@@ -155,22 +159,27 @@ def _remark_on_the_rank(model: Llama) -> None:
 
 
 def check_new_folder(path: str | Path) -> Path:
-    """Return `path` as a Path. Raises ValueError if the folder already contains a model or an adapter."""
+    """Return `path` as a Path. Raises ValueError if the folder already contains a file of a model or an adapter."""
     folder = Path(path)
-    for name in ("config.json", "adapter_config.json"):
+    for name in ("config.json", "adapter_config.json", *WEIGHTS, "tokenizer.json"):
         if (folder / name).exists():
             raise ValueError(f"{folder} already contains a model or an adapter; choose another folder")
     return folder
 
 
-def _refuse_used(folder: Path) -> None:
-    """Raise ValueError if a folder already contains a run, a model or an adapter."""
+def _refuse_used(folder: Path, settings: Settings) -> None:
+    """Raise ValueError if a folder already contains a run, a model, an adapter, or other files that would be replaced.
+
+    The run.toml of the same run is not refused: it may have been stopped before its first checkpoint.
+    """
     if (folder / CHECKPOINT).exists():
         raise ValueError(f"{folder} already contains a run; resume it, or choose another folder")
-    for name in (LOG, HISTORY):  # without a checkpoint, they are not from a run
-        if (folder / name).exists():
-            raise ValueError(f"{folder} already contains {name}, which would be replaced; choose another folder")
     check_new_folder(folder)
+    for name in (LOG, HISTORY, RUN):  # without a checkpoint, they are not from a run
+        if (folder / name).exists() and not (
+            name == RUN and (folder / name).read_bytes() == settings.to_toml().encode()
+        ):
+            raise ValueError(f"{folder} already contains {name}, which would be replaced; choose another folder")
 
 
 def save_result(model: Llama, settings: Settings, folder: Path, history: History) -> None:

@@ -88,14 +88,18 @@ class Settings:
         return dataclasses.replace(self, corpus=corpus, base=_absolute(self.base), start=start)
 
     def save(self, folder: str | Path) -> Path:
-        """Write the settings to `run.toml` in `folder`, with full paths. The file is itself a valid preset."""
+        """Write the settings to `run.toml` in `folder`. The file is itself a valid preset."""
+        return write_atomically(Path(folder) / RUN, self.to_toml())
+
+    def to_toml(self) -> str:
+        """The settings as TOML, with full paths."""
         flat = dataclasses.asdict(self.absolute())
         model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
         lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
         for name, table in {"model": model, self.method: adapter, "training": training}.items():
             if table:
                 lines += ["", f"[{name}]", *(f"{k} = {_toml(v)}" for k, v in table.items() if v is not None)]
-        return write_atomically(Path(folder) / RUN, "\n".join(lines) + "\n")
+        return "\n".join(lines) + "\n"
 
 
 def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:

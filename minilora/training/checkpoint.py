@@ -26,6 +26,11 @@ from minilora.nn import Llama
 from minilora.training.config import CHANGEABLE_LATER, TrainingConfig
 from minilora.training.optimizer import Optimizer
 
+CHECKSUMS = {
+    "data": "training text is",
+    "validation data": "validation text is",
+    "frozen parameters": "weights of the base model are",
+}
 BEST = "best."  # prefix of the names of the best result's arrays
 
 
@@ -110,6 +115,8 @@ def load(
         raise CheckpointError(f"cannot resume: the trainable parameters in {path} differ from those of this run")
     saved = {**dataclasses.asdict(TrainingConfig()), **state["settings"]}  # defaults for settings newer than the file
     for name, value in json.loads(json.dumps(settings)).items():
+        if saved.get(name) != value and name in CHECKSUMS:
+            raise CheckpointError(f"cannot resume: the {CHECKSUMS[name]} not the same as when {path} was saved")
         if saved.get(name) != value and name not in CHANGEABLE_LATER:
             raise CheckpointError(
                 f"cannot resume: {path} was saved with {name} = {saved.get(name)!r}, but this run has {value!r}"

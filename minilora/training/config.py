@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 from minilora.nn.config import plain_scalars
 from minilora.training.optimizer import optimizers
@@ -13,7 +13,7 @@ from minilora.training.schedule import SCHEDULES, learning_rate
 LONGEST_WARMUP = 100  # steps, if none are given
 OPTIONAL = ("sample_every", "patience")
 POSITIVE = ("iters", "batch", "context", "accumulate", "eval_every", "eval_windows", "checkpoint_every", *OPTIONAL)
-CHANGEABLE_LATER = ("iters", "eval_every", "sample_every", "checkpoint_every", "keep", "patience")
+CHANGEABLE_LATER = ("iters", "eval_every", "sample_every", "checkpoint_every", "patience")
 """Settings that may change when a run is resumed. With another `iters`, the learning rate follows the new schedule."""
 
 
@@ -71,6 +71,10 @@ class TrainingConfig:
         for name in ("lr", "min_lr", "warmup", "weight_decay", "beta1", "beta2", "grad_clip", "seed"):
             if not isinstance(value := getattr(self, name), Real) and (name, value) != ("warmup", None):
                 raise ValueError(f"expected `{name}` to be a number, got {value!r}")
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"expected `lr` to be positive and finite, got {self.lr}")
+        if not isinstance(self.seed, Integral):
+            raise ValueError(f"expected `seed` to be an integer, got {self.seed!r}")
         for name, known in {"optimizer": [*optimizers()], "schedule": [*SCHEDULES], "keep": ["last", "best"]}.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"expected `{name}` to be one of {', '.join(known)}, got {getattr(self, name)!r}")
@@ -80,8 +84,6 @@ class TrainingConfig:
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"expected `{name}` to be at least 0 and below 1, got {getattr(self, name)!r}")
-        if not 0 < self.lr < math.inf:
-            raise ValueError(f"expected `lr` to be positive and finite, got {self.lr}")
 
     @property
     def warmup_steps(self) -> int:

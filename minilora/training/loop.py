@@ -36,6 +36,7 @@ def train(
     resume: bool = False,
     log_path: str | Path | None = None,
     sample: Callable[[], str] | None = None,
+    started: Callable[[], None] | None = None,
     quiet: bool = False,
     threads: int | None = None,
     **settings: Any,
@@ -51,6 +52,7 @@ def train(
         `iters` continues a finished run
     log_path : a CSV file with the losses (`write_log`), rewritten with each checkpoint and at the end
     sample : returns a text to print every `config.sample_every` steps
+    started : called before the first step, after a checkpoint was loaded
     quiet : print nothing
     threads : number of pieces of a batch computed in parallel, by default one per core; the result is bit-for-bit
         identical for any number. On a GPU, one thread is used
@@ -69,6 +71,7 @@ def train(
     expect(config, TrainingConfig, "a TrainingConfig")
     config = replace_settings(config, settings)
     common: Any = {"resume": resume, "log_path": log_path, "sample": sample, "quiet": quiet, "threads": threads}
+    common["started"] = started
     steps = train_steps(model, train_ids, val_ids, config, checkpoint_path, **common)
     with _ctrl_c() as pressed, closing(steps):
         for run in steps:
@@ -88,6 +91,7 @@ def train_steps(
     resume: bool = False,
     log_path: str | Path | None = None,
     sample: Callable[[], str] | None = None,
+    started: Callable[[], None] | None = None,
     quiet: bool = True,
     threads: int | None = None,
 ) -> Generator[Run, None, None]:
@@ -104,10 +108,14 @@ def train_steps(
     else:
         run.save()
     tokens = config.batch * config.context * config.accumulate
+    if started:
+        started()
     evaluated = run.history.evaluations[-1][0] if run.history.evaluations else -1
     recent = run.history.losses[max(0, evaluated) :]
     shown = Progress(config.iters, run.steps, tokens, quiet, eval_every=config.eval_every, losses=recent)
     shown.sampled = evaluated  # a resumed run does not repeat its last sample
+
+    _tell_if_stopped(run, shown)
 
     def save() -> None:
         run.save()
@@ -146,9 +154,16 @@ def _evaluate(run: Run, shown: Progress) -> None:
     with shown.evaluating():
         loss = run.evaluate()
     shown.evaluation(run.steps, loss)
+    _tell_if_stopped(run, shown)
+
+
+def _tell_if_stopped(run: Run, shown: Progress) -> None:
     if run.finished and run.steps < run.config.iters:
         step, best = run.history.best
-        shown.message(f"stopped early: no validation loss below {best:.3f}, that of step {step}")
+        shown.message(
+            f"stopped early, after step {run.steps}: no validation loss below {best:.3f}, that of step {step}; resume "
+            f"with a patience above {run.config.patience} to go on"
+        )
 
 
 def _sample(run: Run, shown: Progress, sample: Callable[[], str] | None, last: bool = False) -> None:

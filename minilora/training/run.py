@@ -16,7 +16,7 @@ from minilora.autograd.tensor import Tensor
 from minilora.backend import Array, copy_into, keep_freed_memory
 from minilora.data.batches import check_length, sample_batch
 from minilora.nn import Llama
-from minilora.nn.module import check_module
+from minilora.nn.module import check_module, forget_folder
 from minilora.threads import Threads
 from minilora.training import checkpoint
 from minilora.training.checkpoint import CheckpointError, History
@@ -66,7 +66,7 @@ class Run:
         checkpoint_path: str | Path | None = None,
         threads: int | None = None,
     ) -> None:
-        _check(model, train_ids, val_ids, config.context)
+        check_run(model, train_ids, val_ids, config.context)
         keep_freed_memory()
         self.model, self.train_ids, self.val_ids, self.config = model, train_ids, val_ids, config
         self.checkpoint_path = Path(checkpoint_path) if checkpoint_path else None
@@ -76,6 +76,8 @@ class Run:
         self.best: dict[str, Array] = {}
         if checkpoint_path:  # before a hook can change a frozen weight
             self.settings = {**dataclasses.asdict(config), **checkpoint.fingerprints(model, train_ids, val_ids)}
+        if not hosts(model):  # full training
+            forget_folder(model)
         self.hooks = _hooks(model)
         self.optimizer = make_optimizer(model, config)
         self.smallest_piece = smallest_piece(model)
@@ -195,7 +197,8 @@ class Run:
         return TrainingError(f"{problem}; {left}. A lower learning rate than {self.config.lr:g} usually helps")
 
 
-def _check(model: Llama, train_ids: Array | None, val_ids: Array | None, context: int) -> None:
+def check_run(model: Llama, train_ids: Array | None, val_ids: Array | None, context: int) -> None:
+    """Raise an error if a run cannot start: adapters are merged, a text is too short, or the context is too long."""
     check_module(model)
     model.refuse_if_merged("train")
     longest = model.config.max_position_embeddings

@@ -17,6 +17,7 @@ from minilora.adapters.files import packaged_voice
 from minilora.assets import BASE as PACKAGED
 from minilora.assets import VOICES
 from minilora.files import read_json
+from minilora.messages import expect
 from minilora.nn import Llama, Module
 from minilora.nn.choice import Choice
 
@@ -73,6 +74,8 @@ def attach() -> Llama:
 
 def names_in(voices: Sequence[Choice]) -> list[str]:
     """Return the distinct names and folders in a list of voices, in order and without the base."""
+    for voice in voices:
+        expect(voice, str | Mapping | None, "the name of a voice, a dict of strengths, or None for the base")
     names = (name for voice in voices for name in (voice if isinstance(voice, Mapping) else [voice]))
     return list(dict.fromkeys(name for name in names if name not in (None, BASE)))
 

@@ -97,3 +97,43 @@ def test_the_fingerprint_is_that_of_the_base_alone(unit_llama, attach, tmp_path)
         assert fingerprint(plain) != before
         p.data[...] = kept
     assert fingerprint(plain) == before
+
+
+def test_weights_that_changed_in_memory_are_not_those_of_the_folder(tuned, tmp_path):
+    base, adapter = tuned
+    model = ml.load_model(base)
+    lora.load_adapter(model, adapter)
+    lora.merge_and_unload(model)
+    assert model.name_or_path == ""
+    lora.inject(model, r=1)
+    lora.save_adapter(model, tmp_path / "next")
+    with pytest.raises(lora.AdapterError, match="is not recorded, and not the packaged one; specify it with --model"):
+        lora.find_base(tmp_path / "next")
+    model = ml.load_model(base)
+    ids = np.arange(300) % 256
+    ml.train(model, ids, ids, iters=1, context=8, quiet=True)
+    assert model.name_or_path == ""
+    model.save_pretrained(tmp_path / "trained")
+    lora.inject(model, r=1)
+    lora.save_adapter(model, tmp_path / "last")
+    assert lora.find_base(tmp_path / "last") == tmp_path / "trained"
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 9000, "\ud800", "/dev/null", ""])
+def test_a_recorded_name_is_untrusted(name, tmp_path):
+    shutil.copytree(VOICES / "python", tmp_path / "adapter")
+    set_base(tmp_path / "adapter", name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert lora.find_base(tmp_path / "adapter") == BASE
+
+
+def test_the_name_of_a_base_may_be_a_path(tuned, tmp_path):
+    base, _ = tuned
+    model = ml.load_model(base)
+    lora.inject(model, r=1)
+    lora.save_adapter(model, tmp_path / "one", base=base)
+    assert lora.find_base(tmp_path / "one") == base
+    with pytest.raises(TypeError, match="expected the name or path of a base model, got 5"):
+        lora.save_adapter(model, tmp_path / "two", base=5)
+    assert not (tmp_path / "two").exists()

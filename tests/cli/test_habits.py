@@ -27,7 +27,7 @@ def test_the_same_command_with_resume(here, minilora, again, contents):
 
 def test_a_finished_run_goes_on_longer(here, minilora):
     out = minilora("finetune", "--resume", "--iters", 9, "--eval-every", 3, "--out", here.bard)
-    said = r"the schedule ends at step 9 instead of 5: the learning rate at step 5 is 0\.0\d+ instead of 0\.00\d+"
+    said = r"the schedule ends at step 9 instead of 5: the learning rate after step 5 is 0\.0\d+ instead of 0\.00\d+"
     assert re.search(said, out)
     assert re.findall(r"^step +(\d)/9", out, re.M) == ["6", "9"]
     settings = load_settings(here.bard / "run.toml")
@@ -72,11 +72,16 @@ def test_a_table_of_runs(here, minilora, fails):
     (here.root / "bad" / "run.toml").write_text("corpus = [")
     lines = minilora("runs", here.root).splitlines()
     assert lines[0].split() == ["run", "method", "corpus", "steps", "lr", "first", "last", "best"]
-    rows = {line.split()[0]: line.split() for line in lines[1:-1]}
+    rows = {line.split()[0]: line.split() for line in lines[1:-2]}
     assert rows["bard"][1:-3] == ["lora", "r=2", "verse", "5/5", "0.05"]
     assert rows["tiny"][1:-3] == ["full", "text", "5/5", "0.002"]
     assert all(re.fullmatch(r"\d\.\d{4}", number) for name in ("bard", "tiny") for number in rows[name][-3:])
-    assert "unreadable:" in rows["bad"]
+    assert lines[-1].startswith("bad cannot be read: ")
+    (here.bard / "checkpoint.safetensors").unlink()
+    (here.tiny / "log.csv").write_text("a,b\n1,2\n")
+    lines = minilora("runs", here.root).splitlines()
+    assert [line.split()[4:6] for line in lines if line.startswith("bard ")] == [["–/5", "0.05"]]
+    assert "tiny cannot be read: 'val_loss'" in lines
     assert "found no runs in runs; expected folders with run.toml" in fails("runs")
 
 
@@ -107,3 +112,57 @@ def test_conversion_to_ascii(here, capsys):
         "minilora: warning: french.txt: 120 characters were replaced by ASCII and 30 (3.2%) dropped, such as ×; "
         "without the conversion (--ascii, ascii=True), they are kept\n"
     )
+
+
+def test_a_run_whose_text_and_base_have_moved(here, minilora, fails, original):
+    (here.root / "more").write_text("other text " * 99)
+    common = ["finetune", "--resume", "--iters", 6, "--out", here.bard]
+    before = (here.bard / "run.toml").read_bytes()
+    assert "the training text is not the same as when" in fails(*common, "--corpus", here.root / "more")
+    assert (here.bard / "run.toml").read_bytes() == before
+    minilora(*common, "--corpus", here.verse, "--model", here.tiny)
+    assert load_settings(here.bard / "run.toml").base == str(here.tiny)
+
+
+def test_a_run_without_its_checkpoint_is_not_started_again(here, fails, contents):
+    (here.bard / "checkpoint.safetensors").unlink()
+    before = contents(here.bard)
+    assert "checkpoint.safetensors is missing; choose another folder for a new run" in fails(
+        "finetune", "--resume", "--iters", 9, "--out", here.bard
+    )
+    assert contents(here.bard) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "adapter_model.safetensors", "tokenizer.json", "run.toml"])
+def test_files_of_the_users_own_are_not_replaced(name, here, fails, adapt, contents):
+    (here.work / "out").mkdir()
+    (here.work / "out" / name).write_text("seed = 1" if name == "run.toml" else "mine")
+    before = contents(here.work)
+    for command in (["finetune", "--corpus", here.text, *adapt], ["merge"], ["mix"]):
+        if name != "run.toml" or command[0] == "finetune":
+            given = ["--adapter", here.bard] if command[0] != "finetune" else ["--model", here.tiny]
+            assert "already contains" in fails(*command, *given, "--out", "out") or name == "run.toml"
+    assert contents(here.work) == before
+
+
+def test_what_cannot_start_leaves_nothing(here, fails, adapt):
+    flags = ["finetune", "--model", here.tiny, "--corpus", here.text, *adapt, "--out", "out"]
+    assert "a context of 17 tokens is longer" in fails(*flags, "--context", 17)
+    assert "--rank has no effect on full training" in fails(*flags, "--method", "full", "--rank", 2)
+    assert "expected `lr` to be positive and finite, got -1.0" in fails(*flags, "--lr", -1)
+    assert not (here.work / "out").exists()
+
+
+def test_settings_of_a_run_that_started_from_an_adapter(here, minilora, fails, adapt):
+    minilora("finetune", "--adapter", here.bard, "--corpus", here.text, *adapt, "--out", "more")
+    again = ["finetune", "--preset", "more/run.toml", "--out"]
+    assert "has its own rank; leave out rank" in fails(*again, "other", "--rank", 16)
+    minilora(*again, "same")
+    first, second = (read_tensors(here.work / name / "adapter_model.safetensors") for name in ("more", "same"))
+    assert all((first[key] == second[key]).all() for key in first)
+
+
+def test_an_adapter_whose_base_has_moved_is_trained_further(here, minilora, adapt):
+    here.tiny.rename(here.root / "moved")
+    flags = ["--model", here.root / "moved", "--corpus", here.text, *adapt]
+    minilora("finetune", "--adapter", here.bard, *flags, "--out", "more")

@@ -29,8 +29,8 @@ def test_merge_does_not_write_over_a_model_or_an_adapter(out, here, fails, conte
     [
         ("finetune --resume --out {bard} --method full --rank 2", "--method lora, but the command has full"),
         ("finetune --resume --out {bard} --rank 3", "--rank 2, but the command has 3"),
-        ("finetune --resume --out {bard} --corpus x", "--corpus {text}, but the command has x"),
-        ("finetune --resume --out {bard} --preset demo", "--corpus {text}, but the command has tinyshakespeare"),
+        ("finetune --resume --out {bard} --corpus x", "unknown corpus 'x'; expected one of"),
+        ("finetune --resume --out {bard} --preset demo", "--rank 2, but the command has 8"),
         ("pretrain --resume --out {tiny} --seed 1", "--seed 0, but the command has 1"),
         ("pretrain --resume --out {tiny} --lr 3", "--lr 0.002, but the command has 3.0"),
         ("finetune --resume --out {bard} --iters 4", "has 5 steps already, more than iters = 4; choose a larger"),
@@ -50,8 +50,8 @@ def test_resuming_with_other_flags(command, given, here, fails, contents):
         ("lr = 0.05", "lr = 0.04", "was saved with lr = 0.05, but this run has 0.04"),
         ("\nr = 2", "\nr = 3", "checkpoint.safetensors differ from those of this run"),
         ("lora_alpha = 4", "lora_alpha = 8", "was saved with default.lora_alpha = 4, but this run has 8"),
-        ("{original}/verse", "{root}/text", "was saved with data = "),
-        ("{original}/tiny", "{root}/other", "was saved with frozen parameters = "),
+        ("{original}/verse", "{root}/text", "the training text is not the same as when"),
+        ("{original}/tiny", "{root}/other", "the weights of the base model are not the same as when"),
         ('method = "lora"', 'method = "full"', "checkpoint.safetensors differ from those of this run"),
     ],
 )

@@ -172,7 +172,7 @@ def test_an_encoding_is_never_guessed(tmp_path, encoding):
     path = put(tmp_path, text.encode(encoding))
     said = message(load_corpus, path)
     if encoding == "utf-16-le":
-        assert "contains NUL bytes; save it as plain text in UTF-8" in said
+        assert "contains NUL bytes; save it as plain text in UTF-8, or specify the encoding" in said
     else:
         assert re.search(r"is not UTF-8: byte \d+ cannot be decoded\. Save it as UTF-8, or .*--encoding cp1252", said)
     assert load_corpus(path, encoding=encoding).text == text
@@ -180,6 +180,11 @@ def test_an_encoding_is_never_guessed(tmp_path, encoding):
         assert f"unknown encoding {wrong!r}; expected" in message(
             lambda name, w=wrong: load_corpus(name, encoding=w), path
         )
+
+
+@pytest.mark.parametrize(("written", "given"), [("utf-8-sig", "utf-8"), ("utf-16", "utf-16"), ("utf-8", "utf-8-sig")])
+def test_a_byte_order_mark_is_not_text(written, given, tmp_path):
+    assert load_corpus(put(tmp_path, "café".encode(written)), encoding=given).text == "café"
 
 
 def test_what_a_conversion_to_ascii_changes_is_said(tmp_path):
@@ -202,7 +207,8 @@ def test_the_known_corpora_are_ascii_without_a_word(source, cache):
         '{"messages": [{"role": "user", "content": "Hi"}]}\n\n{"messages": []}\n',
         '\n{"prompt": "a", "completion": "b"}',
         '[{"a": 1},\n {"a": 2}]',
-        '{"a": 1}\n{"b": 2}\n{"c": 3}\n{"d": 4}\n{"e": 5}\nnot JSON',
+        '{"a": 1}\n{"b": 2}\n{"c": 3}\nnot JSON',
+        '{"text": "one\\u2028two"}\n{"text": "three"}'.replace("\\\\u2028", "\u2028"),
     ],
 )
 def test_json_records_are_not_text(tmp_path, text):

@@ -84,6 +84,8 @@ TOGETHER = {
         (option, parameters): PARAMETERS
         for parameters in ("target_parameters", "more target_parameters")
         for option in (
+            "exclude_modules",
+            "exclude_modules that matches nothing",
             "a regular expression",
             "layers_to_transform",
             "layers_pattern",
@@ -155,3 +157,14 @@ def test_in_pairs(first, second, unit_llama, tmp_path, in_transformers):
         pytest.skip(f"PEFT refuses this combination: {error}")
     refusals = [OPTIONS[first][1], OPTIONS[second][1], TOGETHER.get((first, second), "")]
     opens(model, tmp_path, logits, "|".join(filter(None, refusals)))  # or it opens: PEFT ignores one of the options
+
+
+@pytest.mark.parametrize("saved", [["lm_head"], ["embed_tokens"], None], ids=str)
+def test_saved_embedding_layers(saved, model, tmp_path, in_transformers):
+    """PEFT saves them under up to three names each."""
+    made = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=saved, init_lora_weights=False)
+    theirs = peft.get_peft_model(in_transformers(model), made).eval()
+    theirs.save_pretrained(tmp_path, save_embedding_layers=True)
+    with torch.no_grad():
+        logits = theirs(input_ids=torch.tensor(IDS)).logits.numpy()
+    assert opens(model, tmp_path, logits, OPENS)

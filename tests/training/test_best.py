@@ -59,9 +59,11 @@ def test_a_run_stops_when_the_loss_no_longer_falls(make_model, config, run, loss
     history = run(make_model(), config(iters=20, patience=2), path, quiet=False)
     assert [step for step, _ in history.evaluations] == [0, 2, 4, 6]
     assert len(history.losses) == 6
-    assert "stopped early: no validation loss below 1.000, that of step 2\n" in capsys.readouterr().out
+    said = "stopped early, after step 6: no validation loss below 1.000, that of step 2; resume with a patience above 2"
+    assert said in capsys.readouterr().out
     losses([])
-    assert run(make_model(), config(iters=20, patience=2), path, resume=True) == history  # it remains stopped
+    assert run(make_model(), config(iters=20, patience=2), path, resume=True, quiet=False) == history
+    assert said in capsys.readouterr().out  # it remains stopped, and says so
     losses([0.5, 3.0, 2.0, 1.0, 1.0])
     longer = run(make_model(), config(iters=20, patience=3), path, resume=True)
     assert [step for step, _ in longer.evaluations] == [0, 2, 4, 6, 8, 10, 12, 14]

@@ -68,7 +68,7 @@ DECISIVE = [field.name for field in dataclasses.fields(TrainingConfig) if field.
 @pytest.mark.parametrize("name", DECISIVE)
 def test_other_settings(name, saved, make_model, config, refused):
     value = getattr(config(), name)
-    others = {"optimizer": "sgd", "schedule": "linear"}
+    others = {"optimizer": "sgd", "schedule": "linear", "keep": "best"}
     other = config(**{name: others.get(name) or (value + 1 if isinstance(value, int) else value / 2)})
     refused(make_model("lora"), other, saved, f"was saved with {name} = ")
 
@@ -83,19 +83,29 @@ def test_a_checkpoint_from_before_a_setting_existed_has_its_default(saved, make_
         run(make_model("lora"), config(optimizer="sgd"), saved, resume=True)
 
 
-@pytest.mark.parametrize("changed", ["data", "validation data"])
+TEXTS = {"data": "training text", "validation data": "validation text"}
+
+
+@pytest.mark.parametrize("changed", TEXTS)
 def test_other_data(changed, saved, make_model, config, ids, refused):
     parts = {"data": ids[:300].copy(), "validation data": ids[300:].copy()}
     parts[changed][7] += 1
     train_ids, val_ids = parts.values()
-    refused(make_model("lora"), config(), saved, f"saved with {changed} = ", train_ids=train_ids, val_ids=val_ids)
+    refused(
+        make_model("lora"),
+        config(),
+        saved,
+        f"the {TEXTS[changed]} is not the same as when .* was saved",
+        train_ids=train_ids,
+        val_ids=val_ids,
+    )
 
 
 def test_another_frozen_base(saved, make_model, config, refused):
     model = make_model("lora")
     weight = model.model.layers[0].mlp.up_proj.weight.data
     weight.view(np.uint32)[0, 0] ^= 1  # the last bit of one weight
-    refused(model, config(), saved, "was saved with frozen parameters = ")
+    refused(model, config(), saved, "the weights of the base model are not the same as when .* was saved")
 
 
 def test_other_parameters(saved, make_model, config, refused):
