@@ -37,7 +37,7 @@ def both(law: Law, layer: type, cases: int) -> list[Verdict]:
 def word(verdicts: list[Verdict]) -> str:
     if all(v.holds for v in verdicts):
         return "holds"
-    if all(v.word in ("holds", "rounds") for v in verdicts):
+    if all(v.word in ("holds", "inexact") for v in verdicts):
         return "up to rounding"
     return "not offered" if verdicts[0].holds is None else "**differs**"
 

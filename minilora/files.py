@@ -146,7 +146,7 @@ def write_tensors(
 
 
 def _sort_metadata(content: bytes) -> bytes:
-    """Sort the metadata in the header of a safetensors file. `save` writes it in random order."""
+    """Return the content of a safetensors file with its metadata sorted; `save` writes it in random order."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])
     if len(header.get("__metadata__", {})) < 2:
@@ -206,7 +206,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def rounded(array: np.ndarray, kind: str) -> np.ndarray:
-    """Round an array to a floating-point dtype named as in a safetensors file; bfloat16 values are float32."""
+    """Return an array rounded to a floating-point dtype, named as in a safetensors file; bfloat16 comes as float32."""
     if kind != "BF16":
         with np.errstate(over="ignore"):
             return array.astype(READABLE_DTYPES[kind])

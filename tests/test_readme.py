@@ -77,7 +77,9 @@ def test_the_card_says_what_the_record_says():
 
 def test_the_tables_have_all_laws():
     judged = re.findall(
-        r"^\| ([\w-]+) \| .* \| (holds|\*\*differs\*\*) \| (holds|\*\*differs\*\*) \|$", LAWS, re.MULTILINE
+        r"^\| ([\w-]+) \| .* \| (holds|\*\*differs\*\*) \| (holds|up to rounding|\*\*differs\*\*) \|$",
+        LAWS,
+        re.MULTILINE,
     )
     own = [law.name for law in laws.catalogue(*laws.CONFORMANCE)]
     assert [row[:2] for row in judged] == [(name, "holds") for name in own]

@@ -65,9 +65,10 @@ def place_of(key: str) -> tuple[str, str]:
 
 
 def check_header(file: Path, header: Header, config: Method, sizes: Sizes) -> Contents:
-    """Check that a file has exactly the tensors that the config requires, apart from copies of base weights.
+    """Return the contents of a file, after checking that it has exactly the tensors that the config requires.
 
-    Raises AdapterError, with the way to a file that can be opened where one is known.
+    Copies of base weights and tensors that are used only in training may be there as well. Raises AdapterError; the
+    message includes a fix where one is known.
     """
     expected = {part.key: part for part in _expected(config, sizes)}
     if missing := sorted(expected.keys() - header.keys()):
@@ -120,9 +121,10 @@ def check_copies(
         base = to_host(weight.data) if isinstance(weight, Tensor) else None
         if base is None or base.shape != shape or (key in tensors and not _equal(base, tensors[key], kind)):
             name = f"{one_line(_copied_module(key) or key)[:LONGEST_NAME]}.weight"
+            what = "differs from this model's" if base is not None else "is of a module that this model does not have"
             raise AdapterError(
                 f"{one_line(str(file))} is for a different base model, or replaces a weight of its base: its copy of "
-                f"{name} differs from this model's; open the base that it was trained on, or {MERGE}"
+                f"{name} {what}; open the base that it was trained on, or {MERGE}"
             )
 
 

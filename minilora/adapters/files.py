@@ -111,9 +111,10 @@ def load_adapter(model: Module, folder: str | Path, adapter: str | None = None) 
     "default" for a folder.
 
     Raises AdapterError, before the model is changed, if the folder does not contain an adapter of a method that
-    minilora implements, a tensor is missing, unexpected, of the wrong shape or not finite, the file replaces a weight
-    of the base, the name is taken or invalid, or adapters are merged. Nothing in the folder is executed, and nothing
-    outside it is read. Warns if the adapter was saved with a base model that has other weights.
+    minilora implements, none of its targets exist, a tensor is missing, unexpected, of the wrong shape or not finite,
+    the file replaces a weight of the base, the name is taken or invalid, or adapters are merged. Nothing in the folder
+    is executed, and nothing outside it is read, except for the blobs that a snapshot in the Hugging Face cache links
+    to. Warns if the adapter was trained on a base model with different weights.
     """
     check_module(model)
     if adapter is None:
@@ -131,7 +132,9 @@ def load_adapter(model: Module, folder: str | Path, adapter: str | None = None) 
         arrays[part.path][part.name] = _finite(file, part.key, tensors[part.key], model.dtype)
     if (known := read_metadata(file).get(FINGERPRINT)) and known != fingerprint(model):
         where = _name(file.parent)
-        warnings.warn(f"{where} was trained on a base model with other weights; its effect may differ", stacklevel=2)
+        warnings.warn(
+            f"{where} was trained on a base model with different weights and may not work as intended", stacklevel=2
+        )
     place(model, config, adapter, arrays)
 
 
@@ -165,9 +168,9 @@ def _look(folder: str | Path) -> tuple[Method, Path, Header]:
     with _refusing(folder / WEIGHTS):
         if (folder / PICKLED).is_file() and not (folder / WEIGHTS).exists():
             raise AdapterError(
-                f"{_name(folder)} contains {PICKLED}, a pickle file, which can execute code when it is loaded; convert "
-                "it where you trust it, with `safetensors.torch.save_file(torch.load('adapter_model.bin', "
-                f"weights_only=True), '{WEIGHTS}')`"
+                f"{_name(folder)} contains {PICKLED}, a pickle file, which can execute code when it is loaded; if you "
+                "trust its source, convert it in that folder with `safetensors.torch.save_file(torch.load("
+                f"'{PICKLED}', weights_only=True), '{WEIGHTS}')`"
             )
         file = regular_file(folder, WEIGHTS)
         return options, file, read_header(file)
@@ -178,7 +181,7 @@ def _voices() -> dict[str, Path]:
 
 
 def packaged_voice(name: str | Path) -> Path | None:
-    """Return the folder of a packaged voice; None if there is none of this name, or an adapter folder of this name."""
+    """Return the folder of a packaged voice; None if there is no such voice, or if an adapter folder has this path."""
     return None if (Path(name) / CONFIG).exists() else _voices().get(str(name))
 
 

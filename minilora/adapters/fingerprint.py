@@ -11,14 +11,14 @@ from minilora.autograd.tensor import Tensor
 from minilora.backend import to_host
 from minilora.nn import Module
 
-SAMPLES = 1_024  # values per weight, evenly spaced; training changes practically all values
+SAMPLES = 1_024  # at least this many evenly spaced values per weight; training changes almost every value
 
 
 def fingerprint(model: Module) -> str:
-    """Return 16 hexadecimal digits that identify the weights of the base model, whatever its adapters.
+    """Return 16 hexadecimal digits that identify the weights of the base model, regardless of its adapters.
 
-    They are the first half of a SHA-256 of samples of every weight in float16, so a model and its float16 copy have the
-    same fingerprint.
+    They are the first quarter of a SHA-256 hash over samples of every weight in float16, so a model and its float16
+    copy have the same fingerprint.
     """
     digest, seen = hashlib.sha256(), set()
     for path, module in model.named_modules():

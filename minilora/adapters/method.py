@@ -55,7 +55,8 @@ class Method(ABC):
         A string is a regular expression that must match the entire path. "all-linear" selects all but the output head
     exclude_modules : Linear layers to exclude: a list of names or a regular expression
     layers_to_transform : indices of the layers to adapt; None for all
-    layers_pattern : names of the lists of layers that these indices refer to, such as "layers"; by default any
+    layers_pattern : names, or regular expressions, of the module lists that layers_to_transform indexes, such as
+        "layers"; None for any list
     task_type : PEFT's name for the kind of model; it has no effect here
     """
 
@@ -91,7 +92,9 @@ class Method(ABC):
                 "in the expression instead"
             )
         if self.layers_pattern and self.layers is None:
-            raise AdapterError("layers_pattern has an effect only with layers_to_transform; set both or neither")
+            raise AdapterError(
+                "layers_pattern requires layers_to_transform; set it as well, or leave out layers_pattern"
+            )
 
     @abstractmethod
     def shapes(self, path: str) -> dict[str, tuple[str | int, ...]]:
@@ -223,5 +226,7 @@ def recognize(values: Mapping[str, Any]) -> Method:
         types = sorted({cls.recognized_by["peft_type"] for cls in methods().values()})
         expected = " or ".join(map(repr, types))
         found = shown(values.get("peft_type"))
-        raise AdapterError(f"expected an adapter with peft_type {expected}, found {found}; {MERGE}")
+        raise AdapterError(
+            f"expected an adapter with peft_type {expected}, found {found}; if PEFT can merge it, {MERGE}"
+        )
     return max(knowing, key=lambda cls: len(cls.recognized_by)).from_dict(values)

@@ -82,7 +82,9 @@ def _refuse_what_matches_nothing(model: Module, config: Method, linears: list[st
     for name in [] if targets == "all-linear" else [targets] if isinstance(targets, str) else targets:
         if not any(_named(path, config, name if config.is_regex else [name]) for path in linears):
             words = [word for word in re.split(r"[\s,]+", name) if word]
-            hint = f"; a string is a regular expression on the full path; for names, write {shown(words)}"
+            plain = set(re.sub(r"\W", "", word) for word in words) == set(words)
+            advice = f"to select layers by name, write {shown(words)}" if plain else r"such as '.*\.(q_proj|v_proj)'"
+            hint = f"; a string is a regular expression that must match the full path; {advice}"
             if not config.is_regex:
                 others = {module_name(path) for path, _ in model.named_modules()}
                 hint = "; it is a module of another kind" if name in others else ""

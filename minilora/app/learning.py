@@ -106,7 +106,7 @@ def _read(file: Path) -> str:
     try:
         return load_corpus(file).text
     except CorpusError as error:
-        reason = "has JSON records" if "JSON" in str(error) else "contains no text in UTF-8"
+        reason = "contains JSON records" if "JSON" in str(error) else "is empty, unreadable or not UTF-8 text"
         raise ValueError(f"The file {reason}. Save it as plain text (.txt, UTF-8) and try again.") from None
 
 

@@ -82,7 +82,9 @@ def _check_outputs(options: argparse.Namespace) -> None:
         ancestors = [Path(path).absolute(), *Path(path).absolute().parents] if path else []
         nearest = next((ancestor for ancestor in ancestors if ancestor.exists()), None)
         if nearest and not (nearest.is_dir() and os.access(nearest, os.W_OK)):
-            raise ValueError(f"{flag}: nothing can be written in {nearest}; check the path, or choose another folder")
+            raise ValueError(
+                f"{flag}: cannot write to {nearest}; check the path and its permissions, or choose another"
+            )
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:

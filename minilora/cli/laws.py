@@ -143,13 +143,13 @@ def closing(results: list[list[Verdict]]) -> str:
     """Return how many laws have each verdict, as text."""
     words = [_worst(verdicts).word for verdicts in results]
     parts = [f"{words.count('holds')} laws hold", f"{words.count('BROKEN')} broken"]
-    others = {"rounds": "up to rounding", "differs": "by another convention", "-": "not run"}
+    others = {"inexact": "up to rounding", "differs": "by another convention", "-": "not run"}
     return ", ".join(parts + [f"{words.count(word)} {text}" for word, text in others.items() if word in words])
 
 
 def _worst(verdicts: list[Verdict]) -> Verdict:
     """Return the worst of a law's verdicts in the different dtypes."""
-    order = ["BROKEN", "differs", "rounds", "-", "holds"]
+    order = ["BROKEN", "differs", "inexact", "-", "holds"]
     return min(verdicts, key=lambda verdict: order.index(verdict.word))
 
 

@@ -34,7 +34,9 @@ def command(commands: Any, name: str, help: str, example: str) -> ArgumentParser
 
 def add_model(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--model", metavar="FOLDER", help="model folder (default: the adapters' base, else the packaged one)"
+        "--model",
+        metavar="FOLDER",
+        help="model folder (default: the base recorded by the adapter, otherwise the packaged base)",
     )
 
 
@@ -70,14 +72,16 @@ def add_prompt(parser: ArgumentParser, default: str) -> None:
 
 
 def prompt(flags: Namespace) -> str:
-    """Return the prompt of the flag of `add_prompt`."""
+    """Return the prompt given with --prompt, or the text of standard input if it is `-`."""
     given: str = flags.prompt
     if given != "-":
         return given
     try:
         return sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
-        raise ValueError(f"standard input is not UTF-8 ({error.reason} at byte {error.start})") from None
+        raise ValueError(
+            f"expected standard input to be UTF-8, got an invalid byte at position {error.start}; convert the text"
+        ) from None
 
 
 def add_sampling(parser: ArgumentParser, tokens: int) -> None:
@@ -157,7 +161,7 @@ def split_strength(argument: str) -> tuple[str, float]:
     r"""Split `runs/bard:0.7` into ("runs/bard", 0.7), and `C:\runs\bard` into itself and 1.
 
     The strength is 1 if there is no colon, if the entire argument is an existing folder, or if a path separator follows
-    the last colon. Raises ValueError if something else follows it that is not a finite number.
+    the last colon. Raises ValueError if any other text after it is not a finite number.
     """
     if not argument:
         raise ValueError("expected an adapter or voice as NAME or NAME:STRENGTH, got an empty name")

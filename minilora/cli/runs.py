@@ -26,7 +26,7 @@ def run(flags: Namespace) -> None:
     root = Path(flags.folder)
     found = sorted(path.parent for path in root.rglob(RUN))
     if not found:
-        raise ValueError(f"found no runs in {root}; expected folders with {RUN}, as --out of finetune and pretrain")
+        raise ValueError(f"found no runs in {root}; expected folders that contain {RUN}, such as --out of finetune")
     rows: list[tuple[str, ...]] = [HEADS]
     problems = []
     for folder in found:

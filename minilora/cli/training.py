@@ -63,7 +63,9 @@ def add_flags(parser: ArgumentParser, preset: str) -> None:
     options.add_threads(parser)
     parser.add_argument("--out", metavar="FOLDER", required=True, help="output folder for the result and checkpoint")
     parser.add_argument(
-        "--resume", action="store_true", help="continue the run in --out, also a finished one with more --iters"
+        "--resume",
+        action="store_true",
+        help="continue the run in --out; with a larger --iters, a finished run can be continued too",
     )
 
 
@@ -82,10 +84,14 @@ def train(flags: Namespace, fresh: bool) -> None:
 
 def _summary(history: History, keep: str, out: str) -> Iterator[str]:
     (step, best), last = history.best, history.val_loss
-    kept = f", that of step {step}" if keep == "best" and step < len(history.losses) else ""
+    kept = f", reached after step {step}" if keep == "best" and step < len(history.losses) else ""
     yield f"validation loss {best if keep == 'best' else last:.4f} nats per byte{kept}; saved in {out}"
     if keep == "last" and round(best, 3) < round(last, 3):
-        advice = "--keep best saves that state" if step else "a lower learning rate (--lr) may give a better result"
+        advice = (
+            "--keep best would have saved that state"
+            if step
+            else "a lower learning rate (--lr) may give a better result"
+        )
         yield f"the validation loss was lower after step {step}: {best:.4f}; {advice}"
 
 
@@ -112,10 +118,10 @@ def _resumed(flags: Namespace, fresh: bool) -> runs.Settings:
     free = {*CHANGEABLE_LATER, *(["warmup"] if "iters" in changes else []), "base", "corpus"}
     for name, (before, now) in runs.differences(recorded, asked).items():
         if name not in free:
-            flag = f"--{FLAGS[name].replace('_', '-')}"
+            flag, preset = f"--{FLAGS[name].replace('_', '-')}", " (or --preset)" * bool(flags.preset)
             raise ValueError(
-                f"the run in {flags.out} has {flag} {_shown(before)}, but the command has {_shown(now)}; leave it out, "
-                "or choose another --out for a new run"
+                f"the run in {flags.out} has {flag} {_shown(before)}, but this command sets it to {_shown(now)}; leave "
+                f"out {flag}{preset}, or choose another --out for a new run"
             )
     later = {name: value for name, value in changes.items() if name in CHANGEABLE_LATER}
     training = dataclasses.replace(recorded.training, **later)

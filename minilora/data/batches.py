@@ -23,7 +23,7 @@ def sample_batch(ids: np.ndarray, batch: int, context: int, rng: np.random.Gener
 def fixed_windows(ids: np.ndarray, count: int, context: int, batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield `count` evenly spaced windows of `ids`, always the same ones, in batches of at most `batch`."""
     if not isinstance(count, Integral) or count < 1:
-        raise ValueError(f"expected at least one window, got {shown(count)}")
+        raise ValueError(f"expected the number of windows to be a positive integer, got {shown(count)}")
     check_length(ids, context)
     starts = np.linspace(0, len(ids) - context - 1, count).astype(np.int64)
     for first in range(0, count, batch):
@@ -33,7 +33,7 @@ def fixed_windows(ids: np.ndarray, count: int, context: int, batch: int) -> Iter
 def check_length(ids: np.ndarray, context: int) -> None:
     """Raise ValueError if `context` is not positive, or `ids` has fewer than `context` + 1 tokens."""
     if not isinstance(context, Integral) or context < 1:
-        raise ValueError(f"expected a context of at least 1 token, got {shown(context)}")
+        raise ValueError(f"expected `context` to be a positive integer, got {shown(context)}")
     if getattr(ids, "ndim", None) != 1 or ids.dtype.kind not in "iu":
         raise ValueError(
             f"expected token ids, an integer array of shape (n,), got {type(ids).__name__}; load_ids reads a text"

@@ -88,8 +88,8 @@ def load_corpus(
         folded = tuple(map(to_ascii, documents))
         if 2 * sum(map(len, folded)) < sum(map(len, documents)):
             raise CorpusError(
-                f"most of {name} has no ASCII equivalent and would be lost; load it without the conversion (--ascii, "
-                "ascii=True)"
+                f"most of {name} has no ASCII equivalent and would be lost; leave out --ascii (in Python, ascii=True) "
+                "to keep the text as it is"
             )
         if not known:
             _warn_of_changes(name, documents)
@@ -126,12 +126,12 @@ def load_ids(
     encoding: str | None = None,
     download: bool = True,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation token ids of corpora, by name or path. Each corpus is split before they are joined.
+    """Return training and validation token ids of corpora, given by name or path. Each is split before they are joined.
 
     See `load_corpus` for the parameters.
     """
     names = [names] if isinstance(names, str | Path) else names
-    expect(names, Sequence, "names of corpora or paths of texts")
+    expect(names, Sequence, "`names` to be a corpus name, the path of a text, or a list of these")
     if not names:
         raise CorpusError("expected at least one corpus, got none; give a corpus name or the path of a text file")
     parts = [split(load_corpus(name, ascii=ascii, encoding=encoding, download=download)) for name in names]
@@ -154,7 +154,7 @@ def to_ascii(text: str) -> str:
 
 
 def is_known(name: str) -> bool:
-    """Whether `load_corpus` takes `name` as the name of a known corpus instead of a path."""
+    """Return whether `load_corpus` takes `name` as the name of a known corpus instead of a path."""
     return name in SOURCES or name == "python" or name.split(":")[0] == "pastiche"
 
 
@@ -166,8 +166,8 @@ def _warn_of_changes(name: str, documents: Sequence[str]) -> None:
         lost, share = sum(dropped.values()), sum(dropped.values()) / sum(map(len, documents))
         examples = f", such as {' '.join(sorted(dropped, key=lambda c: -dropped[c])[:5])}" if dropped else ""
         warnings.warn(
-            f"{name}: {sum(changed.values()) - lost:,} characters were replaced by ASCII and {lost:,} ({share:.1%}) "
-            f"dropped{examples}; without the conversion (--ascii, ascii=True), they are kept",
+            f"{name}: {sum(changed.values()) - lost:,} characters were replaced by ASCII characters and {lost:,} "
+            f"({share:.1%} of the text) were dropped{examples}; leave out --ascii (in Python, ascii=True) to keep them",
             stacklevel=3,
         )
 

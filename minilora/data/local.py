@@ -15,7 +15,7 @@ LOOKED_AT = 3  # lines, to recognize a file with one JSON record per line
 
 
 def read_documents(path: Path, encoding: str | None = None) -> tuple[str, ...]:
-    """Read a text file, or each .txt file of a folder, as a document.
+    """Return the text of a file, or of each .txt file in a folder, as documents.
 
     `encoding` is the name of the encoding; None for UTF-8, or UTF-16 with a byte-order mark. Raises CorpusError if a
     file cannot be read, is empty, is not text in this encoding, or has JSON records.
@@ -30,7 +30,7 @@ def read_documents(path: Path, encoding: str | None = None) -> tuple[str, ...]:
 
 
 def with_newlines(text: str) -> str:
-    """Convert the line endings of Windows and of old Macs to newline characters."""
+    """Return the text with the line endings of Windows and of old Macs converted to newline characters."""
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -61,9 +61,10 @@ def _decode(path: Path, data: bytes, encoding: str | None) -> str:
             raise CorpusError(_not_text(path)) from None
         at = getattr(error, "start", 0)
         guess = shown(data[max(0, at - 20) : at + 20].decode("cp1252", errors="replace"))
+        example = f". With --encoding cp1252, for example, this part reads {guess}" if encoding != "cp1252" else ""
         raise CorpusError(
-            f"{path} is not {encoding.removesuffix('-sig').upper()}: byte {at:,} cannot be decoded. Save it as UTF-8, "
-            f"or specify its encoding: as cp1252 (--encoding cp1252), for example, this part is {guess}"
+            f"{path} is not {encoding.removesuffix('-sig').upper()}: byte {at:,} cannot be decoded. Save the file as "
+            f"UTF-8, or specify its encoding{example}"
         ) from None
 
 
@@ -81,8 +82,8 @@ def _refuse_records(path: Path, text: str) -> None:
     if isinstance(records, list) and records and all(isinstance(record, dict) for record in records):
         keys = f" (with the keys {some(list(map(shown, records[0])), most=3)})" if records[0] else ""
         raise CorpusError(
-            f"{path} has JSON records{keys} instead of plain text; write the text of each record to a "
-            ".txt file, with a blank line between them, and train on that file"
+            f"{path} has JSON records{keys} instead of plain text; write the texts of all records to "
+            "one .txt file, separated by blank lines, and train on that file"
         )
 
 

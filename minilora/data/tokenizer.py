@@ -37,7 +37,7 @@ class ByteTokenizer:
 
         Raises ValueError for a lone surrogate (half of a UTF-16 pair), which is not a character.
         """
-        expect(text, str, "a text")
+        expect(text, str, "the text to be a str")
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError as error:

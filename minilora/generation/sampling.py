@@ -30,11 +30,11 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if not isinstance(self.temperature, Real) or not self.temperature >= 0:
-            raise ValueError(f"expected `temperature` to be at least 0, got {shown(self.temperature)}")
+            raise ValueError(f"expected `temperature` to be a number of at least 0, got {shown(self.temperature)}")
         if self.top_k is not None and (not isinstance(self.top_k, Integral) or self.top_k < 1):
-            raise ValueError(f"expected `top_k` to be at least 1, got {shown(self.top_k)}")
+            raise ValueError(f"expected `top_k` to be a positive integer or None, got {shown(self.top_k)}")
         if self.top_p is not None and (not isinstance(self.top_p, Real) or not 0 < self.top_p <= 1):
-            raise ValueError(f"expected `top_p` to be above 0 and at most 1, got {shown(self.top_p)}")
+            raise ValueError(f"expected `top_p` to be a number above 0 and at most 1, or None, got {shown(self.top_p)}")
 
     def choose(self, logits: Array, draws: Array) -> Array:
         """Return one token for each row of logits (B, V), given uniform random numbers `draws` (B,) in [0, 1)."""

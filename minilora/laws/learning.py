@@ -32,7 +32,7 @@ def a_fresh_adapter_can_learn(case: Case, layer: Layer) -> None:
 
 
 def another_size_of_A(case: Case, layer: Layer) -> None:
-    """The size of the initial A is a convention: others draw it with a fixed deviation such as 0.02, or with 1/r."""
+    """The scale of the initial A is a convention: other implementations use a standard deviation of 0.02, or 1/r."""
     A = layer.fresh(case.array("W", 2, 64 * case.size("in / 64", 1, 4)), case.size("r", 1, 8), 1.0, case.rng).A
     case.true("the initial A should be finite", bool(np.isfinite(A).all()))
 
@@ -143,7 +143,7 @@ def after_a_step_the_layer_computes_with_its_new_factors(case: Case, layer: Laye
 
 
 def dropout_after_A(case: Case, layer: Layer) -> None:
-    """The place of dropout is a convention: others drop entries of A x instead of entries of x."""
+    """The position of dropout is a convention: other implementations zero entries of A x instead of entries of x."""
     W = draw_weight(case)
     adapter, x = draw_adapter(case, W, r=1), draw_inputs(case, W, tokens=20)
     p = case.choice("p", [0.5, 0.25, 0.75])

@@ -87,7 +87,9 @@ class LoraConfig(Method):
     suffix: ClassVar[dict[str, str]] = {"lora_A": ".weight", "lora_B": ".weight"}
     without_effect: ClassVar[frozenset[str]] = frozenset(WITHOUT_EFFECT)
     training_only: ClassVar[frozenset[str]] = frozenset({"lora_velora_embed", "lora_monteclora_sampler"})
-    ways_out: ClassVar[dict[str, str]] = dict.fromkeys(NOT_MERGEABLE, "use it with PEFT, which cannot merge it either")
+    ways_out: ClassVar[dict[str, str]] = dict.fromkeys(
+        NOT_MERGEABLE, "use this adapter with PEFT; it cannot be merged into the base"
+    )
 
     def rank(self, path: str) -> int:
         """Return r for the module at `path`."""
@@ -146,9 +148,9 @@ class LoraConfig(Method):
 
 
 def _are_linear_weights(parameters: list[Any], values: Mapping[str, Any]) -> bool:
-    """Return whether PEFT adapts these parameters as it does the modules of the same names.
+    """Return whether PEFT adapts these parameters in the same way as the modules of the same names.
 
-    It ignores the options in IGNORED_FOR_PARAMETERS for them.
+    PEFT ignores the options in IGNORED_FOR_PARAMETERS for parameters, so these must not be set.
     """
     patterns = any(values.get(name) for name in IGNORED_FOR_PARAMETERS)
     names = not isinstance(values.get("target_modules"), str)

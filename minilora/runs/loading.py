@@ -22,9 +22,9 @@ PRESETS = resources.files("minilora.runs") / "presets"
 KINDS = {  # entries outside the tables: the type, and its description
     "corpus": (list, "a list of names"),
     "ascii": (bool, "true or false"),
-    "encoding": (str, "a name"),
-    "base": (str, "a folder"),
-    "start": (str, "a folder"),
+    "encoding": (str, "the name of an encoding, such as cp1252"),
+    "base": (str, "a model folder"),
+    "start": (str, "an adapter folder or the name of a voice"),
 }
 
 

@@ -46,8 +46,8 @@ def run(
 
     Parameters
     ----------
-    resume : continue the run in `out`, which was started with these settings. The result is bit-for-bit identical to
-        that of an uninterrupted run. A larger `iters` continues a finished run
+    resume : continue the run in `out`. With the same iters, the result is bit-for-bit identical to that of an
+        uninterrupted run. With a larger iters, a finished run continues on the new learning-rate schedule
     device, threads : device to compute on, and number of threads, by default one per core; the result is bit-for-bit
         identical for any number of threads
     quiet : print nothing
@@ -91,7 +91,7 @@ def run(
 
 
 def _update(settings: Settings, folder: Path) -> None:
-    """Save the settings of a resumed run, if they are not the recorded ones."""
+    """Save the settings of a resumed run if they differ from the recorded ones."""
     if settings.absolute() != load_settings(folder / RUN):
         settings.save(folder)
 
@@ -136,10 +136,11 @@ def open_base(folder: str | Path | None = None, device: str = "cpu") -> Llama:
 def _remark_on_the_head(model: Llama, settings: Settings, train_ids: Array) -> None:
     """Recommend adapting the head for text that is not ASCII, whose bytes the packaged base cannot tell apart."""
     share = float(np.mean(train_ids > 127))
-    if settings.adapter and not settings.base and share > 1e-3 and "lm_head" not in hosts(model):
+    new = settings.adapter and not settings.start
+    if new and not settings.base and share > 1e-3 and "lm_head" not in hosts(model):
         print(
-            f"{share:.1%} of the bytes are not ASCII, but the packaged base was trained on ASCII; adapting its output "
-            "head as well gives a much better result: --targets '.*_proj|lm_head'"
+            f"{share:.1%} of the bytes are not ASCII, but the packaged base was trained on ASCII only; for a much "
+            "better result, start a new run that also adapts the output head: --targets '.*_proj|lm_head'"
         )
 
 
@@ -152,8 +153,8 @@ def _remark_on_the_rank(model: Llama) -> None:
         )
         if rank > min(size):
             print(
-                f"the rank {rank} is above the size of {path}, {size[0]} × {size[1]}: an update of rank {min(size)} "
-                "already reaches every matrix, with fewer parameters"
+                f"rank {rank} is larger than the smaller dimension of {path} ({size[0]} × {size[1]}); rank {min(size)} "
+                "can already represent every update, with fewer parameters"
             )
             return
 

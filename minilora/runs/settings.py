@@ -82,7 +82,7 @@ class Settings:
         return load_ids(self.corpus, ascii=self.ascii or None, encoding=self.encoding or None)
 
     def absolute(self) -> Settings:
-        """The same settings, with the paths of existing files and folders in full."""
+        """Return the same settings, with existing paths made absolute."""
         corpus = [name if is_known(name) else _absolute(name) for name in self.corpus]
         start = self.start if packaged_voice(self.start) else _absolute(self.start)
         return dataclasses.replace(self, corpus=corpus, base=_absolute(self.base), start=start)
@@ -92,7 +92,7 @@ class Settings:
         return write_atomically(Path(folder) / RUN, self.to_toml())
 
     def to_toml(self) -> str:
-        """The settings as TOML, with full paths."""
+        """Return the settings as TOML, with full paths."""
         flat = dataclasses.asdict(self.absolute())
         model, adapter, training = (flat.pop(name) for name in ("model", "adapter", "training"))
         lines = [f"{key} = {_toml(value)}" for key, value in flat.items()]
@@ -103,7 +103,7 @@ class Settings:
 
 
 def differences(one: Settings, other: Settings) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two runs differ, by their names in CHANGEABLE, with both values."""
+    """Return the settings that differ between two runs, by their names in CHANGEABLE, with both values."""
     one, other = one.absolute(), other.absolute()
     pairs = {name: (_value(one, *place), _value(other, *place)) for name, place in CHANGEABLE.items()}
     return {name: (a, b) for name, (a, b) in pairs.items() if a != b}

@@ -106,10 +106,10 @@ def load(
     CHANGEABLE_LATER.
     """
     try:
-        tensors = read_tensors(path)
+        tensors, state = read_tensors(path), _read_state(path)
     except ValueError as error:
         raise CheckpointError(f"cannot resume: {error}") from None
-    state, arrays = _read_state(path), _arrays(optimizer, hooks)
+    arrays = _arrays(optimizer, hooks)
     layout = [[name, list(shape)] for name, shape in optimizer.layout]
     if state["layout"] != layout:
         raise CheckpointError(f"cannot resume: the trainable parameters in {path} differ from those of this run")
@@ -135,18 +135,18 @@ def load(
 
 
 def saved_steps(path: Path) -> int:
-    """The number of steps of the run that saved a checkpoint. Raises CheckpointError if it is not valid."""
+    """Return the number of steps done when a checkpoint was saved. Raises CheckpointError if it is not valid."""
     return int(_read_state(path)["step"])
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """The part of a checkpoint that is not tensors."""
+    """Return the metadata of a checkpoint: everything except the tensors."""
     try:
         text = read_metadata(path).get("minilora_checkpoint")
     except ValueError as error:
-        raise CheckpointError(f"cannot resume: {error}") from None
+        raise CheckpointError(str(error)) from None
     if text is None:
-        raise CheckpointError(f"cannot resume: {path} is not a minilora checkpoint")
+        raise CheckpointError(f"{path} is not a minilora checkpoint")
     state: dict[str, Any] = json.loads(text)
     return state
 
@@ -157,7 +157,7 @@ def _arrays(optimizer: Optimizer, hooks: Mapping[str, Hook] | None) -> dict[str,
 
 
 def result(optimizer: Optimizer, hooks: Mapping[str, Hook] | None) -> dict[str, Array]:
-    """The arrays that are the result of a run: the trained parameters, and the arrays that the hooks change."""
+    """Return the arrays that make up the result of a run: the trained parameters, and the arrays that hooks change."""
     own = {f"hook.{adapter}.{name}": a for adapter, hook in (hooks or {}).items() for name, a in hook.state.items()}
     return {"parameters": optimizer.data, **own}
 

@@ -91,7 +91,7 @@ class TrainingConfig:
         return min(LONGEST_WARMUP, self.iters // 5) if self.warmup is None else self.warmup
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of step `step`, counted from 0."""
+        """Return the learning rate of step `step`, counted from 0."""
         return learning_rate(
             step,
             self.iters,

@@ -48,8 +48,8 @@ def train(
     train_ids, val_ids : token ids, each (n,)
     config : the training configuration, by default TrainingConfig()
     checkpoint_path : the checkpoint file; None for no checkpoints
-    resume : continue from the checkpoint; the result is bit-for-bit identical to that of an uninterrupted run. A larger
-        `iters` continues a finished run
+    resume : continue from the checkpoint. With the same iters, the result is bit-for-bit identical to that of an
+        uninterrupted run. With a larger iters, a finished run continues on the new learning-rate schedule
     log_path : a CSV file with the losses (`write_log`), rewritten with each checkpoint and at the end
     sample : returns a text to print every `config.sample_every` steps
     started : called before the first step, after a checkpoint was loaded
@@ -161,8 +161,8 @@ def _tell_if_stopped(run: Run, shown: Progress) -> None:
     if run.finished and run.steps < run.config.iters:
         step, best = run.history.best
         shown.message(
-            f"stopped early, after step {run.steps}: no validation loss below {best:.3f}, that of step {step}; resume "
-            f"with a patience above {run.config.patience} to go on"
+            f"stopped early after step {run.steps}: {run.config.patience} evaluations in a row without a validation "
+            f"loss below {best:.3f}, which was reached after step {step}; to continue, resume with a larger patience"
         )
 
 

@@ -165,8 +165,8 @@ class Run:
         self.best = best if self.config.keep == "best" else {}
         if self.steps > self.config.iters:
             raise CheckpointError(
-                f"cannot resume: {self.checkpoint_path} has {self.steps} steps already, more than iters = "
-                f"{self.config.iters}; choose a larger number"
+                f"cannot resume: expected `iters` to be at least {self.steps}, the steps already done in "
+                f"{self.checkpoint_path}, got {self.config.iters}; choose a larger `iters`"
             )
 
     def _draw(self) -> list[Batch]:

@@ -1,6 +1,6 @@
 """The packaged voices: LoRA adapters for the packaged base model, each with a model card and measured losses.
 
-A voice or an adapter is named by the voice's name or by its folder.
+A packaged voice is given by its name, any other adapter by its folder.
 """
 
 from __future__ import annotations

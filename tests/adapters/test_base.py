@@ -16,7 +16,7 @@ from minilora.nn import Llama
 
 @pytest.fixture
 def tuned(tmp_path):
-    """The folder of a base with other weights than the packaged one, and of an adapter for it."""
+    """The folders of a base whose weights differ from the packaged base, and of an adapter for it."""
     model = ml.load_model()
     model.model.layers[0].self_attn.q_proj.weight.data *= 1.5
     model.save_pretrained(tmp_path / "tuned")
@@ -45,7 +45,9 @@ def test_it_is_recorded_and_found(tuned, monkeypatch, tmp_path):
 def test_a_base_that_moved(tuned, tmp_path):
     base, adapter = tuned
     base.rename(tmp_path / "moved")
-    with pytest.raises(lora.AdapterError, match=r"the base of .*, '.*tuned', is not on this machine; specify it with"):
+    with pytest.raises(
+        lora.AdapterError, match=r"the base of .*, '.*tuned', is not on this machine; specify its folder with"
+    ):
         lora.find_base(adapter)
 
 
@@ -76,7 +78,7 @@ def test_adapters_of_different_bases(tuned, tmp_path):
 
 def test_loading_on_other_weights_warns(tuned):
     base, adapter = tuned
-    with pytest.warns(UserWarning, match=r"adapter was trained on a base model with other weights; its effect may"):
+    with pytest.warns(UserWarning, match=r"adapter was trained on a base model with different weights and may not"):
         lora.load_adapter(ml.load_model(), adapter)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -107,7 +109,9 @@ def test_weights_that_changed_in_memory_are_not_those_of_the_folder(tuned, tmp_p
     assert model.name_or_path == ""
     lora.inject(model, r=1)
     lora.save_adapter(model, tmp_path / "next")
-    with pytest.raises(lora.AdapterError, match="is not recorded, and not the packaged one; specify it with --model"):
+    with pytest.raises(
+        lora.AdapterError, match="is not recorded, and it is not the packaged base; specify its folder with"
+    ):
         lora.find_base(tmp_path / "next")
     model = ml.load_model(base)
     ids = np.arange(300) % 256

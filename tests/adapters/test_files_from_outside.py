@@ -1,4 +1,4 @@
-"""Adapter files as other programs write them open, or are refused with what to do."""
+"""Adapter files written by other programs either open, or are rejected with a message that says what to do."""
 
 import json
 import os
@@ -69,7 +69,10 @@ def test_other_names_are_shown_beside_the_expected_one(rename, folder, unit_llam
     [("q_proj", "['q_proj']"), ("q_proj,v_proj", "['q_proj', 'v_proj']"), ("q_proj v_proj", "['q_proj', 'v_proj']")],
 )
 def test_a_string_of_names(target_modules, advice, unit_llama):
-    message = "a string is a regular expression on the full path; for names, write " + re.escape(advice)
+    message = (
+        "a string is a regular expression that must match the full path; to select layers by name, write "
+        + re.escape(advice)
+    )
     with pytest.raises(lora.AdapterError, match=message):
         lora.inject(unit_llama(), target_modules=target_modules)
 

@@ -174,7 +174,7 @@ CONFIGS = {
     "no type": (lambda c: c.pop("peft_type"), "expected an adapter with peft_type 'LORA', found None"),
     "another method of PEFT's": (
         lambda c: c.update(layer_replication=[[0, 1]]),
-        r"uses layer_replication = \[\[0, 1\]\], which minilora does not implement; use it with PEFT",
+        r"uses layer_replication = \[\[0, 1\]\], which minilora does not implement; use this adapter with PEFT",
     ),
 }
 

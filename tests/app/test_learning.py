@@ -47,9 +47,12 @@ def test_an_unusable_name_or_text_is_an_error(changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"\x89PNG\r\n\x1a\n\0\0\0" + bytes(5000), "The file contains no text"),
-        ("все счастливые семьи похожи\n".encode("cp1251") * 99, "The file contains no text in UTF-8. Save it as"),
-        (b'{"prompt": "Once"}\n' * 99, "The file has JSON records. Save it as plain text"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0" + bytes(5000), "The file is empty, unreadable or not UTF-8 text"),
+        (
+            "все счастливые семьи похожи\n".encode("cp1251") * 99,
+            "The file is empty, unreadable or not UTF-8 text. Save it as",
+        ),
+        (b'{"prompt": "Once"}\n' * 99, "The file contains JSON records. Save it as plain text"),
         (b"too short", "this text has 9"),
         (b"a" * 2_097_153, "2,097,153 bytes; the limit is 2,097,152"),
     ],

@@ -82,7 +82,7 @@ def test_a_table_of_runs(here, minilora, fails):
     lines = minilora("runs", here.root).splitlines()
     assert [line.split()[4:6] for line in lines if line.startswith("bard ")] == [["–/5", "0.05"]]
     assert "tiny cannot be read: 'val_loss'" in lines
-    assert "found no runs in runs; expected folders with run.toml" in fails("runs")
+    assert "found no runs in runs; expected folders that contain run.toml" in fails("runs")
 
 
 def test_texts_in_other_letters_and_encodings(here, minilora, fails, adapt):
@@ -95,7 +95,7 @@ def test_texts_in_other_letters_and_encodings(here, minilora, fails, adapt):
     assert found.replace("cp1251", "utf8") == known
     assert "cp1251.txt is not UTF-8: byte 0 cannot be decoded" in fails("eval", "--corpus", "cp1251.txt", *common)
     flags = ["finetune", *adapt, "--corpus", "cp1251.txt", "--encoding", "cp1251", "--out"]
-    said = r"\d\d\.\d% of the bytes are not ASCII, .* much better result: --targets '\.\*_proj\|lm_head'"
+    said = r"\d\d\.\d% of the bytes are not ASCII, .* start a new run that .*: --targets '\.\*_proj\|lm_head'"
     assert re.search(said, minilora(*flags, "one"))
     assert "not ASCII" not in minilora(*flags, "two", "--targets", ".*_proj|lm_head")
     assert load_settings("one/run.toml").encoding == "cp1251"
@@ -109,8 +109,8 @@ def test_conversion_to_ascii(here, capsys):
     out, err = capsys.readouterr()
     assert out.startswith("held-out loss on french.txt: ")
     assert err == (
-        "minilora: warning: french.txt: 120 characters were replaced by ASCII and 30 (3.2%) dropped, such as ×; "
-        "without the conversion (--ascii, ascii=True), they are kept\n"
+        "minilora: warning: french.txt: 120 characters were replaced by ASCII characters and 30 (3.2% of the text) "
+        "were dropped, such as ×; leave out --ascii (in Python, ascii=True) to keep them\n"
     )
 
 

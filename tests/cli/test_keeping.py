@@ -27,13 +27,13 @@ def test_merge_does_not_write_over_a_model_or_an_adapter(out, here, fails, conte
 @pytest.mark.parametrize(
     ("command", "given"),
     [
-        ("finetune --resume --out {bard} --method full --rank 2", "--method lora, but the command has full"),
-        ("finetune --resume --out {bard} --rank 3", "--rank 2, but the command has 3"),
+        ("finetune --resume --out {bard} --method full --rank 2", "--method lora, but this command sets it to full"),
+        ("finetune --resume --out {bard} --rank 3", "--rank 2, but this command sets it to 3"),
         ("finetune --resume --out {bard} --corpus x", "unknown corpus 'x'; expected one of"),
-        ("finetune --resume --out {bard} --preset demo", "--rank 2, but the command has 8"),
-        ("pretrain --resume --out {tiny} --seed 1", "--seed 0, but the command has 1"),
-        ("pretrain --resume --out {tiny} --lr 3", "--lr 0.002, but the command has 3.0"),
-        ("finetune --resume --out {bard} --iters 4", "has 5 steps already, more than iters = 4; choose a larger"),
+        ("finetune --resume --out {bard} --preset demo", "--rank 2, but this command sets it to 8"),
+        ("pretrain --resume --out {tiny} --seed 1", "--seed 0, but this command sets it to 1"),
+        ("pretrain --resume --out {tiny} --lr 3", "--lr 0.002, but this command sets it to 3.0"),
+        ("finetune --resume --out {bard} --iters 4", "expected `iters` to be at least 5, the steps already done in"),
     ],
 )
 def test_resuming_with_other_flags(command, given, here, fails, contents):

@@ -70,8 +70,8 @@ def test_fixed_windows_are_the_same_in_any_batches(context, count, batch, other)
     [
         (0, 5, "has 0 tokens, but one window needs 6; use a longer text"),
         (5, 5, "has 5 tokens, but one window needs 6"),
-        (50, 0, "expected a context of at least 1 token, got 0"),
-        (50, -7, "expected a context of at least 1 token, got -7"),
+        (50, 0, "expected `context` to be a positive integer, got 0"),
+        (50, -7, "expected `context` to be a positive integer, got -7"),
     ],
 )
 def test_what_has_no_window_is_refused(length, context, message):
@@ -79,7 +79,7 @@ def test_what_has_no_window_is_refused(length, context, message):
         sample_batch(numbered(length), 4, context, np.random.default_rng(0))
     with pytest.raises(ValueError, match=message):
         all_windows(numbered(length), 4, context, 2)
-    with pytest.raises(ValueError, match="at least one window, got 0"):
+    with pytest.raises(ValueError, match="expected the number of windows to be a positive integer, got 0"):
         all_windows(numbered(50), 0, 5, 2)
 
 

@@ -174,7 +174,9 @@ def test_an_encoding_is_never_guessed(tmp_path, encoding):
     if encoding == "utf-16-le":
         assert "contains NUL bytes; save it as plain text in UTF-8, or specify the encoding" in said
     else:
-        assert re.search(r"is not UTF-8: byte \d+ cannot be decoded\. Save it as UTF-8, or .*--encoding cp1252", said)
+        assert re.search(
+            r"is not UTF-8: byte \d+ cannot be decoded\. Save the file as UTF-8, or .*--encoding cp1252", said
+        )
     assert load_corpus(path, encoding=encoding).text == text
     for wrong in ("no-such", "hex", "rot13"):
         assert f"unknown encoding {wrong!r}; expected" in message(
@@ -189,7 +191,10 @@ def test_a_byte_order_mark_is_not_text(written, given, tmp_path):
 
 def test_what_a_conversion_to_ascii_changes_is_said(tmp_path):
     path = put(tmp_path, ("crème × " * 3 + "Быть " + "plain text " * 9).encode())
-    with pytest.warns(UserWarning, match=r"3 characters were replaced by ASCII and 7 \(5\.5%\) dropped, such as × "):
+    with pytest.warns(
+        UserWarning,
+        match=r"3 characters were replaced by ASCII characters and 7 \(5\.5% of the text\) were dropped, such as × ",
+    ):
         assert load_corpus(path, ascii=True).text.startswith("creme  creme  creme   plain")
 
 
@@ -214,7 +219,7 @@ def test_the_known_corpora_are_ascii_without_a_word(source, cache):
 def test_json_records_are_not_text(tmp_path, text):
     path = put(tmp_path, text.encode())
     assert re.search(
-        r"has JSON records \(with the keys '\w+'.*\) .*write the text of each record", message(load_corpus, path)
+        r"has JSON records \(with the keys '\w+'.*\) .*write the texts of all records", message(load_corpus, path)
     )
 
 
@@ -241,7 +246,9 @@ def test_a_file_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
 
 def test_a_text_without_ascii_is_not_quietly_lost(tmp_path):
     path = put(tmp_path, "Быть или не быть, вот в чём вопрос.".encode())
-    assert "without the conversion" in message(lambda name: load_corpus(name, ascii=True), path)
+    assert "leave out --ascii (in Python, ascii=True) to keep the text as it is" in message(
+        lambda name: load_corpus(name, ascii=True), path
+    )
 
 
 @given(st.text().map("no such ".__add__))

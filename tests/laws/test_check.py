@@ -122,8 +122,8 @@ def test_other_conventions_have_words_of_their_own(capsys):
     for name in ("a-fresh-A-is-scaled-by-its-inputs", "dropout-acts-on-the-input-of-A-alone"):
         assert f"  differs  {name}: " in out
     for name in ("unmerging-restores-every-bit", "after-unmerging-the-adapter-acts-as-before"):
-        assert f"  rounds   {name}: " in out
-    assert "It holds up to rounding: the worst relative error in float64 is" in out
+        assert f"  inexact  {name}: " in out
+    assert "The law holds up to rounding: the largest error in float64 is" in out
     assert " laws hold, 0 are broken, 2 hold up to rounding, 2 differ by convention; " in out
 
 
@@ -178,4 +178,4 @@ def test_a_repeated_exception_is_shown_once(capsys):
     assert check(type("Later", (TwentyLines,), {"merge": merge}), "merge", cases=20) is False
     out = capsys.readouterr().out
     assert out.count("The smallest counterexample found") == 1
-    assert out.count("It raised RuntimeError: later, for 1 rows, as above.") > 4
+    assert out.count("The layer raised RuntimeError: later, for 1 rows, as above.") > 4

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.oracle
 OPENS = ""
 MERGE = "merge the adapter into its base with PEFT"
 RESAVE = "changes the weights of the base; save the adapter again as plain LoRA.*path_initial_model"
-KEEP = "which minilora does not implement; use it with PEFT"
+KEEP = "which minilora does not implement; use this adapter with PEFT"
 OPTIONS = {  # name: (settings, "" if it opens, else what the refusal says)
     "plain": ({}, OPENS),
     "task_type": ({"task_type": None}, OPENS),
@@ -123,7 +123,7 @@ def model(request, unit_llama):
 
 
 def opens(model, folder, logits, refusal):
-    """Load the adapter and check the logits. Returns False if it is refused, which the refusal must then explain."""
+    """Load the adapter and check the logits. Returns False if it is rejected; the message must then match `refusal`."""
     try:
         lora.load_adapter(model, folder)
     except lora.AdapterError as error:

@@ -140,7 +140,7 @@ def test_an_unknown_setting_is_refused():
         ("method = 'lorra'", "expected `method` to be one of lora, .*full, got 'lorra'"),
         ("corpus = 'tinyshakespeare'", "expected `corpus` to be a list of names"),
         ("ascii = 'yes'", "expected `ascii` to be true or false, got 'yes'"),
-        ("encoding = 8", "expected `encoding` to be a name, got 8"),
+        ("encoding = 8", "expected `encoding` to be the name of an encoding, such as cp1252, got 8"),
     ],
 )
 def test_an_invalid_preset_is_refused(text, words, tmp_path):

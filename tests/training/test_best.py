@@ -59,7 +59,7 @@ def test_a_run_stops_when_the_loss_no_longer_falls(make_model, config, run, loss
     history = run(make_model(), config(iters=20, patience=2), path, quiet=False)
     assert [step for step, _ in history.evaluations] == [0, 2, 4, 6]
     assert len(history.losses) == 6
-    said = "stopped early, after step 6: no validation loss below 1.000, that of step 2; resume with a patience above 2"
+    said = "stopped early after step 6: 2 evaluations in a row without a validation loss below 1.000, which was reached"
     assert said in capsys.readouterr().out
     losses([])
     assert run(make_model(), config(iters=20, patience=2), path, resume=True, quiet=False) == history
@@ -81,7 +81,10 @@ def test_a_finished_run_goes_on_longer(make_model, config, run, path, bits):
     run(make_model("lora"), config(schedule="constant"), path)
     assert run(parts, config(schedule="constant", iters=10), path, resume=True) == history
     assert bits(parts) == bits(whole)
-    with pytest.raises(CheckpointError, match="has 10 steps already, more than iters = 9; choose a larger number"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"expected `iters` to be at least 10, the steps already done in .*, got 9; choose a larger",
+    ):
         run(make_model("lora"), config(schedule="constant", iters=9), path, resume=True)
 
 

@@ -18,8 +18,8 @@ UPDATE = "the-update-is-BA-scaled-by-alpha-over-r"
 def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float64", seed: int = 0) -> bool:
     """Print which laws of LoRA hold for a layer, and the smallest counterexample for each law that does not.
 
-    Besides `holds` and `BROKEN`, a verdict can be `rounds` (a law that should hold bit for bit holds up to rounding)
-    or `differs` (the layer follows another common convention, such as a scale of α instead of α/r).
+    Besides `holds` and `BROKEN`, a verdict can be `inexact` (a law that should hold bit for bit holds only up to
+    rounding) or `differs` (the layer follows another common convention, such as a scale of α instead of α/r).
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def check(layer: type[Any], *groups: str, cases: int = 100, dtype: str = "float6
 
 
 def first_problem(layer: type[Any], dtype: str) -> str:
-    """Return what is wrong with a layer that raises an exception, or returns another shape, for a plain first case."""
+    """Return a message if the layer raises an exception or returns the wrong shape for a simple first case, else ""."""
     rng = np.random.default_rng(0)
     W, A, B, x = (rng.standard_normal(shape).astype(dtype) for shape in ((3, 5), (2, 5), (3, 2), (4, 5)))
     case = "W (3, 5), A (2, 5), B (3, 2), alpha = 4, r = 2, x (4, 5)"
@@ -76,12 +76,12 @@ def first_problem(layer: type[Any], dtype: str) -> str:
         problem = f"raised {type(error).__name__}: {error}"
     else:
         problem = "" if shape == (4, 3) else f"forward(x) should return shape (4, 3), got {shape}"
-    return problem and f"  BROKEN  the first case, {case}:\n          {problem}\nNo law was checked; mend this first."
+    return problem and f"  BROKEN  the first case, {case}:\n          {problem}\nNo law was checked; fix this first."
 
 
 ALPHA_IS_THE_SCALE = """\
-  differs  the scale: this layer multiplies B A by α; LoRA and PEFT multiply by α/r. Both are in use, but the same α
-           means different updates. The laws below are checked with α/r as this layer's α."""
+  differs  the scale: this layer multiplies B A by α; LoRA and PEFT multiply by α/r. Both conventions are in
+           use, but the same α gives different updates. The laws below are checked by passing α/r to this layer as α."""
 
 
 def conventional(layer: type[Any], cases: int, dtype: str, seed: int) -> type[Any]:
@@ -118,14 +118,14 @@ def explanation(verdict: Verdict, earlier: list[Verdict] | None = None) -> str:
     An exception that an earlier verdict has already shown is only mentioned.
     """
     lines = [verdict.law.statement]
-    if verdict.word == "rounds":
+    if verdict.word == "inexact":
         lines.append(
-            f"It holds up to rounding: the worst relative error in {verdict.dtype} is {verdict.worst_error:.1e}."
+            f"The law holds up to rounding: the largest error in {verdict.dtype} is {verdict.worst_error:.1e}."
         )
     elif verdict.word == "differs":
         lines.append(inspect.cleandoc(verdict.law.convention.__doc__ or ""))
     elif verdict.exception and any(verdict.exception == other.exception for other in earlier or []):
-        lines.append(f"It {verdict.counterexample.rpartition(chr(10))[2]}, as above.")
+        lines.append(f"The layer {verdict.counterexample.rpartition(chr(10))[2]}, as above.")
     else:
         lines.append(f"The smallest counterexample found, in {verdict.dtype}:")
         lines += [f"    {text}" for text in verdict.counterexample.splitlines()]
@@ -134,10 +134,10 @@ def explanation(verdict: Verdict, earlier: list[Verdict] | None = None) -> str:
 
 def summary(verdicts: list[Verdict], layer: type[Any]) -> str:
     """Count the laws by verdict, and list the members that the untried laws need."""
-    count = {word: sum(v.word == word for v in verdicts) for word in ("holds", "rounds", "differs", "BROKEN", "-")}
+    count = {word: sum(v.word == word for v in verdicts) for word in ("holds", "inexact", "differs", "BROKEN", "-")}
     text = f"{count['holds']} laws hold, {count['BROKEN']} {'is' if count['BROKEN'] == 1 else 'are'} broken"
-    if count["rounds"]:
-        text += f", {count['rounds']} hold{'s' * (count['rounds'] == 1)} up to rounding"
+    if count["inexact"]:
+        text += f", {count['inexact']} hold{'s' * (count['inexact'] == 1)} up to rounding"
     if count["differs"]:
         text += f", {count['differs']} differ{'s' * (count['differs'] == 1)} by convention"
     if count["-"]:

@@ -50,8 +50,8 @@ class Law:
     bound : dtype -> the largest relative error that counts as rounding
     needs : the methods and attributes that a layer must have for the law to apply; see `layer.py`
     holds : the property, a function of a Case and, for the groups in CONFORMANCE, of a layer class
-    convention : for a law that is a convention, the property of layers with another common convention; its docstring
-        describes that convention
+    convention : for a law that states a convention, the property of layers that follow another common convention; its
+        docstring describes that convention
     """
 
     name: str

@@ -27,9 +27,10 @@ class Verdict:
     ----------
     holds : whether the law holds; None if the layer lacks a member that the law needs, or does not implement it
     cases : the number of cases tried, including the one that broke the law
-    worst_error : the largest relative error; infinite for a wrong shape, an exception, or NaN
+    worst_error : the largest error, absolute for laws that hold bit for bit and otherwise relative; infinite for a
+        wrong shape, an exception, or NaN
     counterexample : the smallest case found that breaks the law, with the error message
-    qualified : "rounds" if a law that should hold bit for bit holds up to rounding; "differs" if the law is a
+    qualified : "inexact" if a law that should hold bit for bit holds up to rounding; "differs" if the law is a
         convention and the layer follows another common one; otherwise ""
     """
 
@@ -47,12 +48,12 @@ class Verdict:
 
     @property
     def word(self) -> str:
-        """The result in one word: holds, rounds, differs, BROKEN, or - if the law does not apply to the layer."""
+        """The result in one word: holds, inexact, differs, BROKEN, or - if the law does not apply to the layer."""
         return {True: "holds", False: self.qualified or "BROKEN", None: "-"}[self.holds]
 
     @property
     def exception(self) -> str:
-        """The exception of the implementation that broke the law, without the numbers in its message, or ""."""
+        """The exception that broke the law, without the digits in its message; "" if there was none."""
         last = self.counterexample.rpartition("\n")[2]
         return re.sub(r"\d+", "", last) if last.startswith("raised ") else ""
 
@@ -85,17 +86,17 @@ def run(law: Law, layer: type[Any] | None = None, cases: int = 200, dtype: str =
 
 
 def _milder(law: Law) -> dict[str, Law]:
-    """Return the weaker laws that qualify a broken one, by the word for the verdict."""
+    """Return weaker versions of a law, keyed by the verdict for a layer that satisfies only the weaker version."""
     found = {}
     if not any(law.bound.values()):
-        found["rounds"] = dataclasses.replace(law, bound=ROUNDING)
+        found["inexact"] = dataclasses.replace(law, bound=ROUNDING)
     if law.convention:
         found["differs"] = dataclasses.replace(law, holds=law.convention)
     return found
 
 
 def _strict(law: Law, layer: type[Any] | None, cases: int, dtype: str, seed: int) -> Verdict:
-    """Check a law without regard to conventions and rounding."""
+    """Return the verdict on a law exactly as stated, with its own bound."""
     from hypothesis import errors
 
     if cases < 1 or dtype not in law.bound:
