@@ -151,6 +151,6 @@ def test_a_file_that_is_no_text_and_then_one_that_is(visit, tmp_path):
     visitor.say("Name of the voice", "cook")
     choose(visitor, tmp_path / "wrong.txt")
     visitor.page.wait_for_selector("#learning .problem")
-    assert "The file contains no text" in visitor.problem("learning")
+    assert "The file is empty, unreadable or not UTF-8 text" in visitor.problem("learning")
     choose(visitor, tmp_path / "recipes.txt")
     learned(visitor)
