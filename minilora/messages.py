@@ -51,12 +51,13 @@ def install_command(extra: str) -> str:
     from urllib.parse import urlsplit
     from urllib.request import url2pathname
 
-    source = "minilora"
+    source, editable = "minilora", ""
     with suppress(PackageNotFoundError, KeyError, ValueError):
         origin = json.loads(distribution("minilora").read_text("direct_url.json") or "{}")
         if origin["url"].startswith("file:"):  # a checkout
-            source = f"{'-e ' * origin['dir_info'].get('editable', False)}{url2pathname(urlsplit(origin['url']).path)}"
-    return f"{sys.executable} -m pip install '{source}[{extra}]'".replace("'-e ", "-e '")
+            source = url2pathname(urlsplit(origin["url"]).path)
+            editable = "-e " if origin["dir_info"].get("editable") else ""
+    return f"{sys.executable} -m pip install {editable}'{source}[{extra}]'"
 
 
 def span(numbers: Iterable[float]) -> str:
